@@ -1,0 +1,49 @@
+"""Minimum hyperspherical energy for JAX: diverse neurons for any Flax model.
+
+>>> import jax.numpy as jnp
+>>> from mhe_jax import Riesz, hyperspherical_energy
+>>> float(hyperspherical_energy(jnp.eye(4), Riesz(2.0)))
+0.5
+"""
+
+from importlib.metadata import version as _version
+
+from mhe_jax.diagnostics import LayerReport, Report, describe
+from mhe_jax.energy import hyperspherical_energy
+from mhe_jax.flax_layouts import NeuronAxes
+from mhe_jax.minimize import minimize_energy
+from mhe_jax.network import layer_energies, network_energy
+from mhe_jax.neurons import LayerRule, neuron_matrices
+from mhe_jax.potentials import Gaussian, Potential, Riesz
+from mhe_jax.theory import energy_lower_bound, relative_excess, uniform_energy
+from mhe_jax.transforms import (
+  HypersphericalEnergyState,
+  add_hyperspherical_energy,
+  with_decoupled_hyperspherical_energy,
+  with_hyperspherical_energy,
+)
+
+__version__ = _version("mhe_jax")
+
+__all__ = [
+  "Gaussian",
+  "HypersphericalEnergyState",
+  "LayerReport",
+  "LayerRule",
+  "NeuronAxes",
+  "Potential",
+  "Report",
+  "Riesz",
+  "add_hyperspherical_energy",
+  "describe",
+  "energy_lower_bound",
+  "hyperspherical_energy",
+  "layer_energies",
+  "minimize_energy",
+  "network_energy",
+  "neuron_matrices",
+  "relative_excess",
+  "uniform_energy",
+  "with_decoupled_hyperspherical_energy",
+  "with_hyperspherical_energy",
+]

@@ -1,0 +1,248 @@
+"""How redundant are the layers of a network? A table that says it."""
+
+import dataclasses
+import functools
+import html
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mhe_jax.energy import hyperspherical_energy
+from mhe_jax.neurons import LayerRule, flatten, select
+from mhe_jax.potentials import Potential, Riesz, check_potential
+from mhe_jax.sphere import normalize
+from mhe_jax.theory import relative_excess
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+  """One layer of a :class:`Report`.
+
+  Attributes:
+    path: keys of the parameter joined by ``/``.
+    shape: shape of the parameter.
+    role: ``"hidden"`` or ``"output"``.
+    layers: number of stacked layers (1 unless the parameter is a stack).
+    n: number of neurons of a layer.
+    d: number of weights of a neuron.
+    energy: mean pair energy; of a stack, the mean over its layers.
+    relative_excess: the energy on a scale from 0 (lower bound) to 1 (random
+      directions); above 1 is more redundant than chance. Mean over a stack. NaN
+      where the scale does not exist, see :func:`mhe_jax.relative_excess`.
+    smallest_angle: in degrees, between the two closest neurons; in half-space
+      between their lines, so that it is at most 90.
+  """
+
+  path: str
+  shape: tuple[int, ...]
+  role: str
+  layers: int
+  n: int
+  d: int
+  energy: float
+  relative_excess: float
+  smallest_angle: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """The table that :func:`describe` returns: print it, or iterate over its rows.
+
+  Attributes:
+    rows: a :class:`LayerReport` per layer, in the order of the tree.
+    skipped: ``{path: reason}`` for the parameters without neurons.
+    potential: the potential of the energies.
+    half_space: whether hidden layers are in half-space.
+  """
+
+  rows: tuple[LayerReport, ...]
+  skipped: dict[str, str]
+  potential: Potential
+  half_space: bool
+
+  def __iter__(self) -> Iterator[LayerReport]:
+    return iter(self.rows)
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, path: str) -> LayerReport:
+    """The row of a path."""
+    for row in self.rows:
+      if row.path == path:
+        return row
+    raise KeyError(path)
+
+  @property
+  def damaged(self) -> tuple[str, ...]:
+    """Paths of the layers that hold NaN or infinity."""
+    return tuple(row.path for row in self.rows if math.isnan(row.energy))
+
+  def __str__(self) -> str:
+    header, *cells = self._cells()
+    widths = [max(map(len, column)) for column in zip(header, *cells)]
+    # Names to the left, numbers to the right.
+    align = ["<", "<", "<"] + [">"] * (len(header) - 3)
+
+    def line(row):
+      parts = (f"{c:{a}{w}}" for c, a, w in zip(row, align, widths))
+      return "  ".join(parts).rstrip()
+
+    rule = "  ".join("-" * w for w in widths)
+    return "\n".join([line(header), rule, *map(line, cells), "", *self._notes()])
+
+  __repr__ = __str__
+
+  def _repr_html_(self) -> str:
+    header, *cells = self._cells()
+
+    def line(row, tag):
+      return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) + "</tr>"
+
+    body = "".join(line(row, "td") for row in cells)
+    notes = "<br>".join(map(html.escape, self._notes()))
+    return (
+      f"<table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table>"
+      f"<p>{notes}</p>"
+    )
+
+  def _cells(self):
+    yield [
+        "path", "shape", "role", "n", "d", "energy", "relative excess",
+        "smallest angle",
+    ]  # fmt: skip
+    for row in self.rows:
+      stack = f"{row.layers} x " if row.layers > 1 else ""
+      yield [
+        row.path,
+        "(" + ", ".join(map(str, row.shape)) + ")",
+        row.role,
+        f"{stack}{row.n}",
+        str(row.d),
+        f"{row.energy:.5f}",
+        f"{row.relative_excess:.3f}",
+        f"{row.smallest_angle:.2f} deg",
+      ]
+
+  def _notes(self):
+    space = "half-space" if self.half_space else "full space"
+    yield f"{self.potential}, hidden layers in {space}, output layers in full space."
+    yield "Relative excess: 0 = lower bound, 1 = random directions."
+    if self.damaged:
+      yield f"NaN or infinity in: {', '.join(self.damaged)}."
+    if not any(row.role == "output" for row in self.rows):
+      yield "No output layer: mark the classifier with LayerRule(..., role='output')."
+    by_reason = {}
+    for path, reason in self.skipped.items():
+      by_reason.setdefault(reason, []).append(path)
+    for reason, paths in by_reason.items():
+      shown = ", ".join(paths[:6]) + (", ..." if len(paths) > 6 else "")
+      yield f"Skipped {len(paths)} ({reason}): {shown}"
+
+
+def describe(
+  params: Any,
+  potential: Potential = Riesz(1.0),
+  *,
+  half_space: bool = True,
+  rules: Sequence[LayerRule] | None = None,
+) -> Report:
+  """A table of the redundancy of every layer, for any checkpoint.
+
+  Args:
+    params: any tree of parameters, or an nnx module, with concrete arrays.
+    potential: the pair potential.
+    half_space: use the half-space energy for hidden layers.
+    rules: see :class:`LayerRule`.
+
+  Returns:
+    A :class:`Report`, which prints as a table, in a notebook too; its rows are
+    data. Parameters that are skipped are listed with the reason, and layers with
+    NaN or infinity are named.
+
+  Raises:
+    TypeError: called inside ``jit``, or with abstract leaves.
+    ValueError: as :func:`mhe_jax.neuron_matrices`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from mhe_jax import LayerRule, Riesz, describe
+    >>> params = {"body": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)},
+    ...           "head": {"kernel": jnp.eye(4)[:, :3]}}
+    >>> head = LayerRule("head/kernel", role="output")
+    >>> print(describe(params, Riesz(2.0), rules=[head]))
+    path         shape   role    n  d   energy  relative excess  smallest angle
+    -----------  ------  ------  -  -  -------  ---------------  --------------
+    body/kernel  (4, 4)  hidden  4  4  0.46429            0.000       90.00 deg
+    head/kernel  (4, 3)  output  3  4  0.50000            0.250       90.00 deg
+    <BLANKLINE>
+    Riesz(s=2.0, metric='chordal', eps=None), hidden layers in half-space, output layers in full space.
+    Relative excess: 0 = lower bound, 1 = random directions.
+    Skipped 1 (not a weight of Flax's modules; give a rule if it has neurons): body/bias
+  """  # noqa: E501
+  check_potential(potential)
+  selection = select(params, rules)
+  leaves = flatten(params)[1]
+  rows = []
+  for layer in selection.layers:
+    leaf = leaves[layer.index]
+    if isinstance(leaf, (jax.core.Tracer, jax.ShapeDtypeStruct)):
+      raise TypeError(
+        f"describe needs concrete arrays, got {leaf} at {layer.path!r}; call it "
+        "outside jit."
+      )
+    matrix = layer.axes.to_matrix(jnp.asarray(leaf))
+    uses_half_space = half_space and layer.role == "hidden"
+    energy = hyperspherical_energy(matrix, potential, half_space=uses_half_space)
+    excess = _excess_or_nan(matrix, potential, uses_half_space)
+    angle = _smallest_angle(matrix, uses_half_space)
+    n, d = matrix.shape[-2:]
+    rows.append(
+      LayerReport(
+        path=layer.path,
+        shape=tuple(leaf.shape),
+        role=layer.role,
+        layers=math.prod(matrix.shape[:-2]),
+        n=n,
+        d=d,
+        energy=float(jnp.mean(energy)),
+        relative_excess=float(excess),
+        smallest_angle=float(angle),
+      )
+    )
+  skipped = {k: v for k, v in selection.skipped.items() if v != "None"}
+  return Report(tuple(rows), skipped, potential, bool(half_space))
+
+
+def _excess_or_nan(matrix, potential, half_space):
+  try:
+    return jnp.mean(relative_excess(matrix, potential, half_space=half_space))
+  except NotImplementedError:  # A potential of the user's own: no bound is known.
+    return np.nan
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _smallest_angle(matrix, half_space):
+  """Smallest angle between rows, in degrees, over all sets of a batch."""
+  units = normalize(matrix).reshape(-1, *matrix.shape[-2:])
+  n = units.shape[-2]
+
+  def smallest(u):
+    cosines = jnp.matmul(u, u.T, precision=jax.lax.Precision.HIGHEST)
+    closeness = jnp.abs(cosines) if half_space else cosines
+    closeness = jnp.where(jnp.eye(n, dtype=bool), -1.0, closeness)
+    i, j = jnp.divmod(jnp.argmax(closeness), n)
+    # From the difference of the closest pair: its cosine is blind below 1e-3 rad.
+    sign = jnp.where(half_space & (cosines[i, j] < 0), -1.0, 1.0)
+    chord, sum_ = (
+      jnp.linalg.norm(u[i] - sign * u[j]),
+      jnp.linalg.norm(u[i] + sign * u[j]),
+    )
+    angle = jnp.degrees(2.0 * jnp.arctan2(chord, sum_))
+    return jnp.where(jnp.isnan(cosines).any(), jnp.nan, angle)
+
+  return jnp.min(jax.lax.map(smallest, units))

@@ -1,0 +1,237 @@
+"""Pair potentials: the energy of two unit vectors as a function of their distance.
+
+Every potential is a function of the *squared chordal distance*
+``r = ||u - v||^2 = 2 - 2 u.v`` in [0, 4]. It is written in ``r`` and not in the
+cosine because ``r`` keeps its relative precision when two neurons nearly
+coincide, which is where a repulsive potential does its work.
+"""
+
+import abc
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Potential(abc.ABC):
+  """Base class of pair potentials; subclass it to define your own.
+
+  A subclass must be hashable and compare by value (a frozen dataclass is),
+  because potentials are compile-time constants of the jitted functions that use
+  them. Only :meth:`value` is required.
+  """
+
+  @abc.abstractmethod
+  def value(self, r: jax.Array) -> jax.Array:
+    """Energy of a pair at squared chordal distance ``r``, elementwise.
+
+    Args:
+      r: squared chordal distances, any shape, nominally in [0, 4]; rounding may
+        take them slightly outside, and the result must stay finite there.
+
+    Returns:
+      Energies, of the shape and dtype of ``r``.
+    """
+
+  def slope(self, r: jax.Array) -> jax.Array:
+    """Derivative of :meth:`value` with respect to ``r``, elementwise."""
+    return jax.jvp(self.value, (r,), (jnp.ones_like(r),))[1]
+
+  def at_angle(self, theta: np.ndarray) -> np.ndarray:
+    """Energy at angle ``theta`` (radians) in float64 NumPy, without softening.
+
+    This is what the closed forms of :mod:`mhe_jax.theory` integrate. The default
+    goes through :meth:`value` in the current default precision.
+    """
+    with jax.ensure_compile_time_eval():
+      r = jnp.asarray(4.0 * np.sin(np.asarray(theta) / 2.0) ** 2)
+      return np.asarray(self.value(r), np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Riesz(Potential):
+  r"""Riesz s-energy of a pair: :math:`z^{-s}`, and :math:`\log(1/z)` for s = 0.
+
+  .. math::
+    f_s(z) = \begin{cases} z^{-s} & s > 0 \\ \log(1/z) & s = 0 \end{cases}
+
+  The distance :math:`z` is :math:`\lVert u - v \rVert` (chordal) or the angle
+  :math:`\arccos(u \cdot v)` in radians (geodesic; the paper's angular MHE,
+  A-MHE). ``s = 1`` in three dimensions is the Coulomb energy of the Thomson
+  problem. A larger ``s`` looks more at the closest pairs.
+
+  Args:
+    s: exponent, a finite number >= 0.
+    metric: ``"chordal"`` or ``"geodesic"``.
+    eps: softening, a squared distance (radians squared if geodesic): the energy
+      is :math:`f_s(\sqrt{z^2 + \epsilon})`, so coincident neurons have a finite
+      energy :math:`\epsilon^{-s/2}` and every slope is finite. It lowers the
+      energy of a pair by about the relative amount :math:`s \epsilon / (2 z^2)`.
+      ``None``, the default, takes 1e-12 (with s = 2: 1e-12 relative at a
+      distance of 1, 1% at 1e-5). In float32 and s > 2 it takes
+      :math:`10^{-36/(s/2+2)}`, the smallest value whose second derivative still
+      fits (s = 4: 1e-9; s = 8: 1e-6).
+
+  Raises:
+    TypeError: ``s`` or ``eps`` is not a number.
+    ValueError: ``s`` is negative or not finite, the metric is unknown, or
+      ``eps`` is not a finite positive number.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from mhe_jax import Riesz
+    >>> [round(float(Riesz(s).value(jnp.array(4.0))), 4) for s in (0, 1, 2)]
+    [-0.6931, 0.5, 0.25]
+
+  References:
+    Liu et al., `Learning towards Minimum Hyperspherical Energy
+    <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018, section 3.1; the angular
+    form, section 3.3.
+  """
+
+  s: float
+  metric: Literal["chordal", "geodesic"] = "chordal"
+  eps: float | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, "s", _number("s", self.s))
+    if not (math.isfinite(self.s) and self.s >= 0):
+      raise ValueError(f"s must be a finite number >= 0, got {self.s}.")
+    if self.metric not in ("chordal", "geodesic"):
+      raise ValueError(f"metric must be 'chordal' or 'geodesic', got {self.metric!r}.")
+    if self.eps is not None:
+      object.__setattr__(self, "eps", _number("eps", self.eps))
+      if not (math.isfinite(self.eps) and self.eps > 0):
+        raise ValueError(
+          f"eps must be a finite positive number or None, got {self.eps}."
+        )
+
+  def value(self, r: jax.Array) -> jax.Array:
+    z2 = self._softened_square(r)
+    return -0.5 * jnp.log(z2) if self.s == 0 else _power(z2, -self.s / 2)
+
+  def slope(self, r: jax.Array) -> jax.Array:
+    z2 = self._softened_square(r)
+    slope = -0.5 * (self.s or 1.0) * _power(z2, -self.s / 2 - 1)
+    return slope if self.metric == "chordal" else slope * _angle_over_sine(r)
+
+  def at_angle(self, theta: np.ndarray) -> np.ndarray:
+    theta = np.asarray(theta, np.float64)
+    z = theta if self.metric == "geodesic" else 2.0 * np.sin(theta / 2.0)
+    with np.errstate(divide="ignore"):
+      return -np.log(z) if self.s == 0 else z**-self.s
+
+  def _softened_square(self, r):
+    """The squared distance of the metric, plus the softening."""
+    eps = self.eps
+    if eps is None:
+      largest = 36.0 if jnp.finfo(r.dtype).bits <= 32 else 300.0
+      eps = max(1e-12, 10.0 ** (-largest / (self.s / 2 + 2)))
+    z2 = jnp.maximum(r, 0.0) if self.metric == "chordal" else _squared_angle(r)
+    return z2 + eps
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian(Potential):
+  r"""Gaussian pair potential :math:`\exp(-t \lVert u - v \rVert^2)`.
+
+  The logarithm of its mean over pairs is the uniformity loss of contrastive
+  learning.
+
+  Args:
+    t: inverse squared width, a finite positive number.
+
+  Raises:
+    TypeError: ``t`` is not a number.
+    ValueError: ``t`` is not finite and positive.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from mhe_jax import Gaussian
+    >>> round(float(Gaussian(2.0).value(jnp.array(1.0))), 6)
+    0.135335
+
+  References:
+    Wang and Isola, `Understanding Contrastive Representation Learning through
+    Alignment and Uniformity on the Hypersphere
+    <https://arxiv.org/abs/2005.10242>`_, ICML 2020, section 4.1.2.
+  """
+
+  t: float = 2.0
+
+  def __post_init__(self):
+    object.__setattr__(self, "t", _number("t", self.t))
+    if not (math.isfinite(self.t) and self.t > 0):
+      raise ValueError(f"t must be a finite positive number, got {self.t}.")
+
+  def value(self, r: jax.Array) -> jax.Array:
+    return jnp.exp(-self.t * r)
+
+  def slope(self, r: jax.Array) -> jax.Array:
+    return -self.t * jnp.exp(-self.t * r)
+
+  def at_angle(self, theta: np.ndarray) -> np.ndarray:
+    return np.exp(-self.t * 4.0 * np.sin(np.asarray(theta) / 2.0) ** 2)
+
+
+def check_potential(potential) -> None:
+  """Raises a TypeError unless ``potential`` is a :class:`Potential`."""
+  if not isinstance(potential, Potential):
+    raise TypeError(
+      "potential must be a Potential such as Riesz(1.0) or Gaussian(2.0), "
+      f"got {potential!r}."
+    )
+
+
+def _number(name, x) -> float:
+  try:
+    return float(x)
+  except (TypeError, ValueError) as error:
+    raise TypeError(
+      f"{name} must be a number known at compile time, got {x!r}."
+    ) from error
+
+
+def _power(x, p: float):
+  """``x**p`` for x > 0; the exponents of s = 1 and 2 avoid exp and log."""
+  if p == -0.5:
+    return jax.lax.rsqrt(x)
+  if p == -1.0:
+    return 1.0 / x
+  if p == -1.5:
+    return jax.lax.rsqrt(x) / x
+  if p == -2.0:
+    return 1.0 / (x * x)
+  return x**p
+
+
+@jax.custom_jvp
+def _squared_angle(r):
+  """``arccos(1 - r/2)**2``, which is smooth at r = 0 although arccos is not."""
+  return (2.0 * jnp.arcsin(jnp.sqrt(jnp.clip(r / 4.0, 0.0, 1.0)))) ** 2
+
+
+@_squared_angle.defjvp
+def _squared_angle_jvp(primals, tangents):
+  (r,), (r_dot,) = primals, tangents
+  return _squared_angle(r), _angle_over_sine(r) * r_dot
+
+
+def _angle_over_sine(r):
+  """``theta / sin(theta)``, the derivative of theta^2 with respect to r.
+
+  Near r = 0 it is the series of arcsin(y) / (y sqrt(1 - y^2)), y^2 = r / 4,
+  because there the quotient and its derivative are 0 / 0. At the antipode it is
+  infinite, but the force, which multiplies it by sin(theta), is not; the sine
+  is bounded below where rounding no longer tells it from zero.
+  """
+  near = r < 1e-3
+  y2 = jnp.clip(jnp.where(near, 2.0, r) / 4.0, 0.0, 1.0)
+  cos2 = jnp.maximum(1.0 - y2, jnp.finfo(r.dtype).eps)
+  far_value = jnp.arcsin(jnp.sqrt(y2)) * jax.lax.rsqrt(y2 * cos2)
+  x = jnp.where(near, jnp.maximum(r, 0.0), 0.0)
+  near_value = 1.0 + x * (1 / 6 + x * (1 / 30 + x * (1 / 140)))
+  return jnp.where(near, near_value, far_value)

@@ -1,0 +1,41 @@
+"""Projection to the unit sphere, without overflow and without NaN gradients."""
+
+import jax
+import jax.numpy as jnp
+
+
+def as_float_array(name: str, x: jax.typing.ArrayLike) -> jax.Array:
+  """``x`` as a JAX array; a TypeError names it unless it is real and floating."""
+  x = jnp.asarray(x)
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise TypeError(f"{name} must be a real floating-point array, got dtype {x.dtype}.")
+  return x
+
+
+def compute_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
+  """float64 for float64; float32 for float32 and everything smaller."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def normalize(x: jax.Array) -> jax.Array:
+  """Rows of ``x`` projected to the unit sphere, in float32 or better.
+
+  A row whose largest magnitude is below the smallest normal number becomes
+  zeros, with zero gradient. NaN or infinity in a row makes the whole row NaN.
+
+  Args:
+    x: ``[..., d]``, any real float dtype.
+
+  Returns:
+    ``[..., d]`` of dtype float64 (for float64) or float32.
+  """
+  x = x.astype(compute_dtype(x.dtype))
+  if x.shape[-1] == 0:
+    return x
+  # Scaling by the largest magnitude first keeps the squares of rows of norm
+  # 1e30 or 1e-30 in range. The scale cancels, so it needs no gradient.
+  scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True))
+  is_zero = scale < jnp.finfo(x.dtype).tiny  # False for NaN, which goes through.
+  y = jnp.where(is_zero, 0.0, x) / jnp.where(is_zero, 1.0, scale)
+  squared_norm = jnp.sum(y * y, -1, keepdims=True)
+  return y / jnp.sqrt(jnp.where(is_zero, 1.0, squared_norm))

@@ -1,0 +1,263 @@
+"""Closed forms: what random and optimal neurons would have.
+
+An energy alone says little: for ten layers of a CNN the whole range from random
+to optimal may be 0.3% of its value. These closed forms give the scale.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.integrate
+import scipy.optimize
+import scipy.special
+
+from mhe_jax.energy import hyperspherical_energy
+from mhe_jax.potentials import Gaussian, Potential, Riesz, check_potential
+
+
+def uniform_energy(
+  d: int,
+  potential: Potential = Riesz(1.0),
+  *,
+  half_space: bool = False,
+  n: int | None = None,
+) -> float:
+  r"""Expected mean pair energy of independent, uniformly random directions.
+
+  For the chordal Riesz potential it is
+
+  .. math::
+    V_s(d) = \frac{2^{d-2-s}\, \Gamma(d/2)\, \Gamma((d-1-s)/2)}
+                  {\sqrt\pi\, \Gamma(d-1-s/2)}, \qquad
+    V_0(d) = -\tfrac12 \log 2
+             + \tfrac14 \left[\psi(\tfrac d2) - \psi(\tfrac{d-1}2)\right],
+
+  infinite for :math:`s \ge d - 1`; for the Gaussian
+  :math:`\Gamma(d/2)\, t^{1-d/2} e^{-2t} I_{d/2-1}(2t)`; other potentials are
+  integrated numerically. Rows of a Gaussian matrix (the usual initialization)
+  have exactly this expectation. The softening of a potential is left out.
+
+  Args:
+    d: dimension, at least 1.
+    potential: the pair potential.
+    half_space: expectation of the half-space energy.
+    n: number of neurons; only the half-space energy depends on it, through its
+      antipodal constants. ``None`` is the limit of many.
+
+  Returns:
+    The expectation, a Python float, possibly ``inf``.
+
+  Raises:
+    ValueError: ``d`` or ``n`` is out of range.
+
+  Example:
+    >>> from mhe_jax import Riesz, uniform_energy
+    >>> uniform_energy(8, Riesz(2.0))  # (d - 2) / (2 (d - 3))
+    0.6
+
+  References:
+    Borodachov, Hardin and Saff, Discrete Energy on Rectifiable Sets, 2019,
+    proposition 4.6.4.
+  """
+  check_potential(potential)
+  _check_count("d", d, 1)
+  mean = _uniform_pair_energy(d, potential)
+  if not half_space or n is None:
+    return mean
+  _check_count("n", n, 1)
+  return _half_space_mean(n, 2.0 * mean, potential)
+
+
+def energy_lower_bound(
+  n: int,
+  d: int,
+  potential: Potential = Riesz(1.0),
+  *,
+  half_space: bool = False,
+) -> float:
+  r"""A value that no ``n`` directions in ``d`` dimensions have less energy than.
+
+  Full space: the mean cosine of n unit vectors is at least :math:`-1/(n-1)`, and
+  the energy at least the convex envelope of the potential, as a function of the
+  cosine, there. The chordal Riesz and the Gaussian potential are convex, so the
+  bound is the energy at squared distance :math:`2n/(n-1)`, attained by the regular
+  simplex and only there, which needs :math:`n \le d + 1`. The geodesic potential
+  is not convex near the antipode, and its bound is lower.
+
+  Half-space: the mean squared cosine is at least
+  :math:`x = \max(0, (n-d)/(d(n-1)))` (Welch), and
+  :math:`f(\sqrt x) + f(-\sqrt x)` is convex and increasing in it. For
+  :math:`n \le d` orthogonal neurons attain the bound, for every s and metric.
+
+  Args:
+    n: number of neurons, at least 2.
+    d: dimension, at least 1.
+    potential: a :class:`Riesz` or :class:`Gaussian` potential.
+    half_space: bound of the half-space energy.
+
+  Returns:
+    The bound on the mean pair energy, a Python float.
+
+  Raises:
+    NotImplementedError: for a potential of another class.
+    ValueError: ``n`` or ``d`` is out of range.
+
+  Example:
+    >>> from mhe_jax import Riesz, energy_lower_bound
+    >>> round(energy_lower_bound(4, 3, Riesz(1.0)) * 6, 6)  # the tetrahedron
+    3.674235
+
+  References:
+    Welch, IEEE Transactions on Information Theory 20 (3), 1974.
+  """
+  check_potential(potential)
+  _check_count("n", n, 2)
+  _check_count("d", d, 1)
+  if not isinstance(potential, (Riesz, Gaussian)):
+    raise NotImplementedError(
+      f"no lower bound is known for a {type(potential).__name__} potential."
+    )
+  if half_space:
+    t = math.sqrt(max(0.0, (n - d) / (d * (n - 1))))
+    pair = _at_cosine(potential, t) + _at_cosine(potential, -t)
+    return _half_space_mean(n, pair, potential)
+  mean_cosine = -1.0 / (n - 1)
+  if isinstance(potential, Riesz) and potential.metric == "geodesic":
+    return _geodesic_envelope(mean_cosine, potential)
+  return _at_cosine(potential, mean_cosine)
+
+
+def relative_excess(
+  neurons: jax.typing.ArrayLike,
+  potential: Potential = Riesz(1.0),
+  *,
+  half_space: bool = False,
+) -> jax.Array:
+  r"""Energy on a scale where 0 is the lower bound and 1 is random directions.
+
+  .. math::
+    \frac{E - E_\text{bound}}{E_\text{random} - E_\text{bound}}
+
+  Above 1 the neurons are more redundant than chance. The mean energies of
+  layers of different sizes and potentials cannot be compared; this can.
+
+  Args:
+    neurons: ``[*batch, n, d]`` with n >= 2.
+    potential: a :class:`Riesz` or :class:`Gaussian` potential.
+    half_space: use the half-space energy.
+
+  Returns:
+    Relative excess ``[*batch]``. NaN where random directions have infinite
+    energy (chordal Riesz with s >= d - 1), or the same energy as the best.
+
+  Raises:
+    ValueError: fewer than two neurons, or wrong rank; and what
+      :func:`mhe_jax.hyperspherical_energy` raises.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from mhe_jax import Riesz, relative_excess
+    >>> w = jax.random.normal(jax.random.key(0), (256, 64))
+    >>> round(float(relative_excess(w, Riesz(2.0), half_space=True)), 1)
+    1.0
+    >>> abs(round(float(relative_excess(jnp.eye(64), half_space=True)), 3))
+    0.0
+  """
+  energy = hyperspherical_energy(neurons, potential, half_space=half_space)
+  n, d = jnp.shape(neurons)[-2:]
+  bound = energy_lower_bound(n, d, potential, half_space=half_space)
+  spread = uniform_energy(d, potential, half_space=half_space, n=n) - bound
+  if not math.isfinite(spread) or spread <= 0:
+    return jnp.full_like(energy, jnp.nan)
+  return (energy - bound) / spread
+
+
+def _check_count(name, count, least):
+  if int(count) != count or count < least:
+    raise ValueError(f"{name} must be a whole number >= {least}, got {count!r}.")
+
+
+def _at_cosine(potential, t):
+  return float(potential.at_angle(np.arccos(t)))
+
+
+def _half_space_mean(n, pair, potential):
+  """Mean over the n(2n-1) pairs, given f(t) + f(-t) of the average pair."""
+  return ((n - 1) * pair + _at_cosine(potential, -1.0)) / (2 * n - 1)
+
+
+def _uniform_pair_energy(d, potential):
+  if d == 1:  # Two points: half of all pairs coincide.
+    return float(np.mean(potential.at_angle(np.array([0.0, np.pi]))))
+  if isinstance(potential, Riesz):
+    if potential.metric == "chordal":
+      return _uniform_riesz(d, potential.s)
+    if potential.s >= d - 1:  # theta^(d - 2 - s) is not integrable at 0.
+      return math.inf
+  if isinstance(potential, Gaussian):
+    # exp(-2t) E[exp(2 t x)]: ive is exp(-2t) I, so nothing overflows.
+    t, order = potential.t, d / 2 - 1
+    bessel = scipy.special.ive(order, 2 * t)
+    if bessel > 0:
+      return math.exp(math.lgamma(d / 2) - order * math.log(t) + math.log(bessel))
+  return _integrate_over_sphere(d, potential)
+
+
+def _uniform_riesz(d, s):
+  if s == 0:
+    psi = scipy.special.digamma
+    return float(-math.log(2) / 2 + (psi(d / 2) - psi((d - 1) / 2)) / 4)
+  if s >= d - 1:
+    return math.inf
+  if s == 2:  # The same formula, exact where lgamma rounds.
+    return (d - 2) / (2 * (d - 3))
+  log_value = (
+    (d - 2 - s) * math.log(2)
+    + math.lgamma(d / 2)
+    + math.lgamma((d - 1 - s) / 2)
+    - math.lgamma(d - 1 - s / 2)
+    - math.log(math.pi) / 2
+  )
+  return math.exp(log_value)
+
+
+def _integrate_over_sphere(d, potential):
+  """Mean of f over the angle's density, sin(theta)^(d-2) / B(1/2, (d-1)/2)."""
+  log_normalizer = float(scipy.special.betaln(0.5, (d - 1) / 2))
+
+  def integrand(theta):
+    if theta <= 0.0 or theta >= math.pi:
+      return 0.0
+    log_density = (d - 2) * math.log(math.sin(theta)) - log_normalizer
+    return float(potential.at_angle(theta)) * math.exp(log_density)
+
+  # The density is a peak of width 1 / sqrt(d) at pi / 2: tell the quadrature.
+  width = min(1.0, 8.0 / math.sqrt(d))
+  points = [math.pi / 2 - width, math.pi / 2, math.pi / 2 + width]
+  value, _ = scipy.integrate.quad(
+    integrand, 0.0, math.pi, points=points, limit=400, epsabs=0, epsrel=1e-10
+  )
+  return value
+
+
+def _geodesic_envelope(t, potential):
+  """Convex envelope at t of f(arccos t), which is concave near t = -1.
+
+  The envelope is the line from the antipode that touches the curve, up to the
+  point where it touches, and the curve from there on.
+  """
+  s, f_antipode = potential.s, _at_cosine(potential, -1.0)
+
+  def slope(x):
+    theta = math.acos(x)
+    return (s or 1.0) * theta ** (-s - 1) / math.sin(theta)
+
+  def gap(x):
+    return _at_cosine(potential, x) - f_antipode - slope(x) * (x + 1)
+
+  touch = scipy.optimize.brentq(gap, -1 + 1e-9, 1 - 1e-9, xtol=1e-14)
+  if t >= touch:
+    return _at_cosine(potential, t)
+  return f_antipode + slope(touch) * (t + 1)

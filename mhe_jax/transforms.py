@@ -1,0 +1,214 @@
+"""optax transformations that add the hyperspherical energy to training."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mhe_jax.network import check_weight, weighted_energy
+from mhe_jax.neurons import LayerRule, flatten, select
+from mhe_jax.potentials import Potential, Riesz, check_potential
+from mhe_jax.sphere import compute_dtype
+
+
+class HypersphericalEnergyState(NamedTuple):
+  """State of :func:`add_hyperspherical_energy`.
+
+  Attributes:
+    count: number of updates, an int32 scalar; what a schedule is called with.
+    energy: the network's energy at the parameters of the last update,
+      unweighted by ``weight``; 0 before the first.
+  """
+
+  count: jax.Array
+  energy: jax.Array
+
+
+def add_hyperspherical_energy(
+  weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
+  potential: Potential = Riesz(1.0),
+  *,
+  half_space: bool = True,
+  hidden_weight: jax.typing.ArrayLike = 1.0,
+  output_weight: jax.typing.ArrayLike = 1.0,
+  rules: Sequence[LayerRule] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  r"""Adds the gradient of the network's hyperspherical energy to the updates.
+
+  .. math::
+    g \leftarrow g + \lambda\, \nabla_\theta E(\theta)
+
+  with :math:`E` of :func:`mhe_jax.network_energy`. Where it stands in a chain
+  decides what it means. Before the optimizer, the energy is part of the loss:
+  :func:`with_hyperspherical_energy` builds that. Between the preconditioner and
+  the learning rate it is decoupled, as the decay of AdamW:
+  :func:`with_decoupled_hyperspherical_energy`. After the learning rate it would
+  have the wrong sign.
+
+  The energy is read from the optimizer's state with
+  ``optax.tree.get(opt_state, "energy")``; a weight of 0 only monitors it. Under
+  ``optax.inject_hyperparams`` a weight is cast to the parameters' dtype; in a
+  bfloat16 model pass ``hyperparam_dtype=jnp.float32`` there.
+
+  Args:
+    weight: factor of the gradient, a number or an optax schedule.
+    potential: the pair potential.
+    half_space: use the half-space energy for hidden layers.
+    hidden_weight: weight of the hidden layers.
+    output_weight: weight of the output layers.
+    rules: see :class:`LayerRule`.
+
+  Returns:
+    A gradient transformation, whose ``update`` needs ``params``.
+
+  Raises:
+    TypeError, ValueError: a weight is negative or NaN, or the potential is not
+      one; and, from ``init`` and ``update``, what
+      :func:`mhe_jax.network_energy` raises.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from mhe_jax import Riesz, add_hyperspherical_energy
+    >>> params = {"Dense_0": {"kernel": jnp.array([[1.0, 1.0], [0.0, 1.0]])}}
+    >>> tx = optax.chain(
+    ...     add_hyperspherical_energy(0.1, Riesz(2.0)), optax.sgd(0.5))
+    >>> state = tx.init(params)
+    >>> grads = {"Dense_0": {"kernel": jnp.zeros((2, 2))}}
+    >>> updates, state = tx.update(grads, state, params)
+    >>> round(float(optax.tree.get(state, "energy")), 4)
+    0.75
+    >>> bool(updates["Dense_0"]["kernel"][1, 0] < 0)  # away from the other neuron
+    True
+
+  References:
+    Liu et al., `Learning towards Minimum Hyperspherical Energy
+    <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018, section 3.5.
+  """
+  if not callable(weight):
+    check_weight("weight", weight)
+  check_weight("hidden_weight", hidden_weight)
+  check_weight("output_weight", output_weight)
+  check_potential(potential)
+
+  def init_fn(params):
+    # From shapes and dtypes alone: the leaves may be abstract.
+    layers = select(params, rules).layers
+    leaves = flatten(params)[1]
+    dtype = jnp.result_type(*(compute_dtype(leaves[x.index].dtype) for x in layers))
+    return HypersphericalEnergyState(
+      count=jnp.zeros([], jnp.int32), energy=jnp.zeros([], dtype)
+    )
+
+  def update_fn(updates, state, params=None, **extra_args):
+    del extra_args
+    if params is None:
+      raise ValueError(optax.NO_PARAMS_MSG)
+    layers = select(params, rules).layers
+    _, leaves, _ = flatten(params)
+    _, new_leaves, treedef = flatten(updates)
+    if len(new_leaves) != len(leaves):
+      raise ValueError(
+        "updates and params must have the same structure, got "
+        f"{len(new_leaves)} and {len(leaves)} leaves."
+      )
+
+    def energy_of(selected):
+      return weighted_energy(
+        layers, selected, potential, half_space, hidden_weight, output_weight
+      )
+
+    # Only the leaves with neurons are differentiated; the rest may be anything.
+    selected = {layer.index: leaves[layer.index] for layer in layers}
+    energy, grads = jax.value_and_grad(energy_of)(selected)
+    scale = weight(state.count) if callable(weight) else weight
+    for index, grad in grads.items():
+      if _is_update(new_leaves[index]):
+        new_leaves[index] = _add_scaled(new_leaves[index], scale, grad)
+    state = HypersphericalEnergyState(optax.safe_increment(state.count), energy)
+    return treedef.unflatten(new_leaves), state
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def with_hyperspherical_energy(
+  optimizer: optax.GradientTransformation,
+  weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
+  potential: Potential = Riesz(1.0),
+  **options: Any,
+) -> optax.GradientTransformationExtraArgs:
+  """An optimizer that minimizes the loss plus the energy (the coupled form).
+
+  It takes the same steps as ``optimizer`` does on the gradients of
+  ``loss + weight * network_energy``.
+
+  Args:
+    optimizer: any complete optimizer, such as ``optax.adam(1e-3)``.
+    weight: weight of the energy, a number or an optax schedule.
+    potential: the pair potential.
+    **options: keyword arguments of :func:`add_hyperspherical_energy`.
+
+  Returns:
+    A gradient transformation.
+
+  Example:
+    >>> import optax
+    >>> from mhe_jax import Riesz, with_hyperspherical_energy
+    >>> tx = with_hyperspherical_energy(optax.adam(1e-3), 0.1, Riesz(2.0))
+  """
+  return optax.chain(add_hyperspherical_energy(weight, potential, **options), optimizer)
+
+
+def with_decoupled_hyperspherical_energy(
+  scaler: optax.GradientTransformation,
+  learning_rate: optax.ScalarOrSchedule,
+  weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
+  potential: Potential = Riesz(1.0),
+  **options: Any,
+) -> optax.GradientTransformationExtraArgs:
+  """An optimizer beside whose steps the energy is descended (the decoupled form).
+
+  As the decay of AdamW: the energy's gradient is scaled by the learning rate, but
+  enters neither the moments nor the division by them.
+
+  Args:
+    scaler: the optimizer without its learning rate, such as
+      ``optax.scale_by_adam()``.
+    learning_rate: a number or an optax schedule.
+    weight: weight of the energy, a number or an optax schedule.
+    potential: the pair potential.
+    **options: keyword arguments of :func:`add_hyperspherical_energy`.
+
+  Returns:
+    A gradient transformation.
+
+  Example:
+    >>> import optax
+    >>> from mhe_jax import Riesz, with_decoupled_hyperspherical_energy
+    >>> tx = with_decoupled_hyperspherical_energy(
+    ...     optax.scale_by_adam(), 1e-3, 0.1, Riesz(2.0))
+
+  References:
+    Loshchilov and Hutter, `Decoupled Weight Decay Regularization
+    <https://arxiv.org/abs/1711.05101>`_, ICLR 2019.
+  """
+  return optax.chain(
+    scaler,
+    add_hyperspherical_energy(weight, potential, **options),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+
+
+def _is_update(leaf) -> bool:
+  """Whether there is an update to add to: frozen leaves have None or a mask."""
+  return leaf is not None and not isinstance(leaf, optax.MaskedNode)
+
+
+def _add_scaled(update, scale, grad):
+  """``update + scale * grad`` in float32 or better, in the update's dtype."""
+  dtype = compute_dtype(grad.dtype)
+  update = jnp.asarray(update)
+  total = update.astype(dtype) + jnp.asarray(scale, dtype) * grad.astype(dtype)
+  return total.astype(update.dtype)

@@ -1,0 +1,21 @@
+"""A strict session: whatever JAX can be strict about, it is strict about here."""
+
+import os
+
+# Eight fake devices, for the tests of sharding; before JAX starts its backend.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key():
+  return jax.random.key(0)
