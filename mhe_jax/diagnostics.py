@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.neurons import LayerRule, flatten, select
@@ -190,7 +191,7 @@ def describe(
   rows = []
   for layer in selection.layers:
     leaf = leaves[layer.index]
-    if isinstance(leaf, (jax.core.Tracer, jax.ShapeDtypeStruct)):
+    if isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)):
       raise TypeError(
         f"describe needs concrete arrays, got {leaf} at {layer.path!r}; call it "
         "outside jit."

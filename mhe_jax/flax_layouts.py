@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 import sys
+from typing import cast
 
 _PROJECTIONS = ("query", "key", "value")
 # linen names a lifted module after its transformations: nn.scan(Block) is
@@ -21,7 +22,7 @@ class NeuronAxes:
   """Which axes of a parameter are neurons, batches of layers, and features.
 
   Args:
-    neurons: axes that index neurons; several are flattened in this order.
+    neurons: axis or axes that index neurons; several are flattened in this order.
     batch: axes that index independent layers, such as the layer axis of
       ``nn.scan`` or ``nnx.vmap`` stacks, or the heads of an attention layer that
       shall be taken head by head. All other axes are features.
@@ -40,8 +41,8 @@ class NeuronAxes:
     {'attention/query/kernel': (4, 16, 64)}
   """
 
-  neurons: tuple[int, ...] = (-1,)
-  batch: tuple[int, ...] = ()
+  neurons: tuple[int, ...] | int = (-1,)
+  batch: tuple[int, ...] | int = ()
 
   def __post_init__(self):
     for name in ("neurons", "batch"):
@@ -61,11 +62,12 @@ class NeuronAxes:
         axes, or no axis is left for the features.
     """
     ndim = len(shape)
-    for axis in self.batch + self.neurons:
+    batch, neurons = cast(tuple, self.batch), cast(tuple, self.neurons)
+    for axis in batch + neurons:
       if not -ndim <= axis < ndim:
         raise ValueError(f"axis {axis} of {self} is out of range")
-    batch = tuple(axis % ndim for axis in self.batch)
-    neurons = tuple(axis % ndim for axis in self.neurons)
+    batch = tuple(axis % ndim for axis in batch)
+    neurons = tuple(axis % ndim for axis in neurons)
     if len(set(batch + neurons)) < len(batch + neurons):
       raise ValueError(f"{self} names an axis twice")
     features = tuple(a for a in range(ndim) if a not in batch + neurons)
@@ -152,9 +154,10 @@ def _readings_of_bias(shape, bias_shape):
 
 def _count_lifted(path):
   count = 0
-  for key in path:
-    while match := _LIFTED.match(key):
-      count, key = count + 1, key[match.end() :]
+  for name in path:
+    start = 0
+    while match := _LIFTED.match(name, start):
+      count, start = count + 1, match.end()
   return count
 
 
@@ -173,10 +176,12 @@ def layouts_of_module(module) -> dict[tuple[str, ...], NeuronAxes]:
 
   layouts = {}
   for path, layer in nnx.iter_modules(module):
-    neurons, rank = (-1,), None
-    if isinstance(layer, nnx.Linear):
-      rank = 2
-    elif isinstance(layer, nnx.LinearGeneral):
+    if not isinstance(
+      layer, (nnx.Linear, nnx.LinearGeneral, nnx.Conv, nnx.ConvTranspose)
+    ):
+      continue
+    neurons, rank = (-1,), 2
+    if isinstance(layer, nnx.LinearGeneral):
       num_out = len(layer.out_features)
       neurons = tuple(range(-num_out, 0))
       rank = len(layer.axis) + num_out
@@ -185,8 +190,6 @@ def layouts_of_module(module) -> dict[tuple[str, ...], NeuronAxes]:
       rank = (1 if isinstance(size, int) else len(size)) + 2
       if isinstance(layer, nnx.ConvTranspose) and layer.transpose_kernel:
         neurons = (-2,)
-    if rank is not None and layer.kernel is not None:
-      key = tuple(map(str, path)) + ("kernel",)
-      num_stacked = layer.kernel.ndim - rank
-      layouts[key] = NeuronAxes(neurons, tuple(range(num_stacked)))
+    num_stacked = layer.kernel.ndim - rank
+    layouts[*map(str, path), "kernel"] = NeuronAxes(neurons, tuple(range(num_stacked)))
   return layouts

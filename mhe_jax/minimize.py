@@ -1,7 +1,7 @@
 """Points of least energy on the sphere: the Thomson problem and its relatives."""
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ def minimize_energy(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _best_of(starts, potential, half_space, reduction, max_steps, tolerance):
-  def energy(x, reduction="mean"):
+  def energy(x, reduction: Any = "mean"):
     return hyperspherical_energy(
       x, potential, half_space=half_space, reduction=reduction
     )
@@ -110,13 +110,14 @@ def _lbfgs(energy, start, max_steps, tolerance):
   def step(carry):
     x, state, _, count = carry
     value, grad = value_and_grad(x, state=state)
-    updates, state = optimizer.update(
+    steps: Any  # An array here, as x is; optax says a tree.
+    steps, state = optimizer.update(
       grad, state, x, value=value, grad=grad, value_fn=energy
     )
     # n / 2 turns the gradient of the mean over pairs into that over a vector's own.
-    force = 0.5 * len(x) * jnp.max(jnp.abs(grad))
+    force = 0.5 * len(x) * jnp.max(jnp.abs(jnp.asarray(grad)))
     done = force <= tolerance * jnp.maximum(jnp.abs(value), 1.0)
-    x = jnp.where(done, x, optax.apply_updates(x, updates))
+    x = jnp.where(done, x, x + steps)
     return x, state, done, count + 1
 
   def unfinished(carry):

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.neurons import Layer, LayerRule, flatten, select
@@ -159,9 +160,9 @@ def weighted_energy(
   return jnp.stack(terms).sum()
 
 
-def check_weight(name: str, weight: jax.typing.ArrayLike) -> None:
+def check_weight(name: str, weight: Any) -> None:
   """Raises unless a weight is a number >= 0; traced weights are taken as given."""
-  if isinstance(weight, jax.core.Tracer):
+  if isinstance(weight, Tracer):
     return
   try:
     number = float(weight)

@@ -21,7 +21,7 @@ from mhe_jax.flax_layouts import (
 
 @dataclasses.dataclass(frozen=True)
 class LayerRule:
-  """Says how the parameters whose path matches a pattern are read.
+  r"""Says how the parameters whose path matches a pattern are read.
 
   Rules are tried in order and the first that matches a path wins; a path that
   none matches is read by the built-in rules for Flax, as a hidden layer.
@@ -29,7 +29,7 @@ class LayerRule:
   Args:
     pattern: regular expression that must match the whole path (as
       :func:`re.fullmatch`), whose keys are joined by ``/``: for example
-      ``r".*/Dense_\\d+/kernel"``.
+      ``r".*/Dense_\d+/kernel"``.
     axes: which axes are neurons. ``None`` keeps the built-in reading of Flax
       parameters and takes the last axis of all others.
     role: ``"hidden"`` (half-space energy by default), ``"output"`` (the
@@ -196,14 +196,14 @@ def _read(path, leaf, rule, shapes, layouts) -> NeuronAxes | str:
     return "None"
   if not _is_array(leaf):
     return f"not an array but {type(leaf).__name__}"
-  explicit = rule is not None and rule.axes is not None
+  explicit = rule.axes if rule is not None else None
   if not jnp.issubdtype(leaf.dtype, jnp.floating):
-    if explicit:
+    if explicit is not None:
       raise TypeError(f"must be a real floating-point array, got {leaf.dtype}")
     return f"dtype {leaf.dtype}"
   shape = shapes[path]
-  if explicit:
-    axes = rule.axes
+  if explicit is not None:
+    axes = explicit
   elif path in layouts:
     axes = layouts[path]
   elif rule is not None and path[-1] not in ("kernel", "embedding"):
@@ -256,7 +256,6 @@ def _keys(path) -> tuple[str, ...]:
   trees and not in others (the same optimizer meets both): it is dropped. Only an
   attribute and only at the end: attention has a submodule of that name.
   """
-  last = path[-1] if path else None
-  if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
+  if path and path[-1] == jax.tree_util.GetAttrKey("value"):
     path = path[:-1]
   return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)

@@ -22,7 +22,7 @@ class HypersphericalEnergyState(NamedTuple):
       unweighted by ``weight``; 0 before the first.
   """
 
-  count: jax.Array
+  count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
   energy: jax.Array
 
 
@@ -105,7 +105,10 @@ def add_hyperspherical_energy(
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
     if params is None:
-      raise ValueError(optax.NO_PARAMS_MSG)
+      raise ValueError(
+        "add_hyperspherical_energy needs the parameters: call "
+        "update(updates, state, params), params was None."
+      )
     layers = select(params, rules).layers
     _, leaves, _ = flatten(params)
     _, new_leaves, treedef = flatten(updates)
@@ -127,7 +130,8 @@ def add_hyperspherical_energy(
     for index, grad in grads.items():
       if _is_update(new_leaves[index]):
         new_leaves[index] = _add_scaled(new_leaves[index], scale, grad)
-    state = HypersphericalEnergyState(optax.safe_increment(state.count), energy)
+    count = jnp.asarray(optax.safe_increment(state.count))
+    state = HypersphericalEnergyState(count, energy)
     return treedef.unflatten(new_leaves), state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
