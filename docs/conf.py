@@ -1,0 +1,47 @@
+"""Sphinx configuration; the build fails when a public name is undocumented."""
+
+import pathlib
+import re
+
+import mhe_jax
+
+project = "mhe_jax"
+author = "The mhe_jax authors"
+copyright = "2026, The mhe_jax authors"
+version = release = mhe_jax.__version__
+
+extensions = [
+  "myst_parser",
+  "sphinx.ext.autodoc",
+  "sphinx.ext.mathjax",
+  "sphinx.ext.napoleon",
+]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"mhe_jax {release}"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+
+def check_every_public_name_is_documented(app):
+  reference = (pathlib.Path(app.srcdir) / "api.md").read_text()
+  listed = set(re.findall(r"^\.\. auto\w+:: (\w+)", reference, re.MULTILINE))
+  public = set(mhe_jax.__all__)
+  if listed != public:
+    raise RuntimeError(
+      f"docs/api.md lacks {sorted(public - listed)} and has {sorted(listed - public)}, "
+      "which are not public."
+    )
+  for name in public:
+    if not (getattr(mhe_jax, name).__doc__ or "").strip():
+      raise RuntimeError(f"mhe_jax.{name} has no docstring.")
+
+
+def setup(app):
+  app.connect("builder-inited", check_every_public_name_is_documented)
