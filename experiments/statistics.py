@@ -1,0 +1,46 @@
+"""Paired comparison of two arms that share their seeds."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+
+class Paired(NamedTuple):
+  """Mean paired difference (second arm minus first) and how sure it is."""
+
+  difference: float
+  standard_error: float
+  low: float  # Bounds of the 95% confidence interval (Student's t).
+  high: float
+  num_pairs: int
+
+  def __str__(self) -> str:
+    return (
+      f"{self.difference:+.2f} ± {self.standard_error:.2f} (95% interval "
+      f"{self.low:+.2f} to {self.high:+.2f}, {self.num_pairs} pairs)"
+    )
+
+  @property
+  def verdict(self) -> str:
+    """What may be said of the first arm's rival, if smaller is better."""
+    if self.high < 0:
+      return "better"
+    return "worse" if self.low > 0 else "not told apart"
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired:
+  """Compares measurements of two arms; entry i of both has the same seed."""
+  if len(first) != len(second) or len(first) < 2:
+    raise ValueError(
+      "a paired comparison needs two arms of the same length, at least 2, got "
+      f"{len(first)} and {len(second)}."
+    )
+  differences = np.asarray(second, float) - np.asarray(first, float)
+  n = len(differences)
+  error = float(differences.std(ddof=1)) / math.sqrt(n)
+  half_width = float(scipy.stats.t.ppf(0.975, n - 1)) * error
+  mean = float(differences.mean())
+  return Paired(mean, error, mean - half_width, mean + half_width, n)

@@ -1,0 +1,343 @@
+"""hyperspherical_energy: the double sum, its derivatives, symmetries and dtypes."""
+
+import dataclasses
+import itertools
+import math
+
+import chex
+import hypothesis
+import hypothesis.extra.numpy
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mhe_jax import Gaussian, Riesz, hyperspherical_energy
+
+POTENTIALS = [
+  *(Riesz(s, metric) for s in (0, 1, 2, 3.5) for metric in ("chordal", "geodesic")),
+  Gaussian(2.0),
+]
+FEW_POTENTIALS = [Riesz(0.0), Riesz(2.0), Riesz(1.0, "geodesic"), Gaussian(2.0)]
+NEURONS = np.random.default_rng(0).normal(size=(5, 4)) * [[1], [2], [0.1], [9], [1]]
+
+
+def pair_energy(potential, cosine):
+  """The definition, without softening (1e-12 by default)."""
+  cosine = np.clip(cosine, -1.0, 1.0)
+  if isinstance(potential, Gaussian):
+    return np.exp(-potential.t * (2 - 2 * cosine))
+  geodesic = potential.metric == "geodesic"
+  z = np.arccos(cosine) if geodesic else np.sqrt(2 - 2 * cosine)
+  return -np.log(z) if potential.s == 0 else z**-potential.s
+
+
+def pair_energies(rows, potential):
+  units = [row / np.linalg.norm(row) for row in rows]
+  return [
+    pair_energy(potential, np.dot(u, v)) for u, v in itertools.combinations(units, 2)
+  ]
+
+
+def near_antipode(potential):
+  """Relative precision: the arccos of an antipodal pair has half of the digits."""
+  return 1e-7 if getattr(potential, "metric", "") == "geodesic" else 1e-11
+
+
+def with_antipodes(w):
+  u = w / np.linalg.norm(w, axis=-1, keepdims=True)
+  return np.concatenate([u, -u], axis=-2)
+
+
+@pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+@pytest.mark.parametrize("potential", POTENTIALS, ids=str)
+def test_agrees_with_a_double_loop(potential, half_space):
+  @jax.jit
+  def mean_and_sum(w):
+    return [
+      hyperspherical_energy(w, potential, half_space=half_space, reduction=reduction)
+      for reduction in ("mean", "sum")
+    ]
+
+  mean, total = mean_and_sum(NEURONS)
+  assert mean.shape == total.shape == ()
+  rows = with_antipodes(NEURONS) if half_space else NEURONS
+  energies = pair_energies(rows, potential)
+  rel = near_antipode(potential)
+  assert float(mean) == pytest.approx(np.mean(energies), rel=rel)
+  assert float(total) == pytest.approx(np.sum(energies), rel=rel)
+
+
+def simplex(d):
+  return np.eye(d + 1) - 1 / (d + 1)  # In d + 1 dimensions; its cosines are -1 / d.
+
+
+def cross_polytope(d):
+  return np.concatenate([np.eye(d), -np.eye(d)])
+
+
+def icosahedron():
+  golden = (1 + math.sqrt(5)) / 2
+  signs = itertools.product((-1, 1), (-golden, golden))
+  corners = np.array([(0.0, a, b) for a, b in signs])
+  return np.concatenate([np.roll(corners, k, axis=1) for k in range(3)])
+
+
+# Points, and how many pairs have which cosine.
+POLYTOPES = {
+  "simplex": (simplex(4), {-1 / 4: 10}),
+  "cross-polytope": (cross_polytope(4), {0.0: 24, -1.0: 4}),
+  "icosahedron": (icosahedron(), {5**-0.5: 30, -(5**-0.5): 30, -1.0: 6}),
+}
+
+
+@pytest.mark.parametrize("name", POLYTOPES)
+@pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
+def test_polytopes_have_their_exact_energies(name, potential):
+  points, pairs = POLYTOPES[name]
+  expected = sum(k * pair_energy(potential, t) for t, k in pairs.items())
+  energy = hyperspherical_energy(jnp.asarray(points), potential, reduction="sum")
+  assert float(energy) == pytest.approx(expected, rel=near_antipode(potential))
+
+
+@pytest.mark.parametrize(
+  "name, potential, thomson",
+  [
+    ("icosahedron", Riesz(0.0), -21.606145230),
+    ("icosahedron", Riesz(1.0), 49.165253058),
+    ("icosahedron", Riesz(2.0), 39.0),
+    ("octahedron", Riesz(1.0), 9.985281374),
+    ("octahedron", Riesz(2.0), 6.75),
+  ],
+)
+def test_thomson_energies_in_full_and_half_space(name, potential, thomson):
+  points = icosahedron() if name == "icosahedron" else cross_polytope(3)
+  one_of_each_line = np.array([x for x in points if tuple(x) > tuple(-x)])
+  assert len(one_of_each_line) == len(points) // 2
+  for half_space, w in ((False, points), (True, one_of_each_line)):
+    energy = hyperspherical_energy(
+      jnp.asarray(w), potential, half_space=half_space, reduction="sum"
+    )
+    assert float(energy) == pytest.approx(thomson, rel=1e-9)
+
+
+@pytest.mark.parametrize("zero_row", (False, True), ids=("", "zero row"))
+@pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
+def test_half_space_is_the_energy_with_antipodes(potential, zero_row):
+  def half_and_full(w, reduction):
+    both = jnp.concatenate([w, -w])
+    return (
+      hyperspherical_energy(w, potential, half_space=True, reduction=reduction),
+      hyperspherical_energy(both, potential, reduction=reduction),
+    )
+
+  half_and_full = jax.jit(half_and_full, static_argnames="reduction")
+  w = NEURONS * [[1], [1], [0 if zero_row else 1], [1], [1]]
+  for reduction in ("mean", "sum"):
+    half, full = half_and_full(w, reduction)
+    rel = near_antipode(potential) / 10
+    assert float(half) == pytest.approx(float(full), rel=rel)
+
+
+@pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+def test_leading_axes_are_a_batch(half_space):
+  def energy(w):
+    return hyperspherical_energy(w, Riesz(1.0), half_space=half_space)
+
+  w = np.random.default_rng(1).normal(size=(2, 3, 5, 4))
+  single = [[float(energy(matrix)) for matrix in row] for row in w]
+  batched = energy(w)
+  assert batched.shape == (2, 3)
+  np.testing.assert_allclose(batched, single, rtol=1e-14)
+  np.testing.assert_allclose(jax.vmap(jax.vmap(energy))(w), single, rtol=1e-14)
+  assert energy(w[:0]).shape == (0, 3)
+
+
+class TestDerivatives:
+  @pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+  @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
+  def test_agree_with_finite_differences(self, key, potential, half_space):
+    def energy(w):
+      return hyperspherical_energy(w, potential, half_space=half_space)
+
+    @jax.jit
+    def derivatives(w, w_dot):
+      value, pullback = jax.vjp(energy, w)
+      return value, pullback(jnp.array(2.0)), jax.jvp(energy, (w,), (w_dot,))
+
+    w = NEURONS[:4]
+    w_dot = jax.random.normal(key, w.shape)
+    value, (doubled,), (same_value, e_dot) = derivatives(w, w_dot)
+    assert float(value) == float(same_value)
+    # Every weight moved in proportion to the norm of its row, in one batch.
+    steps = 1e-5 * np.linalg.norm(w, axis=1)[:, None] * np.ones_like(w)
+    moves = np.diag(steps.ravel()).reshape(-1, *w.shape)
+    differences = (energy(w + moves) - energy(w - moves)) / (2 * steps.ravel())
+    np.testing.assert_allclose(doubled.ravel() / 2, differences, rtol=1e-5, atol=1e-8)
+    assert float(e_dot) == pytest.approx(float((doubled * w_dot).sum()) / 2, rel=1e-10)
+
+  @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
+  def test_second_derivatives(self, potential):
+    def gradient(flat):
+      return jax.grad(
+        lambda flat: hyperspherical_energy(
+          flat.reshape(3, 3), potential, half_space=True
+        )
+      )(flat)
+
+    @jax.jit
+    def hessians(flat):
+      steps = 1e-5 * jnp.eye(9)
+      ahead, behind = (jax.vmap(gradient)(flat + x) for x in (steps, -steps))
+      orders = jax.jacfwd(gradient)(flat), jax.jacrev(gradient)(flat)
+      return *orders, (ahead - behind) / 2e-5, gradient(flat)
+
+    flat = jnp.asarray(NEURONS[:3, :3] * [[1], [1], [10]]).ravel()
+    with jax.numpy_rank_promotion("allow"):  # Ours, of `flat + steps`.
+      forward, reverse, differences, g = hessians(flat)
+    scale = np.abs(forward).max()
+    np.testing.assert_allclose(forward, differences, atol=1e-7 * scale)
+    np.testing.assert_allclose(forward, reverse, atol=1e-11 * scale)
+    np.testing.assert_allclose(forward, forward.T, atol=1e-11 * scale)
+    # The energy does not change along w and the gradient falls as 1 / ||w||: H w = -g.
+    np.testing.assert_allclose(forward @ flat, -g, atol=1e-11 * scale)
+
+  def test_vmap_of_grad_is_the_gradient_of_a_batch(self, key):
+    w = jax.random.normal(key, (3, 5, 4))
+    each = jax.vmap(jax.grad(hyperspherical_energy))(w)
+    total = jax.grad(lambda w: hyperspherical_energy(w).sum())(w)
+    np.testing.assert_allclose(each, total, rtol=1e-12)
+
+  @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
+  def test_gradient_is_tangential_and_scales_as_one_over_the_norm(self, potential):
+    @jax.jit
+    def gradient(w):
+      return jax.grad(lambda w: hyperspherical_energy(w, potential))(w)
+
+    w = jnp.asarray(NEURONS)
+    g = gradient(w)
+    radial = (w * g).sum(1) / jnp.linalg.norm(g, axis=1) / jnp.linalg.norm(w, axis=1)
+    np.testing.assert_allclose(radial, 0.0, atol=1e-13)
+    scale = jnp.array([[3.0], [0.5], [1e6], [1e-6], [1.0]])
+    np.testing.assert_allclose(gradient(scale * w), g / scale, rtol=1e-10)
+
+  @pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+  def test_descent_separates_neurons(self, key, half_space):
+    def smallest_angle(w):
+      u = w / jnp.linalg.norm(w, axis=1, keepdims=True)
+      cosines = (u @ u.T)[jnp.triu_indices(len(u), 1)]
+      return float(jnp.arccos((abs(cosines) if half_space else cosines).max()))
+
+    def energy(w):
+      return hyperspherical_energy(w, Riesz(2.0), half_space=half_space)
+
+    @jax.jit
+    def step(w):
+      return w - 0.3 * jax.grad(energy)(w)
+
+    # Noisy copies of one direction, some of them reversed.
+    signs = jnp.array([[1.0], [-1.0], [1.0], [-1.0], [1.0]])
+    w = signs * (jnp.ones((5, 6)) + 0.5 * jax.random.normal(key, (5, 6)))
+    before = smallest_angle(w)
+    for _ in range(10):
+      w = step(w)
+    assert smallest_angle(w) > before + 0.3
+
+
+@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.given(
+  w=hypothesis.extra.numpy.arrays(float, (4, 3), elements=st.floats(-1.0, 1.0)),
+  seed=st.integers(0, 2**32 - 1),
+)
+@pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+@pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
+def test_invariances(potential, half_space, w, seed):
+  """Permutation, scaling of rows, rotation; and, in half-space, reversal of rows."""
+  norms = np.linalg.norm(w, axis=1, keepdims=True)
+  hypothesis.assume(norms.min() > 1e-3)
+  cosines = (w / norms) @ (w / norms).T
+  # Where neurons nearly coincide, the rounding of 2 - 2 cos is seen.
+  closest = (np.abs(cosines) if half_space else cosines)[np.triu_indices(4, 1)].max()
+  hypothesis.assume(closest < 1 - 1e-4)
+  rng = np.random.default_rng(seed)
+  rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+  moved = {
+    "permuted": w[rng.permutation(4)],
+    "scaled": w * np.exp(rng.uniform(-9, 9, size=(4, 1))),
+    "rotated": w @ rotation,
+  }
+  if half_space:
+    moved["reversed"] = w * rng.choice([-1.0, 1.0], size=(4, 1))
+  energy = hyperspherical_energy(
+    jnp.asarray(np.stack([w, *moved.values()])), potential, half_space=half_space
+  )
+  for name, value in zip(moved, energy[1:]):
+    assert float(value) == pytest.approx(float(energy[0]), rel=1e-6, abs=1e-8), name
+
+
+class TestDtypes:
+  @pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+  @pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float16"))
+  def test_small_floats_are_computed_in_float32(self, key, dtype, half_space):
+    def energy(w):
+      return hyperspherical_energy(w, Riesz(2.0), half_space=half_space)
+
+    w = jax.random.normal(key, (16, 32)).astype(dtype)
+    value, gradient = jax.value_and_grad(energy)(w)
+    exact, exact_gradient = jax.value_and_grad(energy)(w.astype(jnp.float64))
+    chex.assert_type([value, gradient], [jnp.float32, jnp.dtype(dtype)])
+    chex.assert_type([exact, exact_gradient], jnp.float64)
+    assert float(value) == pytest.approx(float(exact), rel=1e-6)
+    # Only the gradient is rounded to the dtype of the parameters.
+    error = jnp.linalg.norm(gradient.astype(jnp.float64) - exact_gradient)
+    rounding = max(float(jnp.finfo(dtype).eps), 1e-5)
+    assert float(error) < rounding * float(jnp.linalg.norm(exact_gradient))
+
+  def test_numpy_arrays_and_lists_are_taken(self):
+    expected = float(hyperspherical_energy(jnp.asarray(NEURONS)))
+    assert float(hyperspherical_energy(NEURONS)) == expected
+    assert float(hyperspherical_energy(NEURONS.tolist())) == expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Impostor:
+  """Has the method of a potential, but is none."""
+
+  def value(self, r):
+    return r
+
+
+FLOATS = jax.ShapeDtypeStruct((4, 3), jnp.float32)
+INTEGERS = jax.ShapeDtypeStruct((4, 3), jnp.int32)
+COMPLEX = jax.ShapeDtypeStruct((4, 3), jnp.complex64)
+BOOLEANS = jax.ShapeDtypeStruct((4, 3), jnp.bool_)
+VECTOR = jax.ShapeDtypeStruct((4,), jnp.float32)
+SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
+
+
+@pytest.mark.parametrize(
+  "neurons, arguments, error, match",
+  [
+    (INTEGERS, {}, TypeError, "neurons .* int32"),
+    (COMPLEX, {}, TypeError, "neurons .* complex64"),
+    (BOOLEANS, {}, TypeError, "neurons .* bool"),
+    (VECTOR, {}, ValueError, r"neurons .* \(4,\)"),
+    (SCALAR, {}, ValueError, r"neurons .* \(\)"),
+    (FLOATS, dict(potential=1.0), TypeError, "potential .* 1.0"),
+    (FLOATS, dict(potential=Riesz), TypeError, "potential"),
+    (FLOATS, dict(potential=Impostor()), TypeError, "potential .* Impostor"),
+    (FLOATS, dict(reduction="max"), ValueError, "reduction .* 'max'"),
+    (FLOATS, dict(reduction=None), ValueError, "reduction"),
+    (FLOATS, dict(implementation="fastest"), ValueError, "implementation .*'fastest'"),
+    (
+      FLOATS,
+      dict(implementation="dense", block_size=64),
+      ValueError,
+      "block_size .* 64",
+    ),
+  ],
+)
+def test_bad_arguments_are_named_at_trace_time(neurons, arguments, error, match):
+  with pytest.raises(error, match=match):
+    jax.eval_shape(lambda w: hyperspherical_energy(w, **arguments), neurons)
