@@ -196,7 +196,7 @@ def describe(
         f"describe needs concrete arrays, got {leaf} at {layer.path!r}; call it "
         "outside jit."
       )
-    matrix = layer.axes.to_matrix(jnp.asarray(leaf))
+    matrix = layer.matrix(leaves)
     uses_half_space = half_space and layer.role == "hidden"
     energy = hyperspherical_energy(matrix, potential, half_space=uses_half_space)
     excess = _excess_or_nan(matrix, potential, uses_half_space)

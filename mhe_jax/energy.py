@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mhe_jax.pair_sum import dense
 from mhe_jax.potentials import Potential, Riesz, check_potential
-from mhe_jax.sphere import as_float_array, normalize
+from mhe_jax.sphere import as_float_array, compute_dtype, normalize
 
 _IMPLEMENTATIONS = {"dense": dense.pair_sum}
 
@@ -98,15 +98,12 @@ def hyperspherical_energy(
       "block_size is for implementations with tiles; 'dense' has none, got "
       f"{block_size!r}."
     )
-  return _energy(
-    neurons, potential, bool(half_space), reduction, implementation or "dense"
+  return _jitted_energy(
+    potential, bool(half_space), reduction, implementation or "dense", neurons
   )
 
 
-# Jitted here, so that eager calls are fast, and a network traces each distinct
-# shape once: jit caches the inner trace.
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _energy(neurons, potential, half_space, reduction, implementation):
+def _evaluate(potential, half_space, reduction, implementation, neurons):
   n = neurons.shape[-2]
   units = normalize(neurons)
   total = _IMPLEMENTATIONS[implementation](units, potential, half_space=half_space)
@@ -115,6 +112,31 @@ def _energy(neurons, potential, half_space, reduction, implementation):
     total = 2.0 * total + _antipodal_energy(units, potential)
     num_pairs = n * (2 * n - 1)
   return total / max(num_pairs, 1) if reduction == "mean" else total
+
+
+# Jitted here, so that eager calls are fast, and a network traces each distinct
+# shape once: jit caches the inner trace.
+_energy = jax.custom_jvp(_evaluate, nondiff_argnums=(0, 1, 2, 3))
+_jitted_energy = jax.jit(_energy, static_argnums=(0, 1, 2, 3))
+
+
+@_energy.defjvp
+def _energy_jvp(potential, half_space, reduction, implementation, primals, tangents):
+  """The tangent <gradient, dw>, with a gradient that is saturated where it overflows.
+
+  Coincident neurons, or neurons of norm 1e-30, can have gradients that float16, or
+  even float32, cannot hold. An infinity there would become NaN in the next update.
+  """
+  (neurons,), (tangent,) = primals, tangents
+  dtype = compute_dtype(neurons.dtype)
+  energy, pullback = jax.vjp(
+    functools.partial(_evaluate, potential, half_space, reduction, implementation),
+    neurons.astype(dtype),
+  )
+  (gradient,) = pullback(jnp.ones_like(energy))
+  largest = float(jnp.finfo(neurons.dtype).max)
+  gradient = jnp.clip(gradient, -largest, largest)
+  return energy, jnp.sum(gradient * tangent.astype(dtype), (-2, -1))
 
 
 def _antipodal_energy(units, potential):

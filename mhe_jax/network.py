@@ -12,6 +12,7 @@ from jax.core import Tracer
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.neurons import Layer, LayerRule, flatten, select
 from mhe_jax.potentials import Potential, Riesz, check_potential
+from mhe_jax.sphere import compute_dtype
 
 
 def layer_energies(
@@ -129,7 +130,7 @@ def energies_of(
   check_potential(potential)
   groups = defaultdict(list)
   for layer in layers:
-    matrix = layer.axes.to_matrix(jnp.asarray(leaves[layer.index]))
+    matrix = layer.matrix(leaves)
     stack = matrix.reshape(-1, *matrix.shape[-2:])
     uses_half_space = bool(half_space) and layer.role == "hidden"
     key = (stack.shape[1:], stack.dtype, uses_half_space)
@@ -150,7 +151,7 @@ def weighted_energy(
 ) -> jax.Array:
   """The sum of :func:`network_energy`, of layers that are selected already."""
   energies = energies_of(layers, leaves, potential, half_space)
-  dtype = jnp.result_type(*energies.values())
+  dtype = compute_dtype(*(energy.dtype for energy in energies.values()))
   role_weight = {"hidden": hidden_weight, "output": output_weight}
   terms = [
     jnp.asarray(layer.weight * role_weight[layer.role], dtype)

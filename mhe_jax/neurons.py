@@ -17,6 +17,7 @@ from mhe_jax.flax_layouts import (
   layout_from_names,
   layouts_of_module,
 )
+from mhe_jax.sphere import replicate_explicit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,11 @@ class Layer:
   role: str
   weight: float
 
+  def matrix(self, leaves) -> jax.Array:
+    """Its neurons ``[*batch, n, d]``."""
+    leaf = replicate_explicit(jnp.asarray(leaves[self.index]))
+    return self.axes.to_matrix(leaf)
+
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
@@ -129,10 +135,7 @@ def neuron_matrices(
   """
   leaves = flatten(params)[1]
   layers = select(params, rules).layers
-  return {
-    layer.path: layer.axes.to_matrix(jnp.asarray(leaves[layer.index]))
-    for layer in layers
-  }
+  return {layer.path: layer.matrix(leaves) for layer in layers}
 
 
 def flatten(params: Any) -> tuple[list[tuple[str, ...]], list, Any]:

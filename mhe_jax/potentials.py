@@ -67,13 +67,14 @@ class Riesz(Potential):
     s: exponent, a finite number >= 0.
     metric: ``"chordal"`` or ``"geodesic"``.
     eps: softening, a squared distance (radians squared if geodesic): the energy
-      is :math:`f_s(\sqrt{z^2 + \epsilon})`, so coincident neurons have a finite
-      energy :math:`\epsilon^{-s/2}` and every slope is finite. It lowers the
-      energy of a pair by about the relative amount :math:`s \epsilon / (2 z^2)`.
-      ``None``, the default, takes 1e-12 (with s = 2: 1e-12 relative at a
-      distance of 1, 1% at 1e-5). In float32 and s > 2 it takes
-      :math:`10^{-36/(s/2+2)}`, the smallest value whose second derivative still
-      fits (s = 4: 1e-9; s = 8: 1e-6).
+      is :math:`f_s(\max(z, \sqrt\epsilon))`. Pairs at a larger distance are not
+      changed at all; closer ones have the finite energy :math:`\epsilon^{-s/2}` and
+      exert no force, because rounding leaves no direction to it. ``None``, the
+      default, takes eight times the machine epsilon, where the cosine of two
+      vectors stops telling them apart: an angle of 1e-3 radians in float32 and
+      4e-8 in float64. For large ``s`` in float32 it takes
+      :math:`10^{-36/(s/2+2)}`, so that the second derivative does not overflow
+      (s = 8: 1e-6; s = 20: 1e-3).
 
   Raises:
     TypeError: ``s`` or ``eps`` is not a number.
@@ -110,13 +111,16 @@ class Riesz(Potential):
         )
 
   def value(self, r: jax.Array) -> jax.Array:
-    z2 = self._softened_square(r)
+    z2, eps = self._squared_distance(r), self._softening(r.dtype)
+    z2 = jnp.where(z2 <= eps, eps, z2)  # Not maximum(): NaN and slope as below.
     return -0.5 * jnp.log(z2) if self.s == 0 else _power(z2, -self.s / 2)
 
   def slope(self, r: jax.Array) -> jax.Array:
-    z2 = self._softened_square(r)
-    slope = -0.5 * (self.s or 1.0) * _power(z2, -self.s / 2 - 1)
-    return slope if self.metric == "chordal" else slope * _angle_over_sine(r)
+    z2, eps = self._squared_distance(r), self._softening(r.dtype)
+    slope = _power(jnp.maximum(z2, eps), -self.s / 2 - 1) * (-0.5 * (self.s or 1.0))
+    if self.metric == "geodesic":
+      slope = slope * _angle_over_sine(r)
+    return jnp.where(z2 <= eps, 0.0, slope)
 
   def at_angle(self, theta: np.ndarray) -> np.ndarray:
     theta = np.asarray(theta, np.float64)
@@ -124,14 +128,15 @@ class Riesz(Potential):
     with np.errstate(divide="ignore"):
       return -np.log(z) if self.s == 0 else z**-self.s
 
-  def _softened_square(self, r):
-    """The squared distance of the metric, plus the softening."""
-    eps = self.eps
-    if eps is None:
-      largest = 36.0 if jnp.finfo(r.dtype).bits <= 32 else 300.0
-      eps = max(1e-12, 10.0 ** (-largest / (self.s / 2 + 2)))
-    z2 = jnp.maximum(r, 0.0) if self.metric == "chordal" else _squared_angle(r)
-    return z2 + eps
+  def _squared_distance(self, r):
+    return r if self.metric == "chordal" else _squared_angle(r)
+
+  def _softening(self, dtype):
+    if self.eps is not None:
+      return self.eps
+    info = jnp.finfo(dtype)
+    exponent = -(36.0 if info.bits <= 32 else 300.0) / (self.s / 2 + 2)
+    return max(8.0 * float(info.eps), 10.0**exponent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +193,8 @@ def check_potential(potential) -> None:
 
 def _number(name, x) -> float:
   try:
+    if isinstance(x, str):
+      raise TypeError("a string")
     return float(x)
   except (TypeError, ValueError) as error:
     raise TypeError(
@@ -204,7 +211,7 @@ def _power(x, p: float):
   if p == -1.5:
     return jax.lax.rsqrt(x) / x
   if p == -2.0:
-    return 1.0 / (x * x)
+    return (1.0 / x) ** 2  # Not 1 / x^2, whose derivative has x^4, which underflows.
   return x**p
 
 
@@ -225,13 +232,12 @@ def _angle_over_sine(r):
 
   Near r = 0 it is the series of arcsin(y) / (y sqrt(1 - y^2)), y^2 = r / 4,
   because there the quotient and its derivative are 0 / 0. At the antipode it is
-  infinite, but the force, which multiplies it by sin(theta), is not; the sine
-  is bounded below where rounding no longer tells it from zero.
+  infinite, but the force, which multiplies it by sin(theta), is not: y is kept
+  below 1 by what rounding no longer tells from it.
   """
   near = r < 1e-3
-  y2 = jnp.clip(jnp.where(near, 2.0, r) / 4.0, 0.0, 1.0)
-  cos2 = jnp.maximum(1.0 - y2, jnp.finfo(r.dtype).eps)
-  far_value = jnp.arcsin(jnp.sqrt(y2)) * jax.lax.rsqrt(y2 * cos2)
+  y2 = jnp.clip(jnp.where(near, 2.0, r) / 4.0, 0.0, 1.0 - jnp.finfo(r.dtype).eps)
+  far_value = jnp.arcsin(jnp.sqrt(y2)) * jax.lax.rsqrt(y2 * (1.0 - y2))
   x = jnp.where(near, jnp.maximum(r, 0.0), 0.0)
   near_value = 1.0 + x * (1 / 6 + x * (1 / 30 + x * (1 / 140)))
   return jnp.where(near, near_value, far_value)

@@ -236,8 +236,17 @@ def _integrate_over_sphere(d, potential):
   # The density is a peak of width 1 / sqrt(d) at pi / 2: tell the quadrature.
   width = min(1.0, 8.0 / math.sqrt(d))
   points = [math.pi / 2 - width, math.pi / 2, math.pi / 2 + width]
-  value, _ = scipy.integrate.quad(
-    integrand, 0.0, math.pi, points=points, limit=400, epsabs=0, epsrel=1e-10
+  # full_output: where a potential is noisy (float32), the precision that quad reaches
+  # is the best there is, and no reason for a warning.
+  value, *_ = scipy.integrate.quad(
+    integrand,
+    0.0,
+    math.pi,
+    points=points,
+    limit=400,
+    epsabs=0,
+    epsrel=1e-10,
+    full_output=1,
   )
   return value
 

@@ -97,7 +97,7 @@ def add_hyperspherical_energy(
     # From shapes and dtypes alone: the leaves may be abstract.
     layers = select(params, rules).layers
     leaves = flatten(params)[1]
-    dtype = jnp.result_type(*(compute_dtype(leaves[x.index].dtype) for x in layers))
+    dtype = compute_dtype(*(leaves[layer.index].dtype for layer in layers))
     return HypersphericalEnergyState(
       count=jnp.zeros([], jnp.int32), energy=jnp.zeros([], dtype)
     )

@@ -157,7 +157,7 @@ def test_leading_axes_are_a_batch(half_space):
 class TestDerivatives:
   @pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
   @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
-  def test_agree_with_finite_differences(self, key, potential, half_space):
+  def test_agree_with_finite_differences(self, potential, half_space):
     def energy(w):
       return hyperspherical_energy(w, potential, half_space=half_space)
 
@@ -167,7 +167,7 @@ class TestDerivatives:
       return value, pullback(jnp.array(2.0)), jax.jvp(energy, (w,), (w_dot,))
 
     w = NEURONS[:4]
-    w_dot = jax.random.normal(key, w.shape)
+    w_dot = np.random.default_rng(4).normal(size=w.shape)
     value, (doubled,), (same_value, e_dot) = derivatives(w, w_dot)
     assert float(value) == float(same_value)
     # Every weight moved in proportion to the norm of its row, in one batch.
@@ -179,23 +179,19 @@ class TestDerivatives:
 
   @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
   def test_second_derivatives(self, potential):
-    def gradient(flat):
-      return jax.grad(
-        lambda flat: hyperspherical_energy(
-          flat.reshape(3, 3), potential, half_space=True
-        )
-      )(flat)
+    def energy(flat):
+      return hyperspherical_energy(flat.reshape(3, 3), potential, half_space=True)
 
     @jax.jit
     def hessians(flat):
-      steps = 1e-5 * jnp.eye(9)
-      ahead, behind = (jax.vmap(gradient)(flat + x) for x in (steps, -steps))
+      gradient = jax.grad(energy)
+      moves = 1e-5 * np.eye(9)
+      ahead, behind = (jax.vmap(gradient)(flat[None] + x) for x in (moves, -moves))
       orders = jax.jacfwd(gradient)(flat), jax.jacrev(gradient)(flat)
       return *orders, (ahead - behind) / 2e-5, gradient(flat)
 
-    flat = jnp.asarray(NEURONS[:3, :3] * [[1], [1], [10]]).ravel()
-    with jax.numpy_rank_promotion("allow"):  # Ours, of `flat + steps`.
-      forward, reverse, differences, g = hessians(flat)
+    flat = (NEURONS[:3, :3] * [[1], [1], [10]]).ravel()
+    forward, reverse, differences, g = map(np.asarray, hessians(flat))
     scale = np.abs(forward).max()
     np.testing.assert_allclose(forward, differences, atol=1e-7 * scale)
     np.testing.assert_allclose(forward, reverse, atol=1e-11 * scale)
@@ -203,11 +199,14 @@ class TestDerivatives:
     # The energy does not change along w and the gradient falls as 1 / ||w||: H w = -g.
     np.testing.assert_allclose(forward @ flat, -g, atol=1e-11 * scale)
 
-  def test_vmap_of_grad_is_the_gradient_of_a_batch(self, key):
-    w = jax.random.normal(key, (3, 5, 4))
-    each = jax.vmap(jax.grad(hyperspherical_energy))(w)
-    total = jax.grad(lambda w: hyperspherical_energy(w).sum())(w)
-    np.testing.assert_allclose(each, total, rtol=1e-12)
+  def test_vmap_of_grad_is_the_gradient_of_a_batch(self):
+    @jax.jit
+    def both_ways(w):
+      each = jax.vmap(jax.grad(hyperspherical_energy))(w)
+      return each, jax.grad(lambda w: hyperspherical_energy(w).sum())(w)
+
+    each, at_once = both_ways(np.random.default_rng(1).normal(size=(3, 5, 4)))
+    np.testing.assert_allclose(each, at_once, rtol=1e-12)
 
   @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
   def test_gradient_is_tangential_and_scales_as_one_over_the_norm(self, potential):
@@ -215,51 +214,46 @@ class TestDerivatives:
     def gradient(w):
       return jax.grad(lambda w: hyperspherical_energy(w, potential))(w)
 
-    w = jnp.asarray(NEURONS)
-    g = gradient(w)
-    radial = (w * g).sum(1) / jnp.linalg.norm(g, axis=1) / jnp.linalg.norm(w, axis=1)
+    w = NEURONS
+    g = np.asarray(gradient(w))
+    radial = (w * g).sum(1) / np.linalg.norm(g, axis=1) / np.linalg.norm(w, axis=1)
     np.testing.assert_allclose(radial, 0.0, atol=1e-13)
-    scale = jnp.array([[3.0], [0.5], [1e6], [1e-6], [1.0]])
+    scale = np.array([[3.0], [0.5], [1e6], [1e-6], [1.0]])
     np.testing.assert_allclose(gradient(scale * w), g / scale, rtol=1e-10)
 
   @pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
-  def test_descent_separates_neurons(self, key, half_space):
+  def test_descent_separates_neurons(self, half_space):
     def smallest_angle(w):
-      u = w / jnp.linalg.norm(w, axis=1, keepdims=True)
-      cosines = (u @ u.T)[jnp.triu_indices(len(u), 1)]
-      return float(jnp.arccos((abs(cosines) if half_space else cosines).max()))
+      u = w / np.linalg.norm(w, axis=1, keepdims=True)
+      cosines = (u @ u.T)[np.triu_indices(len(u), 1)]
+      return np.arccos((abs(cosines) if half_space else cosines).max())
 
     def energy(w):
       return hyperspherical_energy(w, Riesz(2.0), half_space=half_space)
 
     @jax.jit
-    def step(w):
-      return w - 0.3 * jax.grad(energy)(w)
+    def descend(w):
+      return jax.lax.fori_loop(0, 10, lambda _, w: w - 0.3 * jax.grad(energy)(w), w)
 
     # Noisy copies of one direction, some of them reversed.
-    signs = jnp.array([[1.0], [-1.0], [1.0], [-1.0], [1.0]])
-    w = signs * (jnp.ones((5, 6)) + 0.5 * jax.random.normal(key, (5, 6)))
-    before = smallest_angle(w)
-    for _ in range(10):
-      w = step(w)
-    assert smallest_angle(w) > before + 0.3
+    w = 1.0 + 0.5 * np.random.default_rng(2).normal(size=(5, 6))
+    w *= np.array([[1], [-1], [1], [-1], [1]])
+    assert smallest_angle(np.asarray(descend(w))) > smallest_angle(w) + 0.3
+
+
+# Moved by no more than this, lines stay 3 degrees apart: the rounding of 2 - 2 cos,
+# which close neurons feel, is no part of the test.
+SEPARATE = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 4], [2.3, 2.3, 2.3]])
+MOVES = hypothesis.extra.numpy.arrays(float, (4, 3), elements=st.floats(-1.0, 1.0))
 
 
 @hypothesis.settings(max_examples=30, deadline=None)
-@hypothesis.given(
-  w=hypothesis.extra.numpy.arrays(float, (4, 3), elements=st.floats(-1.0, 1.0)),
-  seed=st.integers(0, 2**32 - 1),
-)
+@hypothesis.given(move=MOVES, seed=st.integers(0, 2**32 - 1))
 @pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
 @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
-def test_invariances(potential, half_space, w, seed):
+def test_invariances(potential, half_space, move, seed):
   """Permutation, scaling of rows, rotation; and, in half-space, reversal of rows."""
-  norms = np.linalg.norm(w, axis=1, keepdims=True)
-  hypothesis.assume(norms.min() > 1e-3)
-  cosines = (w / norms) @ (w / norms).T
-  # Where neurons nearly coincide, the rounding of 2 - 2 cos is seen.
-  closest = (np.abs(cosines) if half_space else cosines)[np.triu_indices(4, 1)].max()
-  hypothesis.assume(closest < 1 - 1e-4)
+  w = SEPARATE + move
   rng = np.random.default_rng(seed)
   rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
   moved = {
@@ -273,26 +267,27 @@ def test_invariances(potential, half_space, w, seed):
     jnp.asarray(np.stack([w, *moved.values()])), potential, half_space=half_space
   )
   for name, value in zip(moved, energy[1:]):
-    assert float(value) == pytest.approx(float(energy[0]), rel=1e-6, abs=1e-8), name
+    assert float(value) == pytest.approx(float(energy[0]), rel=1e-9, abs=1e-9), name
 
 
 class TestDtypes:
   @pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
   @pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float16"))
-  def test_small_floats_are_computed_in_float32(self, key, dtype, half_space):
+  def test_small_floats_are_computed_in_float32(self, dtype, half_space):
     def energy(w):
       return hyperspherical_energy(w, Riesz(2.0), half_space=half_space)
 
-    w = jax.random.normal(key, (16, 32)).astype(dtype)
-    value, gradient = jax.value_and_grad(energy)(w)
-    exact, exact_gradient = jax.value_and_grad(energy)(w.astype(jnp.float64))
+    value_and_grad = jax.jit(jax.value_and_grad(energy))
+    w = np.random.default_rng(3).normal(size=(16, 32)).astype(jnp.dtype(dtype))
+    value, gradient = value_and_grad(w)
+    exact, exact_gradient = value_and_grad(w.astype(np.float64))
     chex.assert_type([value, gradient], [jnp.float32, jnp.dtype(dtype)])
     chex.assert_type([exact, exact_gradient], jnp.float64)
     assert float(value) == pytest.approx(float(exact), rel=1e-6)
     # Only the gradient is rounded to the dtype of the parameters.
-    error = jnp.linalg.norm(gradient.astype(jnp.float64) - exact_gradient)
+    error = np.linalg.norm(np.asarray(gradient, np.float64) - exact_gradient)
     rounding = max(float(jnp.finfo(dtype).eps), 1e-5)
-    assert float(error) < rounding * float(jnp.linalg.norm(exact_gradient))
+    assert error < rounding * np.linalg.norm(exact_gradient)
 
   def test_numpy_arrays_and_lists_are_taken(self):
     expected = float(hyperspherical_energy(jnp.asarray(NEURONS)))

@@ -93,37 +93,32 @@ def test_everything_is_finite_at_and_beyond_both_ends(potential, dtype):
 
 @pytest.mark.parametrize("metric", ("chordal", "geodesic"))
 @pytest.mark.parametrize("s", (0.0, 1.0, 2.0, 3.5))
-def test_eps_is_added_to_the_squared_distance(s, metric):
+def test_eps_bounds_the_squared_distance_from_below(s, metric):
   eps = 0.01
   theta = np.array([0.0, 0.05, 0.5, 3.0])
-  z = theta if metric == "geodesic" else 2 * np.sin(theta / 2)
-  softened = np.sqrt(z**2 + eps)
-  expected = -np.log(softened) if s == 0 else softened**-s
-  value = Riesz(s, metric, eps=eps).value(jnp.asarray(squared_distance(theta)))
-  np.testing.assert_allclose(value, expected, rtol=1e-12)
+  z = np.maximum(theta if metric == "geodesic" else 2 * np.sin(theta / 2), eps**0.5)
+  expected = -np.log(z) if s == 0 else z**-s
+  potential = Riesz(s, metric, eps=eps)
+  r = jnp.asarray(squared_distance(theta))
+  np.testing.assert_allclose(potential.value(r), expected, rtol=1e-12)
+  # Closer pairs exert no force.
+  assert ((np.asarray(potential.slope(r)) == 0) == [True, True, False, False]).all()
 
 
 @pytest.mark.parametrize(
   "s, dtype, eps",
   [
-    (1.0, np.float32, 1e-12),
-    (2.0, np.float32, 1e-12),
-    (4.0, np.float32, 1e-9),
-    (8.0, np.float32, 1e-6),
-    (2.0, np.float64, 1e-12),
-    (8.0, np.float64, 1e-12),
+    (1.0, "float32", 8 * 2.0**-23),
+    (2.0, "float32", 8 * 2.0**-23),
+    (8.0, "float32", 1e-6),
+    (20.0, "float32", 1e-3),
+    (2.0, "float64", 8 * 2.0**-52),
+    (8.0, "float64", 8 * 2.0**-52),
   ],
 )
 def test_default_eps_is_the_documented_one(s, dtype, eps):
   coincident = Riesz(s).value(jnp.zeros((), dtype))
   np.testing.assert_allclose(coincident, eps ** (-s / 2), rtol=1e-5)
-
-
-def test_softening_lowers_the_energy_as_documented():
-  s, eps, z = 2.0, 1e-6, 0.1
-  softened = Riesz(s, eps=eps).value(jnp.asarray(z**2))
-  lowered = 1 - float(softened) / z**-s
-  assert lowered == pytest.approx(s * eps / (2 * z**2), rel=1e-3)
 
 
 def test_at_angle_is_not_softened():

@@ -13,7 +13,6 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -52,10 +51,14 @@ def rows_of_units(forward, params, rules=None):
   Rows are counted through the batch axes of a matrix. Asserts that a unit depends
   on all weights of a row or on none.
   """
-  jacobian = jax.jacrev(forward)(params)
-  matrices = jax.vmap(functools.partial(neuron_matrices, rules=rules))(jacobian)
+
+  @jax.jit
+  def jacobian_by_row(params):
+    jacobian = jax.jacrev(forward)(params)
+    return jax.vmap(functools.partial(neuron_matrices, rules=rules))(jacobian)
+
   owned = {}
-  for path, m in matrices.items():
+  for path, m in jacobian_by_row(params).items():
     used = np.asarray(m.reshape(len(m), -1, m.shape[-1]) != 0)
     assert np.array_equal(used.all(-1), used.any(-1)), path
     owned[path] = used.all(-1)
@@ -217,9 +220,10 @@ def assert_reads_as_its_layers(params, stack, depth, rules=None):
   [
     (scan(Block, 3), "ScanBlock_0", 1),
     (scan(nn.remat(Block), 3), "ScanCheckpointBlock_0", 1),
+    (nn.remat(scan(Block, 3)), "CheckpointScanBlock_0", 1),
     (scan(Outer, 2), "ScanOuter_0/ScanBlock_0", 2),
   ],
-  ids=["scan", "remat", "nested"],
+  ids=["scan", "scan remat", "remat scan", "nested"],
 )
 def test_linen_scan(lifted, stack, depth, use_bias):
   params = init(Stack(lifted, {"use_bias": use_bias}), normal((1, 5, 6)))["params"]
@@ -519,12 +523,14 @@ def test_equinox_module_with_function_and_none_leaves(key):
     assert np.array_equal(matrices[f"mlp/layers/{i}/weight"], layer.weight)
 
 
-def test_equinox_field_named_value(key):
-  # Only Flax's boxes lose a trailing ``value``.
-  class Attention(eqx.Module):
-    query: jax.Array
-    value: jax.Array
+class Projections(eqx.Module):
+  query: jax.Array
+  value: jax.Array
 
-  params = {"attention": Attention(normal((5, 3)), normal((4, 3)))}
+
+@pytest.mark.parametrize("make", [dict, Projections], ids=["dict", "module"])
+def test_parameter_named_value(make):
+  # Only the boxes of Flax lose a trailing ``value``.
+  params = {"attention": make(query=normal((5, 3)), value=normal((4, 3)))}
   matrices = neuron_matrices(params, [LayerRule(r"attention/\w+", NeuronAxes(0))])
   assert list(matrices) == ["attention/query", "attention/value"]

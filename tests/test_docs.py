@@ -1,0 +1,56 @@
+"""What the documentation says runs, and claims only what committed results hold."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import mhe_jax
+from experiments.quickstart import summarize
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = ["README.md", "docs/layers.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks_run_as_they_stand(page):
+  blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+  assert blocks
+  # In a process of its own: a reader's session is not as strict as this one.
+  result = subprocess.run(
+    [sys.executable, "-c", "\n".join(blocks)], capture_output=True, text=True
+  )
+  assert result.returncode == 0, result.stderr
+  assert "relative excess" in result.stdout  # Each page prints a describe() table.
+
+
+def test_every_page_with_code_is_run():
+  pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+  with_code = [p for p in pages if "```python" in p.read_text()]
+  assert {str(p.relative_to(ROOT)) for p in with_code} == set(PAGES)
+
+
+def test_every_public_name_is_in_the_reference_and_the_reverse():
+  reference = (ROOT / "docs" / "api.md").read_text()
+  listed = re.findall(r"^\.\. auto\w+:: (\w+)", reference, re.M)
+  assert sorted(listed) == sorted(mhe_jax.__all__)
+
+
+@pytest.mark.parametrize("name", mhe_jax.__all__)
+def test_public_docstrings_are_complete(name):
+  doc = getattr(mhe_jax, name).__doc__
+  if isinstance(getattr(mhe_jax, name), type):
+    assert "Args:" in doc or "Attributes:" in doc or "subclass" in doc
+  else:
+    assert "Args:" in doc
+    assert "Returns:" in doc
+    assert ">>> " in doc
+
+
+def test_readme_states_the_committed_result():
+  result = json.loads((ROOT / "experiments/results/quickstart.json").read_text())
+  readme = " ".join((ROOT / "README.md").read_text().split())
+  assert summarize(result) in readme

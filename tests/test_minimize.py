@@ -1,0 +1,154 @@
+"""minimize_energy: the known minima on spheres, and its arguments."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mhe_jax import (
+  Gaussian,
+  Riesz,
+  energy_lower_bound,
+  hyperspherical_energy,
+  minimize_energy,
+  uniform_energy,
+)
+
+# Least energies, summed over i < j, of points on the sphere in three dimensions:
+# s = 1 is the Thomson problem (Wales and Ulker, 2006), s = 0 Whyte's problem.
+MINIMA = {  # n: s = 0, 1, 2
+  2: (-0.693147181, 0.5, 0.25),
+  3: (-1.647918433, 1.732050808, 1.0),
+  4: (-2.942487759, 3.674234614, 2.25),
+  5: (-4.420507155, 6.474691495, 4.25),
+  6: (-6.238324625, 9.985281374, 6.75),
+  7: (-8.182477864, 14.452977414, 10.25),
+  8: (-10.428017781, 19.675287861, 14.336791084),
+  10: (-15.563123389, 32.716949460, 25.041359722),
+  12: (-21.606145230, 49.165253058, 39.0),
+  16: (-36.106152162, 92.911655303, 78.772649031),
+  32: (-127.378867615, 412.261274651, 401.5),
+}
+
+
+def minimize(key, n, d, potential=Riesz(1.0), **arguments):
+  """Under jit, where compilation, nearly all of the time, may be told to hurry."""
+  call = lambda key: minimize_energy(key, n, d, potential, **arguments)  # noqa: E731
+  hurry = {"xla_backend_optimization_level": 0}
+  return jax.jit(call, compiler_options=hurry)(key)
+
+
+def cosines(w):
+  return np.asarray(w @ w.T)
+
+
+@pytest.mark.parametrize("s", (0, 1, 2))
+@pytest.mark.parametrize("n", MINIMA)
+def test_reaches_the_known_minima(key, n, s):
+  points, energy = minimize(key, n, 3, Riesz(s))
+  assert points.shape == (n, 3)
+  assert float(energy) == pytest.approx(MINIMA[n][s], rel=1e-8)
+  np.testing.assert_allclose(np.diag(cosines(points)), 1.0, atol=1e-14)
+
+
+@pytest.mark.parametrize("potential", [Riesz(0.0), Gaussian(2.0)], ids=str)
+def test_few_points_form_a_simplex(key, potential):
+  points, energy = minimize(key, 5, 8, potential, num_restarts=1, reduction="mean")
+  expected = np.where(np.eye(5, dtype=bool), 1.0, -1 / 4)
+  np.testing.assert_allclose(cosines(points), expected, atol=1e-8)
+  assert float(energy) == pytest.approx(energy_lower_bound(5, 8, potential), rel=1e-10)
+
+
+def test_few_lines_are_orthogonal(key):
+  potential = Riesz(1.0, "geodesic")
+  points, energy = minimize(
+    key, 4, 6, potential, half_space=True, num_restarts=1, reduction="mean"
+  )
+  np.testing.assert_allclose(cosines(points), np.eye(4), atol=1e-8)
+  bound = energy_lower_bound(4, 6, potential, half_space=True)
+  assert float(energy) == pytest.approx(bound, rel=1e-9)
+
+
+def test_six_lines_are_those_of_the_icosahedron(key):
+  points, energy = minimize(key, 6, 3, half_space=True)
+  off_diagonal = ~np.eye(6, dtype=bool)
+  np.testing.assert_allclose(abs(cosines(points))[off_diagonal], 5**-0.5, atol=1e-8)
+  assert float(energy) == pytest.approx(MINIMA[12][1], rel=1e-8)
+
+
+def test_the_geodesic_logarithm_makes_antipodal_pairs(key):
+  """The minimum is not the simplex, although there is room for one."""
+  points, energy = minimize(key, 4, 8, Riesz(0.0, "geodesic"))
+  assert float(energy) == pytest.approx(-4.0957903, abs=1e-6)
+  nearest_to_antipode = cosines(points).min(axis=1)
+  np.testing.assert_allclose(nearest_to_antipode, -1.0, atol=1e-6)
+
+
+def test_float32_without_jit_and_reproducible(key):
+  points, energy = minimize_energy(key, 12, 3, dtype=jnp.float32)
+  assert points.dtype == energy.dtype == jnp.float32
+  assert float(energy) == pytest.approx(MINIMA[12][1], rel=1e-6)
+  again, _ = minimize_energy(key, 12, 3, dtype=jnp.float32)
+  np.testing.assert_array_equal(points, again)
+  other, energy = minimize_energy(jax.random.key(1), 12, 3, dtype=jnp.float32)
+  assert np.abs(other - points).max() > 0.01
+  assert float(energy) == pytest.approx(MINIMA[12][1], rel=1e-6)
+  given = hyperspherical_energy(other, reduction="sum")
+  assert float(energy) == pytest.approx(float(given), rel=1e-6)
+
+
+@pytest.mark.parametrize("half_space, expected", ((False, 0.0), (True, 0.5)))
+def test_one_point_has_no_pair_but_with_its_antipode(key, half_space, expected):
+  point, energy = minimize(key, 1, 3, half_space=half_space)
+  assert float(energy) == pytest.approx(expected, abs=1e-10)
+  assert float(jnp.linalg.norm(point)) == pytest.approx(1.0, abs=1e-14)
+
+
+def test_static_sizes_under_jit(key):
+  static = ("n", "d", "potential", "num_restarts", "max_steps")
+  compiled = jax.jit(minimize_energy, static_argnames=static)
+  points, energy = compiled(key, n=2, d=4, num_restarts=1, max_steps=50)
+  assert float(energy) == pytest.approx(0.5, rel=1e-10)
+  np.testing.assert_allclose(points[0], -points[1], atol=1e-6)
+
+
+def test_class_prototypes(key):
+  n, d = 200, 32
+  points, energy = minimize_energy(
+    key, n, d, reduction="mean", dtype=jnp.float32, num_restarts=1
+  )
+  bound, random = energy_lower_bound(n, d), uniform_energy(d)
+  # Not 0: 200 points are too many for a simplex.
+  assert (float(energy) - bound) / (random - bound) < 0.65
+  # Of random points it is 200^-1/2 = 0.07.
+  assert float(jnp.linalg.norm(points.mean(0))) < 2e-3
+
+
+@pytest.mark.parametrize(
+  "n, d, arguments, error, match",
+  [
+    (0, 3, {}, ValueError, r"\bn must"),
+    (-1, 3, {}, ValueError, r"\bn must"),
+    (2.5, 3, {}, ValueError, r"\bn must"),
+    (float("nan"), 3, {}, ValueError, r"\bn must"),
+    ("4", 3, {}, (TypeError, ValueError), r"\bn must"),
+    (None, 3, {}, (TypeError, ValueError), r"\bn must"),
+    (4, 0, {}, ValueError, r"\bd must"),
+    (4, 2.5, {}, ValueError, r"\bd must"),
+    (4, 3, dict(num_restarts=0), ValueError, "num_restarts"),
+    (4, 3, dict(num_restarts=1.5), ValueError, "num_restarts"),
+    (4, 3, dict(max_steps=0), ValueError, "max_steps"),
+    (4, 3, dict(tolerance=-1.0), ValueError, "tolerance"),
+    (4, 3, dict(tolerance=float("nan")), ValueError, "tolerance"),
+    (4, 3, dict(reduction="max"), ValueError, "reduction .* 'max'"),
+    (4, 3, dict(dtype="float16"), ValueError, "dtype .* float16"),
+    (4, 3, dict(dtype="bfloat16"), ValueError, "dtype .* bfloat16"),
+    (4, 3, dict(dtype=int), ValueError, "dtype .* int64"),
+    (4, 3, dict(potential=1.0), TypeError, "potential"),
+  ],
+)
+def test_bad_arguments_are_named(key, n, d, arguments, error, match):
+  with pytest.raises(error, match=match):
+    minimize_energy(key, n, d, **arguments)
