@@ -1,7 +1,5 @@
 """minimize_energy: the known minima on spheres, and its arguments."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
