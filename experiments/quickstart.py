@@ -240,6 +240,7 @@ def summarize(result: dict) -> str:
 
 
 def spread(values: list[float]) -> str:
+  """Mean and standard deviation of errors in percent."""
   return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}%"
 
 

@@ -1,7 +1,6 @@
 """How redundant are the layers of a network? A table that says it."""
 
 import dataclasses
-import functools
 import html
 import math
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from jax.core import Tracer
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.neurons import LayerRule, flatten, select
 from mhe_jax.potentials import Potential, Riesz, check_potential
-from mhe_jax.sphere import normalize
+from mhe_jax.sphere import compute_dtype
 from mhe_jax.theory import relative_excess
 
 
@@ -126,7 +125,7 @@ class Report:
         str(row.d),
         f"{row.energy:.5f}",
         f"{row.relative_excess:.3f}",
-        f"{row.smallest_angle:.2f} deg",
+        f"{row.smallest_angle:.4g} deg",
       ]
 
   def _notes(self):
@@ -178,8 +177,8 @@ def describe(
     >>> print(describe(params, Riesz(2.0), rules=[head]))
     path         shape   role    n  d   energy  relative excess  smallest angle
     -----------  ------  ------  -  -  -------  ---------------  --------------
-    body/kernel  (4, 4)  hidden  4  4  0.46429            0.000       90.00 deg
-    head/kernel  (4, 3)  output  3  4  0.50000            0.250       90.00 deg
+    body/kernel  (4, 4)  hidden  4  4  0.46429            0.000          90 deg
+    head/kernel  (4, 3)  output  3  4  0.50000            0.250          90 deg
     <BLANKLINE>
     Riesz(s=2.0, metric='chordal', eps=None), hidden layers in half-space, output layers in full space.
     Relative excess: 0 = lower bound, 1 = random directions.
@@ -226,24 +225,32 @@ def _excess_or_nan(matrix, potential, half_space):
     return np.nan
 
 
-@functools.partial(jax.jit, static_argnums=1)
 def _smallest_angle(matrix, half_space):
   """Smallest angle between rows, in degrees, over all sets of a batch."""
-  units = normalize(matrix).reshape(-1, *matrix.shape[-2:])
-  n = units.shape[-2]
+  # float64 on the host, whose cosines tell angles of 1e-8 rad apart: float32's are
+  # blind below 1e-3.
+  w = np.asarray(matrix.astype(compute_dtype(matrix.dtype)), np.float64)
+  w = w.reshape(-1, *w.shape[-2:])
+  if not np.isfinite(w).all():
+    return np.nan
+  norms = np.linalg.norm(w, axis=-1, keepdims=True)
+  units = w / np.where(norms > 0, norms, 1.0)
+  return min(_smallest_angle_of(u, half_space) for u in units)
 
-  def smallest(u):
-    cosines = jnp.matmul(u, u.T, precision=jax.lax.Precision.HIGHEST)
-    closeness = jnp.abs(cosines) if half_space else cosines
-    closeness = jnp.where(jnp.eye(n, dtype=bool), -1.0, closeness)
-    i, j = jnp.divmod(jnp.argmax(closeness), n)
-    # From the difference of the closest pair: its cosine is blind below 1e-3 rad.
-    sign = jnp.where(half_space & (cosines[i, j] < 0), -1.0, 1.0)
-    chord, sum_ = (
-      jnp.linalg.norm(u[i] - sign * u[j]),
-      jnp.linalg.norm(u[i] + sign * u[j]),
-    )
-    angle = jnp.degrees(2.0 * jnp.arctan2(chord, sum_))
-    return jnp.where(jnp.isnan(cosines).any(), jnp.nan, angle)
 
-  return jnp.min(jax.lax.map(smallest, units))
+def _smallest_angle_of(units, half_space, chunk_size=1024):
+  smallest = np.inf
+  for start in range(0, len(units), chunk_size):
+    chunk = units[start : start + chunk_size]
+    cosines = chunk @ units.T
+    if half_space:
+      cosines = np.abs(cosines)
+    rows = np.arange(len(chunk))
+    cosines[rows, start + rows] = -np.inf
+    nearest = units[np.argmax(cosines, 1)]
+    to_nearest = np.linalg.norm(chunk - nearest, axis=1)
+    to_antipode = np.linalg.norm(chunk + nearest, axis=1)
+    if half_space:
+      to_nearest, to_antipode = np.sort([to_nearest, to_antipode], axis=0)
+    smallest = min(smallest, np.min(2.0 * np.arctan2(to_nearest, to_antipode)))
+  return float(np.degrees(smallest))

@@ -7,6 +7,7 @@ follows; for an nnx module passed directly its class says the rest.
 
 import dataclasses
 import math
+import operator
 import re
 import sys
 from typing import cast
@@ -14,6 +15,7 @@ from typing import cast
 _PROJECTIONS = ("query", "key", "value")
 # linen names a lifted module after its transformations: nn.scan(Block) is
 # "ScanBlock_0". Each stacks its layers along a leading axis.
+_DENSE = re.compile(r"Dense_\d+")
 _LIFTED = re.compile(r"(?:Checkpoint|Remat)*(Scan|Vmap)(?=[A-Z])")
 
 
@@ -47,12 +49,12 @@ class NeuronAxes:
   def __post_init__(self):
     for name in ("neurons", "batch"):
       axes = getattr(self, name)
-      axes = (axes,) if isinstance(axes, int) else axes
-      if not isinstance(axes, (tuple, list)) or not all(
-        isinstance(axis, int) for axis in axes
-      ):
-        raise TypeError(f"{name} must be a tuple of axes, got {axes!r}.")
-      object.__setattr__(self, name, tuple(axes))
+      axes = (axes,) if hasattr(axes, "__index__") else axes
+      try:
+        axes = tuple(operator.index(axis) for axis in axes)
+      except TypeError as error:
+        raise TypeError(f"{name} must be a tuple of axes, got {axes!r}.") from error
+      object.__setattr__(self, name, axes)
 
   def split(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Non-negative (batch, neuron, feature) axes of an array of this shape.
@@ -108,7 +110,7 @@ def layout_from_names(
   Raises:
     ValueError: two readings fit the shapes.
   """
-  if path[-1] not in ("kernel", "embedding"):
+  if not path or path[-1] not in ("kernel", "embedding"):
     return "not a weight of Flax's modules; give a rule if it has neurons"
   if len(shape) < 2:
     return "fewer than two axes"
@@ -130,7 +132,13 @@ def layout_from_names(
       )
     if readings:
       return readings[0]
+    raise ValueError(
+      f"no reading of shape {shape} fits its bias of shape {bias_shape}; say which "
+      "axes are neurons with a LayerRule"
+    )
   num_stacked = min(_count_lifted(path), len(shape) - 2)
+  if len(path) > 1 and _DENSE.fullmatch(path[-2]):
+    num_stacked = len(shape) - 2
   if is_projection and len(shape) >= 3:
     # Without a bias only the rank tells a stack of projections.
     return NeuronAxes((-2, -1), tuple(range(len(shape) - 3)))

@@ -166,6 +166,8 @@ def check_weight(name: str, weight: Any) -> None:
   if isinstance(weight, Tracer):
     return
   try:
+    if isinstance(weight, str):
+      raise TypeError("a string")
     number = float(weight)
   except (TypeError, ValueError) as error:
     raise TypeError(f"{name} must be a number, got {weight!r}.") from error

@@ -1,10 +1,12 @@
 """From a tree of parameters to matrices of neurons."""
 
+import collections
 import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -148,10 +150,29 @@ def flatten(params: Any) -> tuple[list[tuple[str, ...]], list, Any]:
     from flax import nnx  # noqa: PLC0415
 
     params = nnx.state(params, nnx.Param)
-  pairs, treedef = jax.tree_util.tree_flatten_with_path(
-    params, is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode)
+  leaves, treedef = jax.tree.flatten(params, is_leaf=_is_hole)
+  paths = []
+  for path, node in jax.tree_util.tree_flatten_with_path(
+    params, is_leaf=lambda x: _is_hole(x) or _is_box(x)
+  )[0]:
+    paths += [_keys(path)] * len(jax.tree.leaves(node, is_leaf=_is_hole))
+  return paths, leaves, treedef
+
+
+def _is_hole(x) -> bool:
+  return x is None or isinstance(x, optax.MaskedNode)
+
+
+def _is_box(x) -> bool:
+  """Whether x is an nnx variable or a boxed linen parameter around an array.
+
+  Their paths end at the box: some trees of the same parameters have an attribute
+  ``value`` below it and others do not, and the same optimizer meets both.
+  """
+  nnx, meta = sys.modules.get("flax.nnx"), sys.modules.get("flax.core.meta")
+  return (nnx is not None and isinstance(x, nnx.Variable)) or (
+    meta is not None and isinstance(x, meta.AxisMetadata)
   )
-  return [_keys(path) for path, _ in pairs], [leaf for _, leaf in pairs], treedef
 
 
 def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
@@ -178,6 +199,9 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
       role, weight = (rule.role, rule.weight) if rule else ("hidden", 1.0)
       layers.append(Layer(name, index, axes, role, float(weight)))
   names = ["/".join(path) for path in paths]
+  for name, count in collections.Counter(layer.path for layer in layers).items():
+    if count > 1:
+      raise ValueError(f"params has {count} parameters with the path {name!r}.")
   for rule in rules:
     _check_matches(rule, names, skipped)
   if not layers:
@@ -209,27 +233,32 @@ def _read(path, leaf, rule, shapes, layouts) -> NeuronAxes | str:
     axes = explicit
   elif path in layouts:
     axes = layouts[path]
-  elif rule is not None and path[-1] not in ("kernel", "embedding"):
+  elif path[-1:] in (("bias",), ("scale",)):
+    axes = "not a weight of Flax's modules; give a rule if it has neurons"
+  elif rule is not None and path[-1:] not in (("kernel",), ("embedding",)):
     axes = NeuronAxes() if len(shape) >= 2 else "fewer than two axes"
   else:
     axes = layout_from_names(path, shape, shapes.get((*path[:-1], "bias")))
   if isinstance(axes, str):
     return axes
   try:
-    n = axes.matrix_shape(shape)[-2]
+    n, num_weights = axes.matrix_shape(shape)[-2:]
   except ValueError as error:
     raise ValueError(f"{error} for shape {shape}") from None
+  if num_weights == 0:
+    return "no weights"
   return axes if n >= 2 else f"{n} neuron{'s' * (n != 1)}: no pairs"
 
 
 def _check_rules(rules) -> tuple[LayerRule, ...]:
   if rules is None:
     return ()
+  checked = tuple(rules) if isinstance(rules, Iterable) else (rules,)
   if isinstance(rules, LayerRule) or not all(
-    isinstance(rule, LayerRule) for rule in rules
+    isinstance(rule, LayerRule) for rule in checked
   ):
     raise TypeError(f"rules must be a sequence of LayerRule, got {rules!r}.")
-  return tuple(rules)
+  return checked
 
 
 def _check_matches(rule, names, skipped):
@@ -240,9 +269,10 @@ def _check_matches(rule, names, skipped):
       f"LayerRule pattern {rule.pattern!r} matches no path (it must match the "
       f"whole path); closest: {close}."
     )
-  fruitless = all(name in skipped for name in matched)
   reasons = {name: skipped.get(name) for name in matched}
-  if rule.role != "skip" and fruitless and "masked" not in reasons.values():
+  # Trees of a partition have holes where another part has the parameter.
+  excused = rule.role == "skip" or {"masked", "None", None} & {*reasons.values()}
+  if not excused:
     raise ValueError(
       f"LayerRule pattern {rule.pattern!r} matches no neurons: {reasons}."
     )
@@ -253,12 +283,4 @@ def _is_array(leaf) -> bool:
 
 
 def _keys(path) -> tuple[str, ...]:
-  """Keys of a leaf as strings.
-
-  nnx variables and boxed linen parameters end in an attribute ``value`` in some
-  trees and not in others (the same optimizer meets both): it is dropped. Only an
-  attribute and only at the end: attention has a submodule of that name.
-  """
-  if path and path[-1] == jax.tree_util.GetAttrKey("value"):
-    path = path[:-1]
   return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
