@@ -263,6 +263,8 @@ def _check_rules(rules) -> tuple[LayerRule, ...]:
 
 def _check_matches(rule, names, skipped):
   matched = [name for name in names if re.fullmatch(rule.pattern, name)]
+  if not matched and "masked" in skipped.values():
+    return  # A mask may stand for the whole subtree in which the path would be.
   if not matched:
     close = difflib.get_close_matches(rule.pattern, names, n=5, cutoff=0.0)
     raise ValueError(

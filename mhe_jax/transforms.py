@@ -212,7 +212,7 @@ def _is_update(leaf) -> bool:
 
 def _add_scaled(update, scale, grad):
   """``update + scale * grad`` in float32 or better, in the update's dtype."""
-  dtype = compute_dtype(grad.dtype)
   update = jnp.asarray(update)
+  dtype = compute_dtype(update.dtype, grad.dtype)
   total = update.astype(dtype) + jnp.asarray(scale, dtype) * grad.astype(dtype)
   return total.astype(update.dtype)

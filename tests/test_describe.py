@@ -198,7 +198,7 @@ def test_text_is_an_aligned_table():
       str(row.d),
       f"{row.energy:.5f}",
       f"{row.relative_excess:.3f}",
-      f"{row.smallest_angle:.2f} deg",
+      f"{row.smallest_angle:.4g} deg",
     ]
   assert "3 x 4" in lines[0]
   assert repr(report) == str(report)

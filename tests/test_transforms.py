@@ -25,11 +25,10 @@ from mhe_jax import (
   with_hyperspherical_energy,
 )
 
-EPS = 1e-12
 WEIGHT, RATE, DECAY, NORM, NUM_STEPS = 0.3, 0.1, 0.01, 0.7, 4
 OUTPUT_WEIGHT = 0.5
 OPTIONS = {
-  "potential": Riesz(2.0, eps=EPS),
+  "potential": Riesz(2.0),
   "output_weight": OUTPUT_WEIGHT,
   "rules": (LayerRule("head/kernel", role="output"),),
 }
@@ -60,7 +59,7 @@ def mean_pair_energy(kernel, half_space):
   if half_space:
     units = jnp.concatenate([units, -units])
   i, j = np.triu_indices(len(units), 1)
-  return jnp.mean(1 / (jnp.sum((units[i] - units[j]) ** 2, -1) + EPS))
+  return jnp.mean(1 / jnp.sum((units[i] - units[j]) ** 2, -1))
 
 
 @jax.jit
