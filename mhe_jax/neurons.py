@@ -19,7 +19,7 @@ from mhe_jax.flax_layouts import (
   layout_from_names,
   layouts_of_module,
 )
-from mhe_jax.sphere import replicate_explicit
+from mhe_jax.sphere import compute_dtype, replicate_explicit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +86,10 @@ class Layer:
   axes: NeuronAxes
   role: str
   weight: float
+
+  def compute_dtype(self, leaves) -> jnp.dtype:
+    """The dtype in which its energy is computed."""
+    return compute_dtype(leaves[self.index].dtype)
 
   def matrix(self, leaves) -> jax.Array:
     """Its neurons ``[*batch, n, d]``."""

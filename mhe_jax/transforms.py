@@ -97,7 +97,7 @@ def add_hyperspherical_energy(
     # From shapes and dtypes alone: the leaves may be abstract.
     layers = select(params, rules).layers
     leaves = flatten(params)[1]
-    dtype = compute_dtype(*(leaves[layer.index].dtype for layer in layers))
+    dtype = compute_dtype(*(layer.compute_dtype(leaves) for layer in layers))
     return HypersphericalEnergyState(
       count=jnp.zeros([], jnp.int32), energy=jnp.zeros([], dtype)
     )
@@ -110,21 +110,33 @@ def add_hyperspherical_energy(
         "update(updates, state, params), params was None."
       )
     layers = select(params, rules).layers
-    _, leaves, _ = flatten(params)
-    _, new_leaves, treedef = flatten(updates)
-    if len(new_leaves) != len(leaves):
+    paths, leaves, _ = flatten(params)
+    new_paths, new_leaves, treedef = flatten(updates)
+    if new_paths != paths:
+      only = sorted(set(map("/".join, paths)) ^ set(map("/".join, new_paths)))
       raise ValueError(
         "updates and params must have the same structure, got "
-        f"{len(new_leaves)} and {len(leaves)} leaves."
+        f"{len(new_leaves)} and {len(leaves)} leaves; in one only: {only[:5]}."
       )
+    for layer in layers:
+      leaf, update = leaves[layer.index], new_leaves[layer.index]
+      if _is_update(update) and jnp.shape(update) != jnp.shape(leaf):
+        raise ValueError(
+          f"the update of {layer.path!r} has shape {jnp.shape(update)}, the "
+          f"parameter {jnp.shape(leaf)}."
+        )
 
     def energy_of(selected):
       return weighted_energy(
         layers, selected, potential, half_space, hidden_weight, output_weight
       )
 
-    # Only the leaves with neurons are differentiated; the rest may be anything.
-    selected = {layer.index: leaves[layer.index] for layer in layers}
+    # Only the leaves with neurons are differentiated; the rest may be anything. In
+    # float32 or better: before it is weighted, a gradient may exceed float16.
+    selected = {
+      layer.index: jnp.asarray(leaves[layer.index], layer.compute_dtype(leaves))
+      for layer in layers
+    }
     energy, grads = jax.value_and_grad(energy_of)(selected)
     scale = weight(state.count) if callable(weight) else weight
     for index, grad in grads.items():
@@ -179,7 +191,8 @@ def with_decoupled_hyperspherical_energy(
 
   Args:
     scaler: the optimizer without its learning rate, such as
-      ``optax.scale_by_adam()``.
+      ``optax.scale_by_adam()``; not a complete optimizer such as ``optax.adam``,
+      whose steps are negative already and would be turned around.
     learning_rate: a number or an optax schedule.
     weight: weight of the energy, a number or an optax schedule.
     potential: the pair potential.
