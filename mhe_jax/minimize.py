@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mhe_jax.checks import check_count
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import normalize
@@ -69,13 +70,11 @@ def minimize_energy(
     Physical Review B 74, 2006.
   """
   check_potential(potential)
+  n, d = check_count("n", n, 1), check_count("d", d, 1)
   if num_restarts is None:
     num_restarts = 8 if n * d <= 10_000 else 1
-  for name, count in dict(
-    n=n, d=d, num_restarts=num_restarts, max_steps=max_steps
-  ).items():
-    if int(count) != count or count < 1:
-      raise ValueError(f"{name} must be a whole number >= 1, got {count!r}.")
+  check_count("num_restarts", num_restarts, 1)
+  check_count("max_steps", max_steps, 1)
   if reduction not in ("mean", "sum"):
     raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
   dtype = jnp.zeros((), dtype).dtype
@@ -86,7 +85,11 @@ def minimize_energy(
   if not tolerance >= 0:
     raise ValueError(f"tolerance must be >= 0, got {tolerance!r}.")
   starts = jax.random.normal(key, (num_restarts, n, d), dtype)
-  return _best_of(starts, potential, bool(half_space), reduction, max_steps, tolerance)
+  # optax's L-BFGS mixes integer types, an error under strict dtype promotion.
+  with jax.numpy_dtype_promotion("standard"):
+    return _best_of(
+      starts, potential, bool(half_space), reduction, max_steps, tolerance
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

@@ -1,14 +1,13 @@
 """The hyperspherical energy of a whole network."""
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
+from mhe_jax.checks import check_weight
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.neurons import Layer, LayerRule, flatten, select
 from mhe_jax.potentials import Potential, Riesz, check_potential
@@ -159,17 +158,3 @@ def weighted_energy(
     for layer in layers
   ]
   return jnp.stack(terms).sum()
-
-
-def check_weight(name: str, weight: Any) -> None:
-  """Raises unless a weight is a number >= 0; traced weights are taken as given."""
-  if isinstance(weight, Tracer):
-    return
-  try:
-    if isinstance(weight, str):
-      raise TypeError("a string")
-    number = float(weight)
-  except (TypeError, ValueError) as error:
-    raise TypeError(f"{name} must be a number, got {weight!r}.") from error
-  if not (math.isfinite(number) and number >= 0):
-    raise ValueError(f"{name} must be finite and >= 0, got {number}.")

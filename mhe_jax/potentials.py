@@ -125,7 +125,7 @@ class Riesz(Potential):
   def at_angle(self, theta: np.ndarray) -> np.ndarray:
     theta = np.asarray(theta, np.float64)
     z = theta if self.metric == "geodesic" else 2.0 * np.sin(theta / 2.0)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):  # The result is inf.
       return -np.log(z) if self.s == 0 else z**-self.s
 
   def _squared_distance(self, r):

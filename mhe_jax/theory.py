@@ -13,8 +13,10 @@ import scipy.integrate
 import scipy.optimize
 import scipy.special
 
+from mhe_jax.checks import check_count
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.potentials import Gaussian, Potential, Riesz, check_potential
+from mhe_jax.sphere import as_float_array
 
 
 def uniform_energy(
@@ -62,11 +64,11 @@ def uniform_energy(
     proposition 4.6.4.
   """
   check_potential(potential)
-  _check_count("d", d, 1)
+  check_count("d", d, 1)
   mean = _uniform_pair_energy(d, potential)
   if not half_space or n is None:
     return mean
-  _check_count("n", n, 1)
+  check_count("n", n, 1)
   return _half_space_mean(n, 2.0 * mean, potential)
 
 
@@ -113,8 +115,8 @@ def energy_lower_bound(
     Welch, IEEE Transactions on Information Theory 20 (3), 1974.
   """
   check_potential(potential)
-  _check_count("n", n, 2)
-  _check_count("d", d, 1)
+  check_count("n", n, 2)
+  check_count("d", d, 1)
   if not isinstance(potential, (Riesz, Gaussian)):
     raise NotImplementedError(
       f"no lower bound is known for a {type(potential).__name__} potential."
@@ -165,18 +167,14 @@ def relative_excess(
     >>> abs(round(float(relative_excess(jnp.eye(64), half_space=True)), 3))
     0.0
   """
+  neurons = as_float_array("neurons", neurons)
   energy = hyperspherical_energy(neurons, potential, half_space=half_space)
-  n, d = jnp.shape(neurons)[-2:]
+  n, d = neurons.shape[-2:]
   bound = energy_lower_bound(n, d, potential, half_space=half_space)
   spread = uniform_energy(d, potential, half_space=half_space, n=n) - bound
   if not math.isfinite(spread) or spread <= 0:
     return jnp.full_like(energy, jnp.nan)
   return (energy - bound) / spread
-
-
-def _check_count(name, count, least):
-  if int(count) != count or count < least:
-    raise ValueError(f"{name} must be a whole number >= {least}, got {count!r}.")
 
 
 def _at_cosine(potential, t):
@@ -266,7 +264,7 @@ def _geodesic_envelope(t, potential):
   def gap(x):
     return _at_cosine(potential, x) - f_antipode - slope(x) * (x + 1)
 
-  touch = scipy.optimize.brentq(gap, -1 + 1e-9, 1 - 1e-9, xtol=1e-14)
+  touch = scipy.optimize.brentq(gap, -1 + 1e-9, 0.5, xtol=1e-14)
   if t >= touch:
     return _at_cosine(potential, t)
   return f_antipode + slope(touch) * (t + 1)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mhe_jax.network import check_weight, weighted_energy
+from mhe_jax.checks import check_weight
+from mhe_jax.network import weighted_energy
 from mhe_jax.neurons import LayerRule, flatten, select
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import compute_dtype
