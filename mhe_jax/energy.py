@@ -141,5 +141,6 @@ def _energy_jvp(potential, half_space, reduction, implementation, primals, tange
 
 def _antipodal_energy(units, potential):
   """The n pairs (u_i, -u_i): constants, except that a row of zeros stays 0."""
-  squared_norms = jax.lax.stop_gradient(jnp.sum(units * units, -1))
+  # Rounded: norms are 1 or 0 up to rounding, which arccos near -1 would amplify.
+  squared_norms = jnp.round(jax.lax.stop_gradient(jnp.sum(units * units, -1)))
   return jnp.sum(potential.value(2.0 + 2.0 * squared_norms), -1)

@@ -185,7 +185,7 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
   Runs on concrete, traced and abstract leaves alike, and keeps nothing between
   calls: optimizers hand over the same parameters in trees of differing form.
   """
-  rules = _check_rules(rules)
+  rules = check_rules(rules)
   paths, leaves, _ = flatten(params)
   layouts = layouts_of_module(params) if is_nnx_module(params) else {}
   shapes = {p: tuple(x.shape) for p, x in zip(paths, leaves) if _is_array(x)}
@@ -254,7 +254,8 @@ def _read(path, leaf, rule, shapes, layouts) -> NeuronAxes | str:
   return axes if n >= 2 else f"{n} neuron{'s' * (n != 1)}: no pairs"
 
 
-def _check_rules(rules) -> tuple[LayerRule, ...]:
+def check_rules(rules) -> tuple[LayerRule, ...]:
+  """Rules as a tuple; a TypeError unless they are a sequence of LayerRule."""
   if rules is None:
     return ()
   checked = tuple(rules) if isinstance(rules, Iterable) else (rules,)
@@ -267,8 +268,9 @@ def _check_rules(rules) -> tuple[LayerRule, ...]:
 
 def _check_matches(rule, names, skipped):
   matched = [name for name in names if re.fullmatch(rule.pattern, name)]
-  if not matched and "masked" in skipped.values():
-    return  # A mask may stand for the whole subtree in which the path would be.
+  masked = [name for name, reason in skipped.items() if reason == "masked"]
+  if not matched and any(_may_match_below(rule.pattern, name) for name in masked):
+    return  # A mask that is a prefix of the tree has one node for a whole branch.
   if not matched:
     close = difflib.get_close_matches(rule.pattern, names, n=5, cutoff=0.0)
     raise ValueError(
@@ -282,6 +284,17 @@ def _check_matches(rule, names, skipped):
     raise ValueError(
       f"LayerRule pattern {rule.pattern!r} matches no neurons: {reasons}."
     )
+
+
+def _may_match_below(pattern, branch) -> bool:
+  """Whether a beginning of the pattern matches up to the keys below a branch."""
+  for end in range(1, len(pattern) + 1):
+    try:
+      if re.fullmatch(pattern[:end], branch + "/"):
+        return True
+    except re.error:  # Cut inside a group or an escape.
+      continue
+  return False
 
 
 def _is_array(leaf) -> bool:

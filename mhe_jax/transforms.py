@@ -9,7 +9,7 @@ import optax
 
 from mhe_jax.checks import check_weight
 from mhe_jax.network import weighted_energy
-from mhe_jax.neurons import LayerRule, flatten, select
+from mhe_jax.neurons import LayerRule, check_rules, flatten, select
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import compute_dtype
 
@@ -93,6 +93,7 @@ def add_hyperspherical_energy(
   check_weight("hidden_weight", hidden_weight)
   check_weight("output_weight", output_weight)
   check_potential(potential)
+  rules = check_rules(rules)
 
   def init_fn(params):
     # From shapes and dtypes alone: the leaves may be abstract.

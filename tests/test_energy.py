@@ -1,6 +1,7 @@
 """hyperspherical_energy: the double sum, its derivatives, symmetries and dtypes."""
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -20,11 +21,15 @@ POTENTIALS = [
   Gaussian(2.0),
 ]
 FEW_POTENTIALS = [Riesz(0.0), Riesz(2.0), Riesz(1.0, "geodesic"), Gaussian(2.0)]
+# Compilation takes nearly all of the time of these tests.
+hasty_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
 NEURONS = np.random.default_rng(0).normal(size=(5, 4)) * [[1], [2], [0.1], [9], [1]]
 
 
 def pair_energy(potential, cosine):
-  """The definition, without softening (1e-12 by default)."""
+  """The definition, without softening, which concerns coincident neurons only."""
   cosine = np.clip(cosine, -1.0, 1.0)
   if isinstance(potential, Gaussian):
     return np.exp(-potential.t * (2 - 2 * cosine))
@@ -53,7 +58,7 @@ def with_antipodes(w):
 @pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
 @pytest.mark.parametrize("potential", POTENTIALS, ids=str)
 def test_agrees_with_a_double_loop(potential, half_space):
-  @jax.jit
+  @hasty_jit
   def mean_and_sum(w):
     return [
       hyperspherical_energy(w, potential, half_space=half_space, reduction=reduction)
@@ -132,7 +137,7 @@ def test_half_space_is_the_energy_with_antipodes(potential, zero_row):
       hyperspherical_energy(both, potential, reduction=reduction),
     )
 
-  half_and_full = jax.jit(half_and_full, static_argnames="reduction")
+  half_and_full = hasty_jit(half_and_full, static_argnames="reduction")
   w = NEURONS * [[1], [1], [0 if zero_row else 1], [1], [1]]
   for reduction in ("mean", "sum"):
     half, full = half_and_full(w, reduction)
@@ -161,7 +166,7 @@ class TestDerivatives:
     def energy(w):
       return hyperspherical_energy(w, potential, half_space=half_space)
 
-    @jax.jit
+    @hasty_jit
     def derivatives(w, w_dot):
       value, pullback = jax.vjp(energy, w)
       return value, pullback(jnp.array(2.0)), jax.jvp(energy, (w,), (w_dot,))
@@ -182,7 +187,7 @@ class TestDerivatives:
     def energy(flat):
       return hyperspherical_energy(flat.reshape(3, 3), potential, half_space=True)
 
-    @jax.jit
+    @hasty_jit
     def hessians(flat):
       gradient = jax.grad(energy)
       moves = 1e-5 * np.eye(9)
@@ -210,7 +215,7 @@ class TestDerivatives:
 
   @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
   def test_gradient_is_tangential_and_scales_as_one_over_the_norm(self, potential):
-    @jax.jit
+    @hasty_jit
     def gradient(w):
       return jax.grad(lambda w: hyperspherical_energy(w, potential))(w)
 

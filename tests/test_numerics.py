@@ -16,7 +16,6 @@ POTENTIALS = [
 ]
 IDS = {False: "full", True: "half"}.get
 HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=IDS)
-DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 A, B, C, D = np.array(
   [[0.6, -1.1, 0.7], [1.3, 0.4, -0.2], [-0.5, 0.9, 1.6], [0.2, -0.3, 1.0]]
@@ -27,12 +26,12 @@ DEGENERATE = {
   "zero": [0 * A] * 4,
   "equal rows": [A, A, B, A],
   "all rows equal": [A] * 4,
-  "collinear rows": [A, 2 * A, A / 8, B],
+  "collinear rows": [A, 3 * A, A / 7, B],
   "antipodal rows": [A, -A, B, -B],
-  "scaled antipodal rows": [A, -2 * A, B, -B / 8],
+  "scaled antipodal rows": [A, -3 * A, B, -B / 7],
   "orthogonal rows": [*np.eye(3), -np.eye(3)[0]],
 }
-# Norms that a dtype can hold, and with them the gradient, which grows as 1 / norm.
+# Norms that a dtype can hold. The gradient grows as 1 / norm; it is saturated.
 SMALL_AND_LARGE = {
   "float32": (1e-30, 1e30),
   "float64": (1e-150, 1e150),
@@ -47,6 +46,8 @@ def mixed_norms(small, large):
     "large norms": [large * A, large * B, large * C, large * D],
     "small norms": [small * A, small * B, small * C, small * D],
     "zero, small and large norms": [small * A, 0 * B, large * C, D],
+    "equal, small and large": [small * A, small * A, large * A, -small * A],
+    "close and small": [small * A, small * (A + B / 500), small * (B / 500 - A), C],
   }
 
 
@@ -57,11 +58,12 @@ def values_and_gradients(w, potentials, half_space):
     energies = hyperspherical_energy(w, potential, half_space=half_space)
     return energies.sum(), energies  # The sets of a batch do not interact.
 
-  @jax.jit
+  # Nearly all of the time is compilation, which is told to hurry.
+  @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
   def evaluate(w):
     return [jax.grad(total, has_aux=True)(w, p) for p in potentials]
 
-  with jax.debug_nans(True):
+  with jax.debug_nans(bool(np.isfinite(w.astype(float)).all())):
     results = evaluate(w)
   return {
     p: (np.asarray(energies), np.asarray(gradient, float))
@@ -70,13 +72,14 @@ def values_and_gradients(w, potentials, half_space):
 
 
 @HALF_SPACE
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", SMALL_AND_LARGE)
 def test_degenerate_sets_are_finite(dtype, half_space):
   sets = DEGENERATE | mixed_norms(*SMALL_AND_LARGE[dtype])
   w = np.array(list(sets.values())).astype(jnp.dtype(dtype))
-  results = values_and_gradients(w, POTENTIALS, half_space)
-  for potential, (energies, gradients) in results.items():
-    for name, energy, gradient in zip(sets, energies, gradients):
+  # Smaller floats differ from float32 by the range of the gradient only.
+  potentials = POTENTIALS if "16" not in dtype else [Riesz(1.0), *POTENTIALS[6:]]
+  for potential, results in values_and_gradients(w, potentials, half_space).items():
+    for name, energy, gradient in zip(sets, *results):
       assert np.isfinite(energy), (potential, name)
       assert np.isfinite(gradient).all(), (potential, name)
 
@@ -143,7 +146,7 @@ def test_equal_rows_exert_no_force_on_each_other(dtype, half_space):
   sign = -1.0 if half_space else 1.0  # Antipodes are equal lines.
   several = np.concatenate([a, sign * a, b, 2 * a], axis=1).astype(dtype)
   single = np.concatenate([a, b], axis=1)
-  potentials = [Riesz(s, m) for s in (1, 8) for m in ("chordal", "geodesic")]
+  potentials = [Riesz(1.0), Riesz(8.0), Riesz(1.0, "geodesic")]
   equal = values_and_gradients(several, potentials, half_space)
   alone = values_and_gradients(single, potentials, half_space)
   # Means over 6 pairs instead of 1, or 8 * 7 / 2 pairs instead of 4 * 3 / 2.
@@ -158,34 +161,46 @@ def test_equal_rows_exert_no_force_on_each_other(dtype, half_space):
 
 
 @HALF_SPACE
-@pytest.mark.parametrize("bad", (math.nan, math.inf, -math.inf))
-@pytest.mark.parametrize("potential", POTENTIALS[2:4] + POTENTIALS[-1:], ids=str)
-def test_nan_and_inf_come_out_as_nan_of_their_set_only(potential, bad, half_space):
-  w = np.array([[A, B, C, D]] * 3)
-  w[1, 2, 0] = bad
-
-  @jax.jit
-  def evaluate(w):
-    def total(w):
-      energies = hyperspherical_energy(w, potential, half_space=half_space)
-      return energies.sum(), energies
-
-    return jax.grad(total, has_aux=True)(w)
-
-  gradients, energies = evaluate(w)
-  assert np.isnan(energies).tolist() == [False, True, False]
-  assert np.isfinite(gradients[::2]).all()
-  assert not np.isfinite(gradients[1]).any()
+def test_nan_and_inf_come_out_as_nan_of_their_set_only(half_space):
+  bad_values = (0.0, math.nan, math.inf, 1.0, -math.inf)
+  w = np.array([[A, B, C, D]] * 5)
+  w[:, 2, 0] = bad_values
+  potentials = [Riesz(0.0), Riesz(2.0), Riesz(1.0, "geodesic"), Gaussian(2.0)]
+  for potential, results in values_and_gradients(w, potentials, half_space).items():
+    for bad, energy, gradient in zip(bad_values, *results):
+      if math.isfinite(bad):
+        assert math.isfinite(energy), potential
+        assert np.isfinite(gradient).all(), potential
+      else:
+        assert math.isnan(energy), (potential, bad)
+        assert not np.isfinite(gradient).any(), (potential, bad)
 
 
 @functools.cache
-def pairs_at_angle(theta, d=8, num_pairs=64):
-  """Pairs of rows of differing norm, rounded to float32: [num_pairs, 2, d]."""
+def float32_pairs():
+  """Pairs at known angles, of differing norm, rounded to float32, and their results.
+
+  Returns exact squared distances ``[angle, pair]``, and by potential the energies
+  ``[angle, pair]`` in float32, the gradients ``[angle, pair, 2, d]`` and the same
+  gradients in float64.
+  """
   rng = np.random.default_rng(0)
-  frames = np.linalg.qr(rng.normal(size=(num_pairs, d, 2)))[0]
+  frames = np.linalg.qr(rng.normal(size=(64, 8, 2)))[0]
   u, v = frames[..., 0], frames[..., 1]
-  w = np.stack([3.0 * u, 0.2 * (math.cos(theta) * u + math.sin(theta) * v)], axis=1)
-  return w.astype(np.float32)
+  theta = ANGLES[:, None, None]
+  other = np.cos(theta) * u + np.sin(theta) * v
+  w = np.stack([3.0 * u + 0 * theta, 0.2 * other], axis=2).astype(np.float32)
+  exact = w.astype(np.float64)
+  units = exact / np.linalg.norm(exact, axis=-1, keepdims=True)
+  r = ((units[..., 0, :] - units[..., 1, :]) ** 2).sum(-1)
+  potentials = [*POTENTIALS[:6], Gaussian(2.0)]
+  single = values_and_gradients(w, potentials, False)
+  double = values_and_gradients(exact, potentials, False)
+  results = {p: (*single[p], double[p][1]) for p in potentials}
+  return np.minimum(r, 4.0), results
+
+
+ANGLES = np.array([1e-3, 2e-3, 1e-2, 0.1, 1.0, 2.0, 3.0, 3.13, 3.14, math.pi])
 
 
 class TestFloat32:
@@ -195,23 +210,13 @@ class TestFloat32:
   distance is that much smaller and larger (measured: 4.2 eps at most for d <= 64).
   """
 
-  angles = np.array([1e-3, 2e-3, 1e-2, 0.1, 1.0, 2.0, 3.0, 3.13, 3.14, math.pi])
-  rounding = 6 * 2.0**-23
+  eps = 2.0**-23
 
-  def evaluate(self, potential):
-    """Energies and gradients in float32, exact gradients, and exact r."""
-    w = np.stack([pairs_at_angle(theta) for theta in self.angles])
-    ((energies, gradients),) = values_and_gradients(w, [potential], False).values()
-    exact = w.astype(np.float64)
-    ((_, exact_gradients),) = values_and_gradients(exact, [potential], False).values()
-    u = exact / np.linalg.norm(exact, axis=-1, keepdims=True)
-    r = ((u[..., 0, :] - u[..., 1, :]) ** 2).sum(-1)
-    return energies, gradients, exact_gradients, np.minimum(r, 4.0)
-
-  @pytest.mark.parametrize("potential", POTENTIALS[:6] + POTENTIALS[-1:], ids=str)
-  def test_value_and_gradient(self, potential):
-    energies, gradients, exact_gradients, r = self.evaluate(potential)
-    near_r_far = np.clip([r - self.rounding, r, r + self.rounding], 0.0, 4.0)
+  @pytest.mark.parametrize("index", range(7))
+  def test_value_and_gradient(self, index):
+    r, results = float32_pairs()
+    potential, (energies, gradients, exact) = list(results.items())[index]
+    near_r_far = np.clip([r - 6 * self.eps, r, r + 6 * self.eps], 0.0, 4.0)
     highest, _, lowest = np.asarray(potential.value(jnp.asarray(near_r_far)))
     slack = 4e-6 * np.maximum(np.abs(highest), 1.0)
     assert (energies <= highest + slack).all()
@@ -221,10 +226,10 @@ class TestFloat32:
     spread = np.ptp(slopes, axis=0) / slopes[1]
     # A neuron is pushed along the tangential part of the other, of length sin(theta).
     sine = np.sqrt(r * (1 - r / 4)) + 1e-15
-    bound = spread + 8 * 2.0**-23 / sine + 1e-5
-    size = np.linalg.norm(exact_gradients, axis=-1)
-    error = np.linalg.norm(gradients - exact_gradients, axis=-1) / size
-    resolved = (self.angles > 1e-3) & (self.angles < 3.1415)
+    bound = spread + 8 * self.eps / sine + 1e-5
+    size = np.linalg.norm(exact, axis=-1)
+    error = np.linalg.norm(gradients - exact, axis=-1) / size
+    resolved = (ANGLES > 1e-3) & (ANGLES < 3.1415)
     assert (error <= bound[..., None])[resolved].all()
     # At the antipode it has no direction; it must not be larger than next to it.
     last = np.linalg.norm(gradients[-1], axis=-1)
@@ -232,7 +237,8 @@ class TestFloat32:
 
   def test_a_thousandth_of_a_radian_is_still_told(self):
     """The Coulomb energy at 1e-3 rad is good to 40%, and at 2e-3 to 10%."""
-    energies, _, _, r = self.evaluate(Riesz(1.0))
+    r, results = float32_pairs()
+    energies, *_ = results[Riesz(1.0)]
     error = np.abs(energies * np.sqrt(r) - 1).max(1)
     assert error[0] < 0.4
     assert error[1] < 0.1
