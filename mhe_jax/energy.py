@@ -88,7 +88,7 @@ def hyperspherical_energy(
   check_potential(potential)
   if reduction not in ("mean", "sum"):
     raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
-  if implementation is not None and implementation not in _IMPLEMENTATIONS:
+  if implementation is not None and implementation not in list(_IMPLEMENTATIONS):
     raise ValueError(
       f"implementation must be None or one of {sorted(_IMPLEMENTATIONS)}, got "
       f"{implementation!r}."
@@ -107,6 +107,8 @@ def _evaluate(potential, half_space, reduction, implementation, neurons):
   n = neurons.shape[-2]
   units = normalize(neurons)
   total = _IMPLEMENTATIONS[implementation](units, potential, half_space=half_space)
+  if n == 1:  # No pair, but a damaged row is not hidden.
+    total = total + 0.0 * jnp.sum(units, (-2, -1))
   num_pairs = n * (n - 1) / 2
   if half_space:
     total = 2.0 * total + _antipodal_energy(units, potential)

@@ -242,3 +242,10 @@ class TestFloat32:
     error = np.abs(energies * np.sqrt(r) - 1).max(1)
     assert error[0] < 0.4
     assert error[1] < 0.1
+
+
+@HALF_SPACE
+@pytest.mark.parametrize("bad", (math.nan, math.inf))
+def test_a_single_damaged_row_is_not_hidden_by_having_no_pairs(bad, half_space):
+  energy = hyperspherical_energy(jnp.array([[1.0, bad]]), half_space=half_space)
+  assert math.isnan(float(energy))
