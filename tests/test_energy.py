@@ -330,6 +330,7 @@ SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
     (FLOATS, dict(reduction="max"), ValueError, "reduction .* 'max'"),
     (FLOATS, dict(reduction=None), ValueError, "reduction"),
     (FLOATS, dict(implementation="fastest"), ValueError, "implementation .*'fastest'"),
+    (FLOATS, dict(implementation=["dense"]), ValueError, r"implementation .*\['dense'"),
     (
       FLOATS,
       dict(implementation="dense", block_size=64),
