@@ -47,13 +47,8 @@ def cosines(w):
   return np.asarray(w @ w.T)
 
 
-# Every n with one s, and the icosahedron and the largest with all.
-CASES = {(n, i % 3) for i, n in enumerate(MINIMA)} | {
-  (n, s) for n in (12, 32) for s in (0, 1, 2)
-}
-
-
-@pytest.mark.parametrize("n, s", sorted(CASES))
+@pytest.mark.parametrize("s", (0, 1, 2))
+@pytest.mark.parametrize("n", MINIMA)
 def test_reaches_the_known_minima(key, n, s):
   points, energy = minimize(key, n, 3, Riesz(s))
   assert points.shape == (n, 3)
@@ -89,7 +84,7 @@ def test_six_lines_are_those_of_the_icosahedron(key):
 def test_the_geodesic_logarithm_makes_antipodal_pairs(key):
   """The minimum is not the simplex, although there is room for one."""
   # An antipode is the tip of a cone, where no gradient vanishes to end the search.
-  points, energy = minimize(key, 4, 8, Riesz(0.0, "geodesic"), max_steps=60)
+  points, energy = minimize(key, 4, 8, Riesz(0.0, "geodesic"))
   assert float(energy) == pytest.approx(-4.0957903, abs=1e-6)
   nearest_to_antipode = cosines(points).min(axis=1)
   np.testing.assert_allclose(nearest_to_antipode, -1.0, atol=1e-6)
