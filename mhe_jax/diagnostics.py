@@ -182,7 +182,7 @@ def describe(
     <BLANKLINE>
     Riesz(s=2.0, metric='chordal', eps=None), hidden layers in half-space, output layers in full space.
     Relative excess: 0 = lower bound, 1 = random directions.
-    Skipped 1 (not a weight of Flax's modules; give a rule if it has neurons): body/bias
+    Skipped 1 (a bias, not neurons): body/bias
   """  # noqa: E501
   check_potential(potential)
   selection = select(params, rules)

@@ -238,7 +238,7 @@ def _read(path, leaf, rule, shapes, layouts) -> NeuronAxes | str:
   elif path in layouts:
     axes = layouts[path]
   elif path[-1:] in (("bias",), ("scale",)):
-    axes = "not a weight of Flax's modules; give a rule if it has neurons"
+    axes = f"a {path[-1]}, not neurons"
   elif rule is not None and path[-1:] not in (("kernel",), ("embedding",)):
     axes = NeuronAxes() if len(shape) >= 2 else "fewer than two axes"
   else:

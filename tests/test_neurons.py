@@ -264,7 +264,7 @@ def test_layers_without_pairs_are_skipped_with_a_reason():
   assert "1 neuron" in skipped["gate/kernel"]
   assert "0 neurons" in skipped["none/kernel"]
   assert "int32" in skipped["steps/kernel"]
-  assert "rule" in skipped["norm/scale"]
+  assert skipped["norm/scale"] == "a scale, not neurons"
 
 
 @pytest.mark.parametrize(
