@@ -13,9 +13,10 @@ import sys
 from typing import cast
 
 _PROJECTIONS = ("query", "key", "value")
+# linen's own name for a Dense, whose kernel has two axes: any before are stacks.
+_DENSE = re.compile(r"Dense_\d+")
 # linen names a lifted module after its transformations: nn.scan(Block) is
 # "ScanBlock_0". Each stacks its layers along a leading axis.
-_DENSE = re.compile(r"Dense_\d+")
 _LIFTED = re.compile(r"(?:Checkpoint|Remat)*(Scan|Vmap)(?=[A-Z])")
 
 
@@ -108,7 +109,7 @@ def layout_from_names(
     bias_shape: shape of the ``bias`` beside it, if there is one.
 
   Raises:
-    ValueError: two readings fit the shapes.
+    ValueError: two readings fit the shape of the bias, or none does.
   """
   if not path or path[-1] not in ("kernel", "embedding"):
     return "not a weight of Flax's modules; give a rule if it has neurons"
