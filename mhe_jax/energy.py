@@ -1,16 +1,15 @@
 """The hyperspherical energy of a set of neurons."""
 
 import functools
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.pair_sum import dense
+from mhe_jax.checks import check_count
+from mhe_jax.pair_sum import dense, tiled
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import as_float_array, compute_dtype, normalize
-
-_IMPLEMENTATIONS = {"dense": dense.pair_sum}
 
 
 def hyperspherical_energy(
@@ -19,7 +18,7 @@ def hyperspherical_energy(
   *,
   half_space: bool = False,
   reduction: Literal["mean", "sum"] = "mean",
-  implementation: Literal["dense"] | None = None,
+  implementation: Literal["dense", "tiled"] | None = None,
   block_size: int | None = None,
 ) -> jax.Array:
   r"""Potential energy of neurons seen as charges on the unit sphere.
@@ -50,8 +49,11 @@ def hyperspherical_energy(
     half_space: add the virtual antipodes (the paper's half-space MHE).
     reduction: ``"mean"`` over unordered pairs (the paper's normalization by
       :math:`1 / (N (N - 1))`) or ``"sum"`` over i < j (the Thomson problem).
-    implementation: ``"dense"``, one Gram matrix; ``None`` chooses.
-    block_size: rows per tile, for implementations that have tiles.
+    implementation: ``"dense"``, one Gram matrix and its automatic derivative: the
+      definition, in O(n^2) memory; ``"tiled"``, tiles of it, value and gradient in
+      one pass and O(n d) memory. ``None`` takes ``"tiled"``, which is the faster
+      at every size.
+    block_size: most rows of a tile, at least 2; the default suits the backend.
 
   Returns:
     Energies ``[*batch]``, float64 for float64 neurons and float32 otherwise.
@@ -60,7 +62,8 @@ def hyperspherical_energy(
     TypeError: ``neurons`` is not a real floating-point array, or ``potential``
       not a :class:`Potential`.
     ValueError: ``neurons`` has fewer than two axes; an unknown ``reduction`` or
-      ``implementation``; a ``block_size`` that nothing uses.
+      ``implementation``; a ``block_size`` below 2, or for ``"dense"``, which has
+      no tiles.
 
   Example:
     >>> import jax.numpy as jnp
@@ -88,42 +91,59 @@ def hyperspherical_energy(
   check_potential(potential)
   if reduction not in ("mean", "sum"):
     raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
-  if implementation is not None and implementation not in list(_IMPLEMENTATIONS):
+  if implementation not in (None, "dense", "tiled"):
     raise ValueError(
-      f"implementation must be None or one of {sorted(_IMPLEMENTATIONS)}, got "
-      f"{implementation!r}."
+      f"implementation must be None, 'dense' or 'tiled', got {implementation!r}."
     )
   if block_size is not None:
-    raise ValueError(
-      "block_size is for implementations with tiles; 'dense' has none, got "
-      f"{block_size!r}."
-    )
-  return _jitted_energy(
-    potential, bool(half_space), reduction, implementation or "dense", neurons
+    check_count("block_size", block_size, 2)
+    if implementation == "dense":
+      raise ValueError(
+        f"block_size must be None for 'dense', which has no tiles, got {block_size!r}."
+      )
+  options = _Options(
+    potential, bool(half_space), reduction, implementation or "tiled", block_size
   )
+  return _jitted_energy(options, neurons)
 
 
-def _evaluate(potential, half_space, reduction, implementation, neurons):
+class _Options(NamedTuple):
+  """What the compiled energy depends on besides the neurons."""
+
+  potential: Potential
+  half_space: bool
+  reduction: str
+  implementation: str
+  block_size: int | None
+
+
+def _evaluate(options, neurons):
   n = neurons.shape[-2]
   units = normalize(neurons)
-  total = _IMPLEMENTATIONS[implementation](units, potential, half_space=half_space)
+  potential, half_space = options.potential, options.half_space
+  if options.implementation == "dense":
+    total = dense.pair_sum(units, potential, half_space=half_space)
+  else:
+    total = tiled.pair_sum(
+      units, potential, half_space=half_space, block_size=options.block_size
+    )
   if n == 1:  # No pair, but a damaged row is not hidden.
     total = total + 0.0 * jnp.sum(units, (-2, -1))
   num_pairs = n * (n - 1) / 2
   if half_space:
     total = 2.0 * total + _antipodal_energy(units, potential)
     num_pairs = n * (2 * n - 1)
-  return total / max(num_pairs, 1) if reduction == "mean" else total
+  return total / max(num_pairs, 1) if options.reduction == "mean" else total
 
 
 # Jitted here, so that eager calls are fast, and a network traces each distinct
 # shape once: jit caches the inner trace.
-_energy = jax.custom_jvp(_evaluate, nondiff_argnums=(0, 1, 2, 3))
-_jitted_energy = jax.jit(_energy, static_argnums=(0, 1, 2, 3))
+_energy = jax.custom_jvp(_evaluate, nondiff_argnums=(0,))
+_jitted_energy = jax.jit(_energy, static_argnums=0)
 
 
 @_energy.defjvp
-def _energy_jvp(potential, half_space, reduction, implementation, primals, tangents):
+def _energy_jvp(options, primals, tangents):
   """The tangent <gradient, dw>, with a gradient that is saturated where it overflows.
 
   Coincident neurons, or neurons of norm 1e-30, can have gradients that float16, or
@@ -132,8 +152,7 @@ def _energy_jvp(potential, half_space, reduction, implementation, primals, tange
   (neurons,), (tangent,) = primals, tangents
   dtype = compute_dtype(neurons.dtype)
   energy, pullback = jax.vjp(
-    functools.partial(_evaluate, potential, half_space, reduction, implementation),
-    neurons.astype(dtype),
+    functools.partial(_evaluate, options), neurons.astype(dtype)
   )
   (gradient,) = pullback(jnp.ones_like(energy))
   largest = float(jnp.finfo(neurons.dtype).max)

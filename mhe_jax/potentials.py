@@ -8,6 +8,7 @@ coincide, which is where a repulsive potential does its work.
 
 import abc
 import dataclasses
+import functools
 import math
 from typing import Literal
 
@@ -218,7 +219,9 @@ def _power(x, p: float):
 @jax.custom_jvp
 def _squared_angle(r):
   """``arccos(1 - r/2)**2``, which is smooth at r = 0 although arccos is not."""
-  return (2.0 * jnp.arcsin(jnp.sqrt(jnp.clip(r / 4.0, 0.0, 1.0)))) ** 2
+  is_acute, m, ratio = _smaller_angle(r)
+  obtuse = jnp.pi - 2.0 * jnp.sqrt(jnp.where(is_acute, 0.5, m)) * ratio
+  return jnp.where(is_acute, 4.0 * m * ratio**2, obtuse**2)
 
 
 @_squared_angle.defjvp
@@ -230,14 +233,37 @@ def _squared_angle_jvp(primals, tangents):
 def _angle_over_sine(r):
   """``theta / sin(theta)``, the derivative of theta^2 with respect to r.
 
-  Near r = 0 it is the series of arcsin(y) / (y sqrt(1 - y^2)), y^2 = r / 4,
-  because there the quotient and its derivative are 0 / 0. At the antipode it is
-  infinite, but the force, which multiplies it by sin(theta), is not: y is kept
-  below 1 by what rounding no longer tells from it.
+  At the antipode it is infinite, but the force, which multiplies it by sin(theta),
+  is not: m is kept above 0 by what rounding no longer tells from it.
   """
-  near = r < 1e-3
-  y2 = jnp.clip(jnp.where(near, 2.0, r) / 4.0, 0.0, 1.0 - jnp.finfo(r.dtype).eps)
-  far_value = jnp.arcsin(jnp.sqrt(y2)) * jax.lax.rsqrt(y2 * (1.0 - y2))
-  x = jnp.where(near, jnp.maximum(r, 0.0), 0.0)
-  near_value = 1.0 + x * (1 / 6 + x * (1 / 30 + x * (1 / 140)))
-  return jnp.where(near, near_value, far_value)
+  is_acute, m, ratio = _smaller_angle(r)
+  m = jnp.where(is_acute, m, jnp.maximum(m, float(jnp.finfo(r.dtype).eps)))
+  obtuse = 0.5 * jnp.pi * jax.lax.rsqrt(jnp.where(is_acute, 0.5, m)) - ratio
+  return jnp.where(is_acute, ratio, obtuse) * jax.lax.rsqrt(1.0 - m)
+
+
+def _smaller_angle(r):
+  """Of theta and its supplement the smaller, alpha = 2 arcsin(sqrt(m)), m <= 1/2.
+
+  Returns whether it is theta, m, and arcsin(sqrt(m)) / sqrt(m): a polynomial, which
+  is several times faster than arcsin, and regular at m = 0.
+  """
+  is_acute = r <= 2.0
+  m = jnp.where(is_acute, r / 4.0, jnp.maximum(1.0 - r / 4.0, 0.0))
+  x = 4.0 * m - 1.0
+  ratio = jnp.zeros_like(x)
+  for coefficient in _arcsine_coefficients(11 if jnp.finfo(r.dtype).bits <= 32 else 23):
+    ratio = ratio * x + coefficient
+  return is_acute, m, ratio
+
+
+@functools.cache
+def _arcsine_coefficients(degree):
+  """Of arcsin(sqrt(m)) / sqrt(m) for m in [0, 1/2], in x = 4 m - 1, highest first.
+
+  Interpolation in Chebyshev points, whose error falls by 3 + sqrt(8) a degree, since
+  the function is regular up to m = 1, x = 3.
+  """
+  y = np.sqrt((np.polynomial.chebyshev.chebpts1(degree + 1) + 1.0) / 4.0)
+  series = np.polynomial.Chebyshev.fit(4 * y**2 - 1, np.arcsin(y) / y, degree, [-1, 1])
+  return tuple(map(float, series.convert(kind=np.polynomial.Polynomial).coef[::-1]))

@@ -337,6 +337,9 @@ SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
       ValueError,
       "block_size .* 64",
     ),
+    (FLOATS, dict(block_size=1), ValueError, "block_size .* >= 2, got 1"),
+    (FLOATS, dict(block_size=8.0), ValueError, "block_size .* 8.0"),
+    (FLOATS, dict(implementation="tiled", block_size=0), ValueError, "block_size"),
   ],
 )
 def test_bad_arguments_are_named_at_trace_time(neurons, arguments, error, match):

@@ -238,7 +238,8 @@ def count_products(jaxpr):
   """Matrix products in a jaxpr, those of inner functions once per call."""
   count = 0
   for eqn in jaxpr.eqns:
-    inner = [p.jaxpr for p in eqn.params.values() if hasattr(p, "jaxpr")]
+    inner = [getattr(p, "jaxpr", p) for p in eqn.params.values()]
+    inner = [p for p in inner if hasattr(p, "eqns")]
     count += (eqn.primitive.name == "dot_general") + sum(map(count_products, inner))
   return count
 
