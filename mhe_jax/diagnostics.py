@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from mhe_jax.energy import hyperspherical_energy
-from mhe_jax.neurons import LayerRule, flatten, select
+from mhe_jax.neurons import LayerRule, select
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import compute_dtype
 from mhe_jax.theory import relative_excess
@@ -186,16 +186,14 @@ def describe(
   """  # noqa: E501
   check_potential(potential)
   selection = select(params, rules)
-  leaves = flatten(params)[1]
   rows = []
   for layer in selection.layers:
-    leaf = leaves[layer.index]
-    if isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)):
+    if isinstance(layer.leaf, (Tracer, jax.ShapeDtypeStruct)):
       raise TypeError(
-        f"describe needs concrete arrays, got {leaf} at {layer.path!r}; call it "
+        f"describe needs concrete arrays, got {layer.leaf} at {layer.path!r}; call it "
         "outside jit."
       )
-    matrix = layer.matrix(leaves)
+    matrix = layer.matrix()
     uses_half_space = half_space and layer.role == "hidden"
     energy = hyperspherical_energy(matrix, potential, half_space=uses_half_space)
     excess = _excess_or_nan(matrix, potential, uses_half_space)
@@ -204,7 +202,7 @@ def describe(
     rows.append(
       LayerReport(
         path=layer.path,
-        shape=tuple(leaf.shape),
+        shape=tuple(layer.leaf.shape),
         role=layer.role,
         layers=math.prod(matrix.shape[:-2]),
         n=n,

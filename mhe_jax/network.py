@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mhe_jax.checks import check_weight
 from mhe_jax.energy import hyperspherical_energy
-from mhe_jax.neurons import Layer, LayerRule, flatten, select
+from mhe_jax.neurons import Layer, LayerRule, select
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import compute_dtype
 
@@ -49,7 +49,7 @@ def layer_energies(
     {'body/kernel': 0.4643, 'head/kernel': 0.5}
   """
   layers = select(params, rules).layers
-  return energies_of(layers, flatten(params)[1], potential, half_space)
+  return energies_of(layers, potential, half_space)
 
 
 def network_energy(
@@ -105,23 +105,13 @@ def network_energy(
   check_weight("hidden_weight", hidden_weight)
   check_weight("output_weight", output_weight)
   layers = select(params, rules).layers
-  return weighted_energy(
-    layers,
-    flatten(params)[1],
-    potential,
-    half_space,
-    hidden_weight,
-    output_weight,
-  )
+  return weighted_energy(layers, potential, half_space, hidden_weight, output_weight)
 
 
 def energies_of(
-  layers: Sequence[Layer],
-  leaves: Sequence,
-  potential: Potential,
-  half_space: bool,
+  layers: Sequence[Layer], potential: Potential, half_space: bool
 ) -> dict[str, jax.Array]:
-  """Energies of layers by path; ``leaves[layer.index]`` are their parameters.
+  """Energies of layers by path.
 
   Layers of one shape, dtype and kind of space are stacked and evaluated at once,
   so that a deep network compiles as fast as a shallow one.
@@ -129,7 +119,7 @@ def energies_of(
   check_potential(potential)
   groups = defaultdict(list)
   for layer in layers:
-    matrix = layer.matrix(leaves)
+    matrix = layer.matrix()
     stack = matrix.reshape(-1, *matrix.shape[-2:])
     uses_half_space = bool(half_space) and layer.role == "hidden"
     key = (stack.shape[1:], stack.dtype, uses_half_space)
@@ -146,10 +136,10 @@ def energies_of(
 
 
 def weighted_energy(
-  layers, leaves, potential, half_space, hidden_weight, output_weight
+  layers: Sequence[Layer], potential, half_space, hidden_weight, output_weight
 ) -> jax.Array:
   """The sum of :func:`network_energy`, of layers that are selected already."""
-  energies = energies_of(layers, leaves, potential, half_space)
+  energies = energies_of(layers, potential, half_space)
   dtype = compute_dtype(*(energy.dtype for energy in energies.values()))
   role_weight = {"hidden": hidden_weight, "output": output_weight}
   terms = [

@@ -83,18 +83,19 @@ class Layer:
 
   path: str
   index: int  # Of its leaf, in the order of `flatten`.
+  leaf: Any  # Array of any kind: concrete, traced, or abstract.
   axes: NeuronAxes
   role: str
   weight: float
 
-  def compute_dtype(self, leaves) -> jnp.dtype:
+  @property
+  def compute_dtype(self) -> jnp.dtype:
     """The dtype in which its energy is computed."""
-    return compute_dtype(leaves[self.index].dtype)
+    return compute_dtype(self.leaf.dtype)
 
-  def matrix(self, leaves) -> jax.Array:
+  def matrix(self) -> jax.Array:
     """Its neurons ``[*batch, n, d]``."""
-    leaf = replicate_explicit(jnp.asarray(leaves[self.index]))
-    return self.axes.to_matrix(leaf)
+    return self.axes.to_matrix(replicate_explicit(jnp.asarray(self.leaf)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Selection:
 
   layers: tuple[Layer, ...]
   skipped: dict[str, str]  # path -> reason
+  paths: list[tuple[str, ...]]  # Of all leaves, in the order of `flatten`.
 
 
 def neuron_matrices(
@@ -139,9 +141,7 @@ def neuron_matrices(
     layers_0/kernel (16, 27)
     layers_2/kernel (10, 16)
   """
-  leaves = flatten(params)[1]
-  layers = select(params, rules).layers
-  return {layer.path: layer.matrix(leaves) for layer in layers}
+  return {layer.path: layer.matrix() for layer in select(params, rules).layers}
 
 
 def flatten(params: Any) -> tuple[list[tuple[str, ...]], list, Any]:
@@ -201,7 +201,7 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
       skipped[name] = axes
     else:
       role, weight = (rule.role, rule.weight) if rule else ("hidden", 1.0)
-      layers.append(Layer(name, index, axes, role, float(weight)))
+      layers.append(Layer(name, index, leaf, axes, role, float(weight)))
   names = ["/".join(path) for path in paths]
   for name, count in collections.Counter(layer.path for layer in layers).items():
     if count > 1:
@@ -214,7 +214,7 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
       "params holds no neurons; give rules=[LayerRule(pattern, NeuronAxes(...))]"
       f" that match your layers. Parameters: {listing or 'none'}."
     )
-  return Selection(tuple(layers), skipped)
+  return Selection(tuple(layers), skipped, paths)
 
 
 def _read(path, leaf, rule, shapes, layouts) -> NeuronAxes | str:

@@ -1,5 +1,6 @@
 """optax transformations that add the hyperspherical energy to training."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -98,8 +99,7 @@ def add_hyperspherical_energy(
   def init_fn(params):
     # From shapes and dtypes alone: the leaves may be abstract.
     layers = select(params, rules).layers
-    leaves = flatten(params)[1]
-    dtype = compute_dtype(*(layer.compute_dtype(leaves) for layer in layers))
+    dtype = compute_dtype(*(layer.compute_dtype for layer in layers))
     return HypersphericalEnergyState(
       count=jnp.zeros([], jnp.int32), energy=jnp.zeros([], dtype)
     )
@@ -111,39 +111,41 @@ def add_hyperspherical_energy(
         "add_hyperspherical_energy needs the parameters: call "
         "update(updates, state, params), params was None."
       )
-    layers = select(params, rules).layers
-    paths, leaves, _ = flatten(params)
+    selection = select(params, rules)
+    layers, paths = selection.layers, selection.paths
     new_paths, new_leaves, treedef = flatten(updates)
     if new_paths != paths:
       only = sorted(set(map("/".join, paths)) ^ set(map("/".join, new_paths)))
       raise ValueError(
         "updates and params must have the same structure, got "
-        f"{len(new_leaves)} and {len(leaves)} leaves; in one only: {only[:5]}."
+        f"{len(new_paths)} and {len(paths)} leaves; in one only: {only[:5]}."
       )
     for layer in layers:
-      leaf, update = leaves[layer.index], new_leaves[layer.index]
-      if _is_update(update) and jnp.shape(update) != jnp.shape(leaf):
+      update = new_leaves[layer.index]
+      if _is_update(update) and jnp.shape(update) != jnp.shape(layer.leaf):
         raise ValueError(
           f"the update of {layer.path!r} has shape {jnp.shape(update)}, the "
-          f"parameter {jnp.shape(leaf)}."
+          f"parameter {jnp.shape(layer.leaf)}."
         )
 
-    def energy_of(selected):
+    def energy_of(leaves):
       return weighted_energy(
-        layers, selected, potential, half_space, hidden_weight, output_weight
+        [dataclasses.replace(layer, leaf=x) for layer, x in zip(layers, leaves)],
+        potential,
+        half_space,
+        hidden_weight,
+        output_weight,
       )
 
     # Only the leaves with neurons are differentiated; the rest may be anything. In
     # float32 or better: before it is weighted, a gradient may exceed float16.
-    selected = {
-      layer.index: jnp.asarray(leaves[layer.index], layer.compute_dtype(leaves))
-      for layer in layers
-    }
-    energy, grads = jax.value_and_grad(energy_of)(selected)
+    leaves = [jnp.asarray(layer.leaf, layer.compute_dtype) for layer in layers]
+    energy, grads = jax.value_and_grad(energy_of)(leaves)
     scale = weight(state.count) if callable(weight) else weight
-    for index, grad in grads.items():
-      if _is_update(new_leaves[index]):
-        new_leaves[index] = _add_scaled(new_leaves[index], scale, grad)
+    for layer, grad in zip(layers, grads):
+      update = new_leaves[layer.index]
+      if _is_update(update):
+        new_leaves[layer.index] = _add_scaled(update, scale, grad)
     count = jnp.asarray(optax.safe_increment(state.count))
     state = HypersphericalEnergyState(count, energy)
     return treedef.unflatten(new_leaves), state
