@@ -15,7 +15,7 @@ from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.neurons import LayerRule, select
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import compute_dtype
-from mhe_jax.theory import relative_excess
+from mhe_jax.theory import excess_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,9 +196,9 @@ def describe(
     matrix = layer.matrix()
     uses_half_space = half_space and layer.role == "hidden"
     energy = hyperspherical_energy(matrix, potential, half_space=uses_half_space)
-    excess = _excess_or_nan(matrix, potential, uses_half_space)
-    angle = _smallest_angle(matrix, uses_half_space)
     n, d = matrix.shape[-2:]
+    excess = _excess_or_nan(energy, n, d, potential, uses_half_space)
+    angle = _smallest_angle(matrix, uses_half_space)
     rows.append(
       LayerReport(
         path=layer.path,
@@ -216,9 +216,9 @@ def describe(
   return Report(tuple(rows), skipped, potential, bool(half_space))
 
 
-def _excess_or_nan(matrix, potential, half_space):
+def _excess_or_nan(energy, n, d, potential, half_space):
   try:
-    return jnp.mean(relative_excess(matrix, potential, half_space=half_space))
+    return jnp.mean(excess_of(energy, n, d, potential, half_space))
   except NotImplementedError:  # A potential of the user's own: no bound is known.
     return np.nan
 

@@ -170,6 +170,13 @@ def relative_excess(
   neurons = as_float_array("neurons", neurons)
   energy = hyperspherical_energy(neurons, potential, half_space=half_space)
   n, d = neurons.shape[-2:]
+  return excess_of(energy, n, d, potential, half_space)
+
+
+def excess_of(
+  energy: jax.Array, n: int, d: int, potential: Potential, half_space: bool
+) -> jax.Array:
+  """The relative excess of mean energies that are computed already."""
   bound = energy_lower_bound(n, d, potential, half_space=half_space)
   spread = uniform_energy(d, potential, half_space=half_space, n=n) - bound
   if not math.isfinite(spread) or spread <= 0:
