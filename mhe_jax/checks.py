@@ -18,15 +18,21 @@ def check_count(name: str, count: Any, least: int) -> int:
   return number
 
 
+def check_number(name: str, x: Any) -> float:
+  """``x`` as a float; a TypeError unless it is a number known at compile time."""
+  try:
+    if isinstance(x, str):
+      raise TypeError("a string")
+    return float(x)
+  except (TypeError, ValueError) as error:
+    hint = " known at compile time" if isinstance(x, Tracer) else ""
+    raise TypeError(f"{name} must be a number{hint}, got {x!r}.") from error
+
+
 def check_weight(name: str, weight: Any) -> None:
   """Raises unless a weight is a number >= 0; traced weights are taken as given."""
   if isinstance(weight, Tracer):
     return
-  try:
-    if isinstance(weight, str):
-      raise TypeError("a string")
-    number = float(weight)
-  except (TypeError, ValueError) as error:
-    raise TypeError(f"{name} must be a number, got {weight!r}.") from error
+  number = check_number(name, weight)
   if not (math.isfinite(number) and number >= 0):
     raise ValueError(f"{name} must be finite and >= 0, got {number}.")

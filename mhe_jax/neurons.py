@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import difflib
-import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mhe_jax.checks import check_number, check_weight
 from mhe_jax.flax_layouts import (
   NeuronAxes,
   is_nnx_module,
@@ -69,12 +69,8 @@ class LayerRule:
       raise TypeError(f"axes must be NeuronAxes or None, got {self.axes!r}.")
     if self.role not in ("hidden", "output", "skip"):
       raise ValueError(f"role must be 'hidden', 'output' or 'skip', got {self.role!r}.")
-    try:
-      valid = math.isfinite(self.weight) and self.weight >= 0
-    except TypeError as error:
-      raise TypeError(f"weight must be a number, got {self.weight!r}.") from error
-    if not valid:
-      raise ValueError(f"weight must be finite and >= 0, got {self.weight!r}.")
+    # Through check_number, since a rule's weight may not be traced.
+    check_weight("weight", check_number("weight", self.weight))
 
 
 @dataclasses.dataclass(frozen=True)

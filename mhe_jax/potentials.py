@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mhe_jax.checks import check_number
+
 
 class Potential(abc.ABC):
   """Base class of pair potentials; subclass it to define your own.
@@ -99,13 +101,13 @@ class Riesz(Potential):
   eps: float | None = None
 
   def __post_init__(self):
-    object.__setattr__(self, "s", _number("s", self.s))
+    object.__setattr__(self, "s", check_number("s", self.s))
     if not (math.isfinite(self.s) and self.s >= 0):
       raise ValueError(f"s must be a finite number >= 0, got {self.s}.")
     if self.metric not in ("chordal", "geodesic"):
       raise ValueError(f"metric must be 'chordal' or 'geodesic', got {self.metric!r}.")
     if self.eps is not None:
-      object.__setattr__(self, "eps", _number("eps", self.eps))
+      object.__setattr__(self, "eps", check_number("eps", self.eps))
       if not (math.isfinite(self.eps) and self.eps > 0):
         raise ValueError(
           f"eps must be a finite positive number or None, got {self.eps}."
@@ -169,7 +171,7 @@ class Gaussian(Potential):
   t: float = 2.0
 
   def __post_init__(self):
-    object.__setattr__(self, "t", _number("t", self.t))
+    object.__setattr__(self, "t", check_number("t", self.t))
     if not (math.isfinite(self.t) and self.t > 0):
       raise ValueError(f"t must be a finite positive number, got {self.t}.")
 
@@ -190,17 +192,6 @@ def check_potential(potential) -> None:
       "potential must be a Potential such as Riesz(1.0) or Gaussian(2.0), "
       f"got {potential!r}."
     )
-
-
-def _number(name, x) -> float:
-  try:
-    if isinstance(x, str):
-      raise TypeError("a string")
-    return float(x)
-  except (TypeError, ValueError) as error:
-    raise TypeError(
-      f"{name} must be a number known at compile time, got {x!r}."
-    ) from error
 
 
 def _power(x, p: float):
