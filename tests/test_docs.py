@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import mhe_jax
+from experiments.accuracy_tables import claims, tables
 from experiments.quickstart import summarize
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -57,3 +58,12 @@ def test_readme_states_the_committed_result():
   result = json.loads((ROOT / "experiments/results/quickstart.json").read_text())
   readme = " ".join((ROOT / "README.md").read_text().split())
   assert summarize(result) in readme
+
+
+def test_numerics_states_the_committed_measurements():
+  result = json.loads((ROOT / "experiments/results/accuracy.json").read_text())
+  page = (ROOT / "docs" / "numerics.md").read_text()
+  assert re.findall(r"(?:^\|.*\n)+", page, re.M) == [t + "\n" for t in tables(result)]
+  words = " ".join(page.split())
+  for claim in claims(result):
+    assert claim in words

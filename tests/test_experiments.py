@@ -9,20 +9,33 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from experiments.accuracy import (
+  POTENTIALS,
+  Config,
+  draw,
+  exact,
+  values_and_gradients,
+)
 from experiments.statistics import paired_difference
+from mhe_jax import hyperspherical_energy
 
 
-def test_quickstart_writes_its_result_and_picture(tmp_path):
-  command = [sys.executable, "-m", "experiments.quickstart", "--preset", "smoke"]
+def run_smoke(experiment, output):
+  """Standard output, of a process of its own."""
+  command = [sys.executable, "-m", f"experiments.{experiment}", "--preset", "smoke"]
   result = subprocess.run(
-    [*command, "--output", str(tmp_path)],
+    [*command, "--output", str(output)],
     check=False,
     capture_output=True,
     text=True,
     env={**os.environ, "PYTHONIOENCODING": "utf-8"},
   )
   assert result.returncode == 0, result.stderr
-  assert "paired difference" in " ".join(result.stdout.split())
+  return " ".join(result.stdout.split())
+
+
+def test_quickstart_writes_its_result_and_picture(tmp_path):
+  assert "paired difference" in run_smoke("quickstart", tmp_path)
   data = json.loads((tmp_path / "quickstart.json").read_text())
   layers = {*(f"conv{i}/kernel" for i in range(3)), "head/kernel"}
   for setting in data["settings"]:
@@ -36,6 +49,43 @@ def test_quickstart_writes_its_result_and_picture(tmp_path):
       assert head[0] == rival_head[0]
       assert head[-1] > rival_head[-1]
   assert (tmp_path / "quickstart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_accuracy_measures_what_rounding_and_softening_do(tmp_path):
+  assert "worst of 2 random draws" in run_smoke("accuracy", tmp_path)
+  data = json.loads((tmp_path / "accuracy.json").read_text())
+  softened, close, wide, _ = data["pair"]
+  for name in data["config"]["potentials"]:
+    assert softened["float32"][name]["gradient"]["worst"] == 1.0
+    assert close["float32"][name]["gradient"]["worst"] < 2e-2
+    assert close["tf32"][name]["gradient"]["worst"] > 0.1
+    assert wide["float32"][name]["gradient"]["worst"] < 2e-6
+    (pair,) = data["bfloat16_pair"]
+    errors = [pair[kind][name]["value"]["worst"] for kind in ("computation", "storage")]
+    assert errors[0] < 1e-6 < errors[1] < 2e-2
+    for case in data["norms"]:
+      assert case["float32"][name]["gradient"]["worst"] < 1e-4
+  assert data["layers"][0]["excess_error"] < 1e-4
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_the_reference_of_accuracy_is_exact(name):
+  """Close pairs against the closed form, sets against the library in float64."""
+  potential = POTENTIALS[name]
+  for angle in (1e-6, 1e-2, 1.0, np.pi - 1e-2, np.pi - 1e-4):
+    (pair,) = draw(Config(draws=1), 2, angle)
+    value, gradient = exact(pair, potential)
+    assert value == pytest.approx(float(potential.at_angle(angle)), rel=1e-9)
+    z = angle if potential.metric == "geodesic" else 2 * np.sin(angle / 2)
+    z_by_angle = 1.0 if potential.metric == "geodesic" else np.cos(angle / 2)
+    force = (potential.s or 1.0) * z ** (-potential.s - 1) * z_by_angle
+    np.testing.assert_allclose(np.linalg.norm(gradient, axis=1), force, rtol=1e-9)
+  w = draw(Config(draws=1, d=8), 32, None)
+  ((value, gradient),) = [exact(x, potential) for x in w]
+  values, gradients = values_and_gradients(hyperspherical_energy, potential, w)
+  assert float(values[0]) == pytest.approx(value, rel=1e-12)
+  gradients = np.asarray(gradients) * np.linalg.norm(w, axis=-1, keepdims=True)
+  np.testing.assert_allclose(gradients[0], gradient, atol=1e-12)
 
 
 def test_paired_difference_is_the_paired_t_interval():
