@@ -113,25 +113,22 @@ def energies_of(
 ) -> dict[str, jax.Array]:
   """Energies of layers by path.
 
-  Layers of one shape, dtype and kind of space are stacked and evaluated at once,
-  so that a deep network compiles as fast as a shallow one.
+  Parameters that are alike are stacked, read as neurons and evaluated at once, so
+  that a deep network has as many evaluations as it has kinds of layers.
   """
   check_potential(potential)
   groups = defaultdict(list)
   for layer in layers:
-    matrix = layer.matrix()
-    stack = matrix.reshape(-1, *matrix.shape[-2:])
     uses_half_space = bool(half_space) and layer.role == "hidden"
-    key = (stack.shape[1:], stack.dtype, uses_half_space)
-    groups[key].append((layer.path, stack))
+    key = (jnp.shape(layer.leaf), layer.leaf.dtype, layer.axes, uses_half_space)
+    groups[key].append(layer)
   energies = {}
-  for (_, _, uses_half_space), members in groups.items():
-    stacked = jnp.concatenate([stack for _, stack in members])
-    values = hyperspherical_energy(stacked, potential, half_space=uses_half_space)
-    start = 0
-    for path, stack in members:
-      energies[path] = values[start : start + len(stack)].sum()
-      start += len(stack)
+  for (*_, axes, uses_half_space), members in groups.items():
+    stack = jnp.stack([layer.array() for layer in members])
+    matrices = jax.vmap(axes.to_matrix)(stack)
+    values = hyperspherical_energy(matrices, potential, half_space=uses_half_space)
+    values = values.reshape(len(members), -1).sum(1)
+    energies.update((layer.path, value) for layer, value in zip(members, values))
   return {layer.path: energies[layer.path] for layer in layers}
 
 

@@ -196,7 +196,7 @@ def test_memory_of_hessian_products(name):
   def product(w):
     return TRANSFORMATIONS[name](hyperspherical_energy, w, jnp.ones_like(w))
 
-  # A fixed number of arrays of the size of the input: 16. Dense keeps several of 16 GiB.
+  # A fixed number of arrays of the size of the input; a dense matrix has 16 GiB.
   assert temporary_mib(product, 65536, 64) <= 16 * mib(65536, 64)
 
 

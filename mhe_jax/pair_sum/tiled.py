@@ -61,9 +61,11 @@ def pair_sum(
   if not batch:
     return sum_(units)
   # Small sets side by side, as one batched product that is no larger than a tile.
-  at_once = max(1, largest**2 // max(n, 1) ** 2)
   sets = units.reshape(math.prod(batch), n, d)
-  return jax.lax.map(sum_, sets, batch_size=min(at_once, len(sets))).reshape(batch)
+  at_once = max(1, largest**2 // max(n, 1) ** 2)
+  if len(sets) <= at_once:
+    return jax.vmap(sum_)(sets).reshape(batch)
+  return jax.lax.map(sum_, sets, batch_size=at_once).reshape(batch)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -103,26 +105,28 @@ def _sum_tiles(potential, half_space, size, units, *, with_gradient):
   orthogonal = _energy(potential, half_space, jnp.zeros((), units.dtype))
   constant = orthogonal * (n * (n - 1) / 2)
 
-  def tile(cosines):
-    """Sum of the energies of a tile, and the weights K."""
+  def energy_of(cosines):
     energies = _energy(potential, half_space, cosines) - orthogonal
     # A product with ones: the fastest sum on CPU.
-    energy = _product(jnp.ones_like(energies, shape=len(energies)), energies).sum()
-    weights = _weight(potential, half_space, cosines) if with_gradient else None
-    return energy, weights
+    return _product(jnp.ones_like(energies, shape=len(energies)), energies).sum()
 
   def diagonal_tile(u):
+    """Energy and gradient of the pairs within a block."""
     off_diagonal = ~jnp.eye(len(u), dtype=bool)
-    energy, weights = tile(jnp.where(off_diagonal, _product(u, u.T), 0.0))
-    energy = 0.5 * energy  # It has every pair twice.
+    cosines = jnp.where(off_diagonal, _product(u, u.T), 0.0)
+    energy = 0.5 * energy_of(cosines)  # The tile has every pair twice.
     if not with_gradient:
       return energy, None
-    return energy, _product(jnp.where(off_diagonal, weights, 0.0), u)
+    weights = jnp.where(off_diagonal, _weight(potential, half_space, cosines), 0.0)
+    return energy, _product(weights, u)
 
   def upper_tile(u, v):
-    energy, weights = tile(_product(u, v.T))
+    """Energy and gradients of the pairs between two blocks."""
+    cosines = _product(u, v.T)
+    energy = energy_of(cosines)
     if not with_gradient:
       return energy, None, None
+    weights = _weight(potential, half_space, cosines)
     return energy, _product(weights, v), _product(weights.T, u)
 
   if n <= size:

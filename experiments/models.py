@@ -1,0 +1,117 @@
+"""Networks for images, as the paper trains them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from mhe_jax import LayerRule
+
+OUTPUT_RULES = (LayerRule("score/kernel", role="output"),)
+
+_he_normal = nn.initializers.he_normal()
+
+
+class CNN(nn.Module):
+  """CNN-6, CNN-9 or CNN-15: blocks of convolution, batch norm and ReLU, no biases.
+
+  Three stages of ``depth`` blocks each, a pooling after each stage, a linear layer of
+  256 neurons over all positions (a 4 x 4 convolution for images of 32 x 32), and the
+  classifier, ``score``.
+
+  Attributes:
+    depth: blocks in a stage: 2, 3 or 5 for CNN-6, 9 and 15.
+    widths: channels of the three stages.
+    num_classes: outputs.
+    num_features: neurons of the linear layer.
+
+  References:
+    The authors' code, https://github.com/wy1iu/MHE.
+  """
+
+  depth: int = 3
+  widths: Sequence[int] = (64, 128, 256)
+  num_classes: int = 100
+  num_features: int = 256
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Logits ``[batch, num_classes]`` of images ``[batch, height, width, 3]``."""
+    for stage, width in enumerate(self.widths):
+      for block in range(self.depth):
+        x = _convolution(width, f"conv{stage}_{block}")(x)
+        x = nn.relu(_norm(train, f"norm{stage}_{block}")(x))
+      x = nn.max_pool(x, (2, 2), (2, 2))
+    x = x.reshape(x.shape[0], -1)
+    x = nn.Dense(
+      self.num_features, use_bias=False, kernel_init=_he_normal, name="features"
+    )(x)
+    return nn.Dense(self.num_classes, kernel_init=_he_normal, name="score")(x)
+
+
+class ResNet(nn.Module):
+  """A residual network for small images: 6 k + 2 layers in three stages.
+
+  Attributes:
+    num_layers: 20, 32, 110, ...: 6 k + 2.
+    width: channels of the first stage; the others have two and four times it.
+    num_classes: outputs.
+
+  References:
+    He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2.
+  """
+
+  num_layers: int = 32
+  width: int = 16
+  num_classes: int = 100
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Logits ``[batch, num_classes]`` of images ``[batch, height, width, 3]``."""
+    depth, rest = divmod(self.num_layers - 2, 6)
+    if rest or depth < 1:
+      raise ValueError(f"num_layers must be 6 k + 2, got {self.num_layers}.")
+    x = nn.relu(_norm(train, "norm")(_convolution(self.width, "conv")(x)))
+    for stage in range(3):
+      for block in range(depth):
+        strides = 2 if stage > 0 and block == 0 else 1
+        name = f"block{stage}_{block}"
+        x = ResidualBlock(self.width * 2**stage, strides, name=name)(x, train=train)
+    x = x.mean((1, 2))
+    return nn.Dense(self.num_classes, kernel_init=_he_normal, name="score")(x)
+
+
+class ResidualBlock(nn.Module):
+  """Two convolutions and a shortcut, projected where the shape changes."""
+
+  width: int
+  strides: int = 1
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Activations ``[batch, height / strides, width / strides, width]``."""
+    y = _convolution(self.width, "conv0", strides=self.strides)(x)
+    y = nn.relu(_norm(train, "norm0")(y))
+    y = _norm(train, "norm1")(_convolution(self.width, "conv1")(y))
+    if x.shape != y.shape:
+      x = nn.Conv(
+        self.width,
+        (1, 1),
+        strides=self.strides,
+        use_bias=False,
+        kernel_init=_he_normal,
+        name="projection",
+      )(x)
+      x = _norm(train, "projection_norm")(x)
+    return nn.relu(x + y)
+
+
+def _convolution(width: int, name: str, **options: Any) -> nn.Conv:
+  return nn.Conv(
+    width, (3, 3), use_bias=False, kernel_init=_he_normal, name=name, **options
+  )
+
+
+def _norm(train: bool, name: str) -> nn.BatchNorm:
+  return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=name)
