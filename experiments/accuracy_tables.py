@@ -3,6 +3,8 @@
 import functools
 import math
 
+from experiments.markdown import markdown
+
 
 def tables(result: dict) -> list[str]:
   """The tables of docs/numerics.md, in Markdown, from the JSON alone."""
@@ -30,12 +32,6 @@ def tables(result: dict) -> list[str]:
   pairs = by_angle("a pair at", result["pair"])
   sets = by_angle(f"in {n}, a pair at", result["set"])
   return [markdown(*rows) for rows in (pairs, sets, bfloat16, norms, layers)]
-
-
-def markdown(header: list[str], *rows: list[str]) -> str:
-  """A table of texts."""
-  lines = [header, ["---"] * len(header), *rows]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def claims(result: dict) -> list[str]:

@@ -113,22 +113,22 @@ def energies_of(
 ) -> dict[str, jax.Array]:
   """Energies of layers by path.
 
-  Parameters that are alike are stacked, read as neurons and evaluated at once, so
-  that a deep network has as many evaluations as it has kinds of layers.
+  Layers of one shape, dtype and kind of space are stacked and evaluated at once,
+  so that a deep network has as many evaluations as it has kinds of layers.
   """
   check_potential(potential)
   groups = defaultdict(list)
   for layer in layers:
+    matrix = layer.matrix()
     uses_half_space = bool(half_space) and layer.role == "hidden"
-    key = (jnp.shape(layer.leaf), layer.leaf.dtype, layer.axes, uses_half_space)
-    groups[key].append(layer)
+    groups[matrix.shape, matrix.dtype, uses_half_space].append((layer.path, matrix))
   energies = {}
-  for (*_, axes, uses_half_space), members in groups.items():
-    stack = jnp.stack([layer.array() for layer in members])
-    matrices = jax.vmap(axes.to_matrix)(stack)
-    values = hyperspherical_energy(matrices, potential, half_space=uses_half_space)
-    values = values.reshape(len(members), -1).sum(1)
-    energies.update((layer.path, value) for layer, value in zip(members, values))
+  for (_, _, uses_half_space), members in groups.items():
+    paths, matrices = [path for path, _ in members], [w for _, w in members]
+    # An axis of one layer would keep XLA on CPU from using more than one thread.
+    stack = jnp.stack(matrices) if len(matrices) > 1 else matrices[0]
+    values = hyperspherical_energy(stack, potential, half_space=uses_half_space)
+    energies.update(zip(paths, values.reshape(len(paths), -1).sum(1)))
   return {layer.path: energies[layer.path] for layer in layers}
 
 

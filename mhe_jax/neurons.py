@@ -89,13 +89,9 @@ class Layer:
     """The dtype in which its energy is computed."""
     return compute_dtype(self.leaf.dtype)
 
-  def array(self) -> jax.Array:
-    """The parameter, gathered if it is sharded over explicit mesh axes."""
-    return replicate_explicit(jnp.asarray(self.leaf))
-
   def matrix(self) -> jax.Array:
     """Its neurons ``[*batch, n, d]``."""
-    return self.axes.to_matrix(self.array())
+    return self.axes.to_matrix(replicate_explicit(jnp.asarray(self.leaf)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Riesz(Potential):
     eps: softening, a squared distance (radians squared if geodesic): the energy
       is :math:`f_s(\max(z, \sqrt\epsilon))`. Pairs at a larger distance are not
       changed at all; closer ones have the finite energy :math:`\epsilon^{-s/2}` and
-      exert no force, because rounding leaves no direction to it. ``None``, the
+      exert no force, because its size would be a matter of rounding. ``None``, the
       default, takes eight times the machine epsilon, where the cosine of two
       vectors stops telling them apart: an angle of 1e-3 radians in float32 and
       4e-8 in float64. For large ``s`` in float32 it takes

@@ -31,6 +31,7 @@ def compute_dtype(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
   return jnp.dtype(jnp.float64 if double else jnp.float32)
 
 
+@jax.custom_jvp
 def normalize(x: jax.Array) -> jax.Array:
   """Rows of ``x`` projected to the unit sphere, in float32 or better.
 
@@ -43,13 +44,31 @@ def normalize(x: jax.Array) -> jax.Array:
   Returns:
     ``[..., d]`` of dtype float64 (for float64) or float32.
   """
+  return _project(x)[0]
+
+
+@normalize.defjvp
+def _normalize_jvp(primals, tangents):
+  """The tangent (I - u u^T) dw / ||w||, from u, so that w is not read again."""
+  (x,), (x_dot,) = primals, tangents
+  units = normalize(x)
+  # Reverse mode goes from the last line to the first: what overflows, where norms are
+  # 1e-30, becomes infinite last of all and not, by a difference of infinities, NaN.
+  turn = x_dot.astype(units.dtype) * _project(x)[1]
+  return units, turn - units * jnp.sum(units * turn, -1, keepdims=True)
+
+
+def _project(x):
+  """Unit vectors, and the reciprocals of the norms (0 for a row of zeros)."""
   x = x.astype(compute_dtype(x.dtype))
   if x.shape[-1] == 0:
-    return x
+    return x, jnp.zeros_like(x, shape=(*x.shape[:-1], 1))
   # Scaling by the largest magnitude first keeps the squares of rows of norm
   # 1e30 or 1e-30 in range. The scale cancels, so it needs no gradient.
   scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True))
   is_zero = scale < jnp.finfo(x.dtype).tiny  # False for NaN, which goes through.
-  y = jnp.where(is_zero, 0.0, x) / jnp.where(is_zero, 1.0, scale)
-  squared_norm = jnp.sum(y * y, -1, keepdims=True)
-  return y / jnp.sqrt(jnp.where(is_zero, 1.0, squared_norm))
+  scale = jnp.where(is_zero, 1.0, scale)
+  y = jnp.where(is_zero, 0.0, x) / scale
+  squared_norm = jnp.where(is_zero, 1.0, jnp.sum(y * y, -1, keepdims=True))
+  inverse_norm = 1.0 / jnp.sqrt(squared_norm)
+  return y * inverse_norm, jnp.where(is_zero, 0.0, inverse_norm / scale)

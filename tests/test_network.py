@@ -325,7 +325,7 @@ def test_nnx_train_step():
   for name, w in rows.items():
     grad = np.asarray(grads[name]["kernel"][...]).T
     assert np.abs(grad).max() > 1e-3
-    np.testing.assert_allclose(np.sum(grad * w, -1), 0.0, atol=1e-6)
+    np.testing.assert_allclose(np.sum(grad * w, -1), 0.0, atol=5e-6)
   assert train_step(model)[0] < energy
   assert np.array_equal(model.hidden.bias[...], bias)
 

@@ -28,6 +28,7 @@ import tyro
 from rich.console import Console
 
 from experiments.benchmarks import peers
+from experiments.benchmarks.tables import claims, tables
 from experiments.benchmarks.timing import environment, ratio, time_in_turns
 from experiments.models import OUTPUT_RULES, ResNet
 from mhe_jax import Riesz, hyperspherical_energy, network_energy, neuron_matrices
@@ -46,7 +47,7 @@ class Config:
   huge: tuple[tuple[int, int], ...] = ((65536, 64), (131072, 64))
   num_layers: int = 110  # Of the ResNet that is compiled.
   rounds: int = 11
-  layer_rounds: int = 101
+  layer_rounds: int = 31
   huge_rounds: int = 2
 
 
@@ -202,74 +203,6 @@ def measure_compilation(config, progress) -> dict:
   return {"num_layers": config.num_layers, "seconds": seconds}
 
 
-def summarize(result: dict) -> str:
-  """Tables in Markdown, from the JSON alone."""
-  large, blocks = result["large"], result["blocks"]
-  n, d = large["shape"]
-  lines = [
-    f"Value and gradient of {n} neurons of {d} weights:",
-    "",
-    "| | ms | against the two products U Uᵀ and K U | against |",
-    "|---|---|---|---|",
-  ]
-  for name, times in large["seconds"].items():
-    # Half-space and geodesic beside full space and chordal; rivals beside the same s.
-    base = name.split(",")[0] if name.startswith("s = ") else "s = 2"
-    own = f"{base}: {ratio(large['seconds'], name, base):.2f}"
-    own = "" if name in (base, "two products") else own
-    floor = ratio(large["seconds"], name, "two products")
-    lines.append(f"| {name} | {1e3 * np.median(times):.0f} | {floor:.2f} | {own} |")
-  lines += ["", "Rows of a tile, same neurons, s = 2, against the two products:", ""]
-  sizes = [name for name in blocks["seconds"] if name != "two products"]
-  lines.append("| " + " | ".join(sizes) + " |")
-  lines.append("|---" * len(sizes) + "|")
-  cells = [f"{ratio(blocks['seconds'], name, 'two products'):.2f}" for name in sizes]
-  lines.append("| " + " | ".join(cells) + " |")
-
-  rivals = list(result["layers"][0]["seconds"])
-  lines += ["", "Single layers, half-space (rivals: ratio to the default engine):", ""]
-  lines.append("| neurons x weights | ms | " + " | ".join(rivals[1:]) + " |")
-  lines.append("|---" * (len(rivals) + 1) + "|")
-  for layer in result["layers"]:
-    seconds = layer["seconds"]
-    cells = [f"{ratio(seconds, name, 'default'):.2f}" for name in rivals[1:]]
-    milliseconds = f"{1e3 * np.median(seconds['default']):.2f}"
-    shape = "{} x {}".format(*layer["shape"])
-    lines.append("| " + " | ".join([shape, milliseconds, *cells]) + " |")
-
-  lines += ["", "Where a matrix does not fit:", ""]
-  lines += [
-    "| neurons x weights | s | input, MiB | temporary, MiB | peak, MiB | dense |"
-  ]
-  lines += ["|---" * 6 + "|"]
-  for huge in result["huge"]:
-    n, d = huge["shape"]
-    lines.append(
-      f"| {n} x {d} | {np.median(huge['seconds']):.1f} | {4 * n * d / 2**20:.0f} | "
-      f"{huge['temporary_mib']:.0f} | {huge['peak_mib']:.0f} | {4 * n * n / 2**30:.2g} "
-      "GiB a matrix |"
-    )
-  lazy = result["lazy"]
-  if "KeOps" in lazy["seconds"]:
-    lines += [
-      "",
-      "KeOps takes {:.0f} times as long, at {} x {}.".format(
-        ratio(lazy["seconds"], "KeOps", "default"), *lazy["shape"]
-      ),
-    ]
-  compilation = result["compilation"]
-  seconds = {k: np.median(v) for k, v in compilation["seconds"].items()}
-  own = seconds.pop("network_energy")
-  rivals = ", ".join(f"{v / own:.1f} ({k})" for k, v in seconds.items())
-  depth = compilation["num_layers"]
-  lines += [
-    "",
-    f"Gradient of `network_energy` of a ResNet-{depth}: compiles in {own:.2f} s; "
-    f"rivals take, as multiples of it: {rivals}.",
-  ]
-  return "\n".join(lines)
-
-
 def plot(result: dict, path: pathlib.Path) -> None:
   """Bars of the times at the large size, in units of the two products."""
   import matplotlib.pyplot as plt  # noqa: PLC0415  (only when called)
@@ -324,7 +257,9 @@ def main(
     }
   (output / "benchmark_energy.json").write_text(json.dumps(result) + "\n")
   plot(result, output / "benchmark_energy.png")
-  console.print(summarize(result), highlight=False)
+  for text in [*tables(result), *claims(result)]:
+    console.print(text, highlight=False, soft_wrap=True)
+    console.print()
   console.print(f"Wrote {output}/benchmark_energy.json and benchmark_energy.png.")
 
 

@@ -12,6 +12,9 @@ import rich.progress
 
 import mhe_jax
 
+_PAUSE = 0.02  # Seconds before a turn.
+_TURN = 0.02  # Seconds of a turn of a short call, about.
+
 
 def time_in_turns(
   functions: Mapping[str, Callable[[], Any]],
@@ -19,15 +22,29 @@ def time_in_turns(
   progress: rich.progress.Progress,
   title: str,
 ) -> dict[str, list[float]]:
-  """Seconds of every call, ``{name: [rounds]}``, after one call that is not counted."""
+  """Seconds of a call, ``{name: [rounds]}``, after a round that is not counted.
+
+  The order is drawn anew every round, and a pause precedes each turn: the threads of
+  PyTorch spin for some milliseconds after their work, in the way of whoever is next.
+  Short calls are made several times a turn, once uncounted, and averaged.
+  """
+  rng = np.random.default_rng(0)
   seconds = {name: [] for name in functions}
+  repeats = dict.fromkeys(functions, 1)
   task = progress.add_task(title, total=(rounds + 1) * len(functions))
   for turn in range(rounds + 1):
-    for name, function in functions.items():
+    for name in rng.permutation(sorted(functions)).tolist():
+      time.sleep(_PAUSE)
+      if repeats[name] > 1 or not turn:
+        jax.block_until_ready(functions[name]())
       start = time.perf_counter()
-      jax.block_until_ready(function())
+      for _ in range(repeats[name]):
+        jax.block_until_ready(functions[name]())
+      duration = (time.perf_counter() - start) / repeats[name]
       if turn:
-        seconds[name].append(round(time.perf_counter() - start, 7))
+        seconds[name].append(round(duration, 7))
+      else:
+        repeats[name] = int(np.clip(_TURN / duration, 1, 100))
       progress.advance(task)
   return seconds
 

@@ -58,10 +58,10 @@ def pair_sum(
   num_blocks = max(1, math.ceil(n / largest))
   size = multiple * math.ceil(n / num_blocks / multiple)
   sum_ = functools.partial(_sum, potential, half_space, size)
-  if not batch:
-    return sum_(units)
-  # Small sets side by side, as one batched product that is no larger than a tile.
   sets = units.reshape(math.prod(batch), n, d)
+  if len(sets) == 1:
+    return sum_(sets[0]).reshape(batch)
+  # Small sets side by side, as one batched product that is no larger than a tile.
   at_once = max(1, largest**2 // max(n, 1) ** 2)
   if len(sets) <= at_once:
     return jax.vmap(sum_)(sets).reshape(batch)

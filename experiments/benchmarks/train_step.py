@@ -1,0 +1,132 @@
+"""What the energy costs in training: steps of CNN-9 without and with it.
+
+All layers in half-space, s = 2, as the paper trains (batch 128, 32 x 32 images,
+momentum, weight decay). The steps take turns in one process.
+
+  python -m experiments.benchmarks.train_step                    # minutes on two cores
+  python -m experiments.benchmarks.train_step --preset smoke     # seconds, in the tests
+
+The run writes OUTPUT/benchmark_train_step.json and prints the summary.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import rich.progress
+import tyro
+from rich.console import Console
+
+import mhe_jax
+from experiments.benchmarks.timing import environment, ratio, time_in_turns
+from experiments.models import CNN
+from mhe_jax import Riesz
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """The network, and how often a step is timed."""
+
+  depth: int = 3
+  widths: tuple[int, int, int] = (64, 128, 256)
+  batch_size: int = 128
+  rounds: int = 15
+
+
+PRESETS = {
+  "full": Config(),
+  "smoke": Config(depth=1, widths=(4, 8, 8), batch_size=2, rounds=2),
+}
+
+
+def run(config: Config, progress: rich.progress.Progress) -> dict:
+  """Times both steps, and the energy's value and gradient alone."""
+  model = CNN(depth=config.depth, widths=config.widths)
+  rng = np.random.default_rng(0)
+  images = jnp.asarray(rng.normal(size=(config.batch_size, 32, 32, 3)), jnp.float32)
+  labels = jnp.asarray(rng.integers(100, size=config.batch_size))
+  variables = model.init(jax.random.key(0), images[:1])
+  params, statistics = variables["params"], variables["batch_stats"]
+  sgd = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))
+
+  def compiled_step(tx):
+    def step(params, statistics, opt_state):
+      def loss(params):
+        logits, updates = model.apply(
+          {"params": params, "batch_stats": statistics},
+          images,
+          train=True,
+          mutable=["batch_stats"],
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+          jnp.asarray(logits), labels
+        )
+        return losses.mean(), updates["batch_stats"]
+
+      grads, new_statistics = jax.grad(loss, has_aux=True)(params)
+      updates, opt_state = tx.update(grads, opt_state, params)
+      return optax.apply_updates(params, updates), new_statistics, opt_state
+
+    arguments = params, statistics, tx.init(params)
+    compiled = jax.jit(step).lower(*arguments).compile()
+    return lambda: compiled(*arguments)
+
+  def energy(params):
+    return mhe_jax.network_energy(params, Riesz(2.0))
+
+  energy_alone = jax.jit(jax.value_and_grad(energy)).lower(params).compile()
+  functions = {
+    "without": compiled_step(sgd),
+    "with": compiled_step(mhe_jax.with_hyperspherical_energy(sgd, 1.0, Riesz(2.0))),
+    "energy alone": lambda: energy_alone(params),
+  }
+  return {
+    "command": "python -m experiments.benchmarks.train_step",
+    "config": dataclasses.asdict(config),
+    **environment(),
+    "layers": len(mhe_jax.neuron_matrices(params)),
+    "seconds": time_in_turns(functions, config.rounds, progress, "steps"),
+  }
+
+
+def summarize(result: dict) -> str:
+  """The result in one paragraph, from the JSON alone."""
+  config, seconds = result["config"], result["seconds"]
+  without, with_ = (np.median(seconds[name]) for name in ("without", "with"))
+  name = f"CNN-{3 * config['depth']}"
+  return (
+    f"A training step of {name} (widths {'/'.join(map(str, config['widths']))}, batch "
+    f"{config['batch_size']}) takes {without:.2f} s without and {with_:.2f} s with the "
+    f"half-space energy of all its {result['layers']} layers, "
+    f"{100 * (ratio(seconds, 'with', 'without') - 1):+.1f}%. Value and gradient of the "
+    f"energy alone take {1e3 * np.median(seconds['energy alone']):.0f} ms, "
+    f"{100 * ratio(seconds, 'energy alone', 'without'):.1f}% of a step."
+  )
+
+
+def main(
+  preset: Literal["full", "smoke"] = "full",
+  output: pathlib.Path = pathlib.Path("runs"),
+) -> None:
+  """Times training steps without and with the energy.
+
+  Args:
+    preset: "full" or "smoke" (seconds, for the tests).
+    output: folder for benchmark_train_step.json.
+  """
+  console = Console()
+  output.mkdir(parents=True, exist_ok=True)
+  with rich.progress.Progress(console=console) as progress:
+    result = run(PRESETS[preset], progress)
+  (output / "benchmark_train_step.json").write_text(json.dumps(result) + "\n")
+  console.print(summarize(result), highlight=False)
+  console.print(f"Wrote {output}/benchmark_train_step.json.")
+
+
+if __name__ == "__main__":
+  tyro.cli(main)
