@@ -201,7 +201,7 @@ def _power(x, p: float):
   if p == -1.0:
     return 1.0 / x
   if p == -1.5:
-    return jax.lax.rsqrt(x) / x
+    return jax.lax.rsqrt(x) ** 3
   if p == -2.0:
     return (1.0 / x) ** 2  # Not 1 / x^2, whose derivative has x^4, which underflows.
   return x**p

@@ -9,7 +9,9 @@ import sys
 import pytest
 
 import mhe_jax
-from experiments.accuracy_tables import claims, tables
+from experiments import accuracy_tables
+from experiments.benchmarks import tables as benchmark_tables
+from experiments.benchmarks import train_step
 from experiments.quickstart import summarize
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -55,15 +57,30 @@ def test_public_docstrings_are_complete(name):
 
 
 def test_readme_states_the_committed_result():
-  result = json.loads((ROOT / "experiments/results/quickstart.json").read_text())
   readme = " ".join((ROOT / "README.md").read_text().split())
-  assert summarize(result) in readme
+  assert summarize(result_of("quickstart")) in readme
+
+
+def check_page(page, tables, claims):
+  """The tables of a page are these, in this order, and it has these sentences."""
+  text = (ROOT / "docs" / page).read_text()
+  assert re.findall(r"(?:^\|.*\n)+", text, re.M) == [table + "\n" for table in tables]
+  words = " ".join(text.split())
+  for claim in claims:
+    assert claim in words
+
+
+def result_of(experiment):
+  return json.loads((ROOT / "experiments/results" / f"{experiment}.json").read_text())
 
 
 def test_numerics_states_the_committed_measurements():
-  result = json.loads((ROOT / "experiments/results/accuracy.json").read_text())
-  page = (ROOT / "docs" / "numerics.md").read_text()
-  assert re.findall(r"(?:^\|.*\n)+", page, re.M) == [t + "\n" for t in tables(result)]
-  words = " ".join(page.split())
-  for claim in claims(result):
-    assert claim in words
+  result = result_of("accuracy")
+  tables, claims = accuracy_tables.tables(result), accuracy_tables.claims(result)
+  check_page("numerics.md", tables, claims)
+
+
+def test_benchmarks_states_the_committed_measurements():
+  result, step = result_of("benchmark_energy"), result_of("benchmark_train_step")
+  claims = [*benchmark_tables.claims(result), train_step.summarize(step)]
+  check_page("benchmarks.md", benchmark_tables.tables(result), claims)

@@ -35,18 +35,23 @@ def time_in_turns(
   for turn in range(rounds + 1):
     for name in rng.permutation(sorted(functions)).tolist():
       time.sleep(_PAUSE)
-      if repeats[name] > 1 or not turn:
-        jax.block_until_ready(functions[name]())
-      start = time.perf_counter()
-      for _ in range(repeats[name]):
-        jax.block_until_ready(functions[name]())
-      duration = (time.perf_counter() - start) / repeats[name]
-      if turn:
-        seconds[name].append(round(duration, 7))
-      else:
+      if not turn:
+        duration = min(_seconds(functions[name], 1) for _ in range(3))
         repeats[name] = int(np.clip(_TURN / duration, 1, 100))
+      else:
+        if repeats[name] > 1:
+          _seconds(functions[name], 1)
+        seconds[name].append(round(_seconds(functions[name], repeats[name]), 7))
       progress.advance(task)
   return seconds
+
+
+def _seconds(function, repeats):
+  """Mean of some calls."""
+  start = time.perf_counter()
+  for _ in range(repeats):
+    jax.block_until_ready(function())
+  return (time.perf_counter() - start) / repeats
 
 
 def ratio(seconds: Mapping[str, list[float]], name: str, baseline: str) -> float:
