@@ -16,9 +16,7 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
-import platform
 import time
 from typing import Literal
 
@@ -33,6 +31,7 @@ from scipy.spatial.distance import cdist
 
 import mhe_jax
 from experiments.accuracy_tables import claims, tables
+from experiments.environment import environment
 from mhe_jax import Riesz, hyperspherical_energy
 from mhe_jax.pair_sum import dense
 from mhe_jax.sphere import normalize
@@ -221,12 +220,7 @@ def run(config: Config) -> dict:
   return {
     "command": "python -m experiments.accuracy",
     "config": dataclasses.asdict(config),
-    "versions": {
-      "mhe_jax": mhe_jax.__version__,
-      "jax": jax.__version__,
-      "python": platform.python_version(),
-    },
-    "device": f"{jax.devices()[0].platform}, {os.cpu_count()} cores",
+    **environment(),
     "seconds": round(time.perf_counter() - start, 1),
     **measured,
   }

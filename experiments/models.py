@@ -1,14 +1,14 @@
 """Networks for images, as the paper trains them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 
 from mhe_jax import LayerRule
 
-OUTPUT_RULES = (LayerRule("score/kernel", role="output"),)
+OUTPUT = "score/kernel"
+OUTPUT_RULES = (LayerRule(OUTPUT, role="output"),)
 
 _he_normal = nn.initializers.he_normal()
 
@@ -82,6 +82,67 @@ class ResNet(nn.Module):
     return nn.Dense(self.num_classes, kernel_init=_he_normal, name="score")(x)
 
 
+class ImageNetResNet(nn.Module):
+  """ResNet-18 or ResNet-34, for large images.
+
+  Attributes:
+    num_layers: 18 or 34.
+    width: channels of the first stage.
+    num_classes: outputs.
+
+  References:
+    He et al., Deep Residual Learning for Image Recognition, CVPR 2016, table 1.
+  """
+
+  num_layers: int = 18
+  width: int = 64
+  num_classes: int = 1000
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Logits ``[batch, num_classes]`` of images ``[batch, height, width, 3]``."""
+    x = _convolution(self.width, "conv", kernel_size=(7, 7), strides=2)(x)
+    x = nn.relu(_norm(train, "norm")(x))
+    x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
+    for stage, depth in enumerate(_IMAGENET_BLOCKS[self.num_layers]):
+      for block in range(depth):
+        strides = 2 if stage > 0 and block == 0 else 1
+        name = f"block{stage}_{block}"
+        x = ResidualBlock(self.width * 2**stage, strides, name=name)(x, train=train)
+    x = x.mean((1, 2))
+    return nn.Dense(self.num_classes, kernel_init=_he_normal, name="score")(x)
+
+
+_IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+
+def build(name: str, *, width: int, num_classes: int) -> nn.Module:
+  """A network by its name in the paper.
+
+  Args:
+    name: ``cnn-6``, ``cnn-9``, ``cnn-15``, or any other multiple of 3; ``resnet-18``
+      and ``resnet-34``, for ImageNet; any other ``resnet-N`` with N = 6 k + 2, for
+      small images.
+    width: channels of the first stage.
+    num_classes: outputs.
+
+  Raises:
+    ValueError: there is no such network.
+  """
+  kind, _, number = name.partition("-")
+  depth = int(number) if number.isdecimal() else 0
+  if kind == "cnn" and depth >= 3 and depth % 3 == 0:
+    return CNN(depth // 3, (width, 2 * width, 4 * width), num_classes)
+  if kind == "resnet" and depth in _IMAGENET_BLOCKS:
+    return ImageNetResNet(depth, width, num_classes)
+  if kind == "resnet" and depth >= 8 and depth % 6 == 2:
+    return ResNet(depth, width, num_classes)
+  raise ValueError(
+    "model must be cnn-N with N a multiple of 3, resnet-18, resnet-34, or resnet-N "
+    f"with N = 6 k + 2, got {name!r}."
+  )
+
+
 class ResidualBlock(nn.Module):
   """Two convolutions and a shortcut, projected where the shape changes."""
 
@@ -95,21 +156,21 @@ class ResidualBlock(nn.Module):
     y = nn.relu(_norm(train, "norm0")(y))
     y = _norm(train, "norm1")(_convolution(self.width, "conv1")(y))
     if x.shape != y.shape:
-      x = nn.Conv(
-        self.width,
-        (1, 1),
-        strides=self.strides,
-        use_bias=False,
-        kernel_init=_he_normal,
-        name="projection",
-      )(x)
+      x = _convolution(self.width, "projection", (1, 1), self.strides)(x)
       x = _norm(train, "projection_norm")(x)
     return nn.relu(x + y)
 
 
-def _convolution(width: int, name: str, **options: Any) -> nn.Conv:
+def _convolution(
+  width: int, name: str, kernel_size: tuple[int, int] = (3, 3), strides: int = 1
+) -> nn.Conv:
   return nn.Conv(
-    width, (3, 3), use_bias=False, kernel_init=_he_normal, name=name, **options
+    width,
+    kernel_size,
+    strides=strides,
+    use_bias=False,
+    kernel_init=_he_normal,
+    name=name,
   )
 
 

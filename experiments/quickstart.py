@@ -16,9 +16,7 @@ The run writes OUTPUT/quickstart.json and OUTPUT/quickstart.png and prints the s
 import dataclasses
 import functools
 import json
-import os
 import pathlib
-import platform
 import time
 from typing import Literal
 
@@ -33,6 +31,7 @@ import tyro
 from rich.console import Console
 
 import mhe_jax
+from experiments.environment import environment
 from experiments.statistics import Paired, paired_difference
 from mhe_jax import LayerRule, Riesz
 
@@ -163,12 +162,7 @@ def run(config: Config, progress: rich.progress.Progress) -> dict:
   return {
     "command": "python -m experiments.quickstart",
     "config": dataclasses.asdict(config),
-    "versions": {
-      "mhe_jax": mhe_jax.__version__,
-      "jax": jax.__version__,
-      "python": platform.python_version(),
-    },
-    "device": f"{jax.devices()[0].platform}, {os.cpu_count()} cores",
+    **environment(),
     "seconds": round(time.perf_counter() - start, 1),
     "settings": settings,
   }

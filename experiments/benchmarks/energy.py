@@ -29,7 +29,8 @@ from rich.console import Console
 
 from experiments.benchmarks import peers
 from experiments.benchmarks.tables import claims, tables
-from experiments.benchmarks.timing import environment, ratio, time_in_turns
+from experiments.benchmarks.timing import ratio, time_in_turns
+from experiments.environment import environment
 from experiments.models import OUTPUT_RULES, ResNet
 from mhe_jax import Riesz, hyperspherical_energy, network_energy, neuron_matrices
 

@@ -1,7 +1,5 @@
 """Timing of rival functions in turns, so that all meet the same disturbances."""
 
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,8 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 import rich.progress
-
-import mhe_jax
 
 _PAUSE = 0.02  # Seconds before a turn.
 _TURN = 0.02  # Seconds of a turn of a short call, about.
@@ -57,15 +53,3 @@ def _seconds(function, repeats):
 def ratio(seconds: Mapping[str, list[float]], name: str, baseline: str) -> float:
   """Median over the rounds of the ratio of two times of one round."""
   return float(np.median(np.divide(seconds[name], seconds[baseline])))
-
-
-def environment() -> dict[str, Any]:
-  """What a measurement depends on."""
-  return {
-    "versions": {
-      "mhe_jax": mhe_jax.__version__,
-      "jax": jax.__version__,
-      "python": platform.python_version(),
-    },
-    "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
-  }

@@ -23,7 +23,8 @@ import tyro
 from rich.console import Console
 
 import mhe_jax
-from experiments.benchmarks.timing import environment, ratio, time_in_turns
+from experiments.benchmarks.timing import ratio, time_in_turns
+from experiments.environment import environment
 from experiments.models import CNN
 from mhe_jax import Riesz
 

@@ -1,0 +1,123 @@
+"""Batches of images: shuffled and augmented for training, in order for testing.
+
+Which images a step sees, and how each is cropped, follows from the seed and the number
+of the step alone, so that runs that share a seed share them, and a run that was
+stopped goes on as if it had not been.
+"""
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from experiments.data import Split
+
+PADDING = 4
+GRAY = 128  # What padding is filled with: normalization takes it to about 0.
+
+
+def training_batches(
+  split: Split,
+  rows: np.ndarray,
+  batch_size: int,
+  seed: int,
+  *,
+  steps: tuple[int, int],
+  size: int = 0,
+  augment: bool = True,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields ``(images, labels)`` of the steps first, ..., last - 1.
+
+  Args:
+    split: what is trained on.
+    rows: which rows of it.
+    batch_size: images of a step; the last images of an epoch share a batch with the
+      first of the next.
+    seed: of the order and the augmentation.
+    steps: ``(first, last)``.
+    size: pixels of the sides of a crop; 0 for small images, which are padded by 4
+      pixels and cropped to their own size.
+    augment: crop and flip at random.
+
+  Returns:
+    Images uint8 ``[batch_size, height, width, channels]``, labels int32.
+  """
+
+  def make(indices, rng):
+    images = _images(split, indices, size, rng if augment else None)
+    return images, split.labels[indices]
+
+  batches = grain.MapDataset.source(rows.tolist()).seed(seed).shuffle().repeat()
+  batches = batches.batch(batch_size).random_map(make)
+  options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+  first, last = steps
+  yield from batches[first:last].to_iter_dataset(options)
+
+
+def test_batches(
+  split: Split, rows: np.ndarray, batch_size: int, *, size: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields all rows in order; the last batch is filled up with label -1."""
+  for start in range(0, len(rows), batch_size):
+    indices = rows[start : start + batch_size]
+    missing = batch_size - len(indices)
+    filled = np.concatenate([indices, np.repeat(rows[:1], missing)])
+    labels = np.where(np.arange(batch_size) < len(indices), split.labels[filled], -1)
+    yield _images(split, filled, size, None), labels.astype(np.int32)
+
+
+def _images(split, indices, size, rng):
+  if size:
+    crop = _center_crop if rng is None else _random_resized_crop
+    return np.stack([crop(split.images[i], size, rng) for i in indices])
+  images = split.images[indices]
+  return images if rng is None else crop_and_flip(images, rng)
+
+
+def crop_and_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Each image shifted by up to 4 pixels, and mirrored or not.
+
+  Args:
+    images: ``[batch, height, width, channels]``.
+    rng: source of randomness.
+  """
+  batch, height, width, _ = images.shape
+  border = (PADDING, PADDING)
+  padded = np.pad(images, ((0, 0), border, border, (0, 0)), constant_values=GRAY)
+  top, left = rng.integers(0, 2 * PADDING + 1, (2, batch, 1))
+  rows, columns = top + np.arange(height), left + np.arange(width)
+  mirrored = rng.random((batch, 1)) < 0.5
+  columns = np.where(mirrored, columns[:, ::-1], columns)
+  return padded[np.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _random_resized_crop(image, size, rng):
+  """8% to 100% of the area, sides 3:4 to 4:3, mirrored or not.
+
+  Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.
+  """
+  width, height = image.size
+  for _ in range(10):
+    area = width * height * rng.uniform(0.08, 1.0)
+    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+    if 0 < w <= width and 0 < h <= height:
+      left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+      box = (left, top, left + w, top + h)
+      break
+  else:  # Of a very long image: what fits.
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side)
+  crop = np.asarray(image.resize((size, size), 2, box=box))  # 2 = bilinear.
+  return crop[:, ::-1] if rng.random() < 0.5 else crop
+
+
+def _center_crop(image, size, rng):
+  """The middle, after the shorter side is made 8/7 of the size (256 for 224)."""
+  del rng
+  width, height = image.size
+  side = min(width, height) * 7 / 8
+  left, top = (width - side) / 2, (height - side) / 2
+  box = (left, top, left + side, top + side)
+  return np.asarray(image.resize((size, size), 2, box=box))

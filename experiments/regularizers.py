@@ -1,0 +1,147 @@
+"""Regularizers by name, as optax transformations: the paper's and its rivals."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.models import OUTPUT, OUTPUT_RULES
+from mhe_jax import Riesz, add_hyperspherical_energy, neuron_matrices
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularizer:
+  """What is added to the loss.
+
+  Attributes:
+    kind: ``mhe``, the paper's formulas; ``authors``, their code's constants;
+      ``orthonormal``, the paper's rival; ``none``.
+    s: exponent of the Riesz energy.
+    metric: ``chordal``, or ``geodesic`` for the paper's A-MHE.
+    half_space: of the hidden layers; the output layer is always in full space.
+    layers: which layers have an energy.
+    weight: factor of the sum over the layers; of the authors' constants a further
+      factor.
+  """
+
+  kind: Literal["none", "mhe", "authors", "orthonormal"] = "none"
+  s: float = 2.0
+  metric: Literal["chordal", "geodesic"] = "chordal"
+  half_space: bool = True
+  layers: Literal["hidden", "output", "both"] = "both"
+  weight: float = 1.0
+
+  def __post_init__(self):
+    # Equal runs have equal configurations.
+    unused = {
+      "none": ("s", "metric", "half_space", "layers", "weight"),
+      "orthonormal": ("s", "metric", "half_space"),
+    }
+    for name in unused.get(self.kind, ()):
+      value = getattr(self, name)
+      if value != getattr(type(self), name):
+        raise ValueError(f"regularizer {self.kind!r} has no {name}, got {value!r}.")
+
+  @property
+  def name(self) -> str:
+    """As the paper calls it."""
+    if self.kind in ("none", "orthonormal"):
+      return {"none": "baseline"}.get(self.kind, self.kind)
+    text = "A-MHE" if self.metric == "geodesic" else "MHE"
+    text = f"half-space {text}" if self.half_space else text
+    text = f"{text}, s = {self.s:g}"
+    return f"{text}, authors' constants" if self.kind == "authors" else text
+
+  def transformation(self) -> optax.GradientTransformationExtraArgs:
+    """To be put before the optimizer, as part of the loss."""
+    hidden, output = (float(self.layers in (k, "both")) for k in ("hidden", "output"))
+    if self.kind == "none":
+      return optax.with_extra_args_support(optax.identity())
+    if self.kind == "mhe":
+      return add_hyperspherical_energy(
+        self.weight,
+        Riesz(self.s, self.metric),
+        half_space=self.half_space,
+        hidden_weight=hidden,
+        output_weight=output,
+        rules=OUTPUT_RULES,
+      )
+    if self.kind == "authors":
+      factors = (0.1, 1.0) if self.metric == "geodesic" else (1.0, 10.0)
+      hidden, output = hidden * factors[0], output * factors[1]
+
+    def energy(params):
+      total = jnp.zeros(())
+      for path, w in neuron_matrices(params, OUTPUT_RULES).items():
+        factor = output if path == OUTPUT else hidden
+        if self.kind == "orthonormal":
+          layer = orthonormality(w)
+        else:
+          half_space = self.half_space and path != OUTPUT
+          layer = authors_energy(w, self.s, self.metric, half_space=half_space)
+        total = total + factor * layer
+      return self.weight * total
+
+    return add_gradient(energy)
+
+
+def add_gradient(
+  energy: Callable[[Any], jax.Array],
+) -> optax.GradientTransformationExtraArgs:
+  """Adds the gradient of a function of the parameters to the updates."""
+
+  def update(updates, params):
+    return jax.tree.map(jnp.add, updates, jax.grad(energy)(params))
+
+  return optax.with_extra_args_support(optax.stateless(update))
+
+
+def orthonormality(neurons: jax.Array) -> jax.Array:
+  r"""Mean of :math:`(\hat w_i^\top \hat w_j)^2` over the pairs of neurons.
+
+  The penalty :math:`\lVert \hat W^\top \hat W - I \rVert_F^2` of the normalized
+  neurons, divided by its number of pairs, so that its weight means the same in
+  narrow and wide layers, as that of an energy does.
+
+  Args:
+    neurons: ``[n, d]``.
+  """
+  n = len(neurons)
+  units = neurons / jnp.linalg.norm(neurons, axis=1, keepdims=True)
+  cosines = jnp.matmul(units, units.T, precision="highest")
+  return (jnp.sum(cosines**2) - n) / (n * (n - 1))
+
+
+def authors_energy(
+  neurons: jax.Array, s: float, metric: str, *, half_space: bool
+) -> jax.Array:
+  """The energy as the authors' code computes it, with its constants.
+
+  Args:
+    neurons: ``[n, d]``.
+    s: 0, 1 or 2.
+    metric: ``"chordal"`` or ``"geodesic"``.
+    half_space: of the neurons and their negatives.
+
+  References:
+    https://github.com/wy1iu/MHE
+  """
+  if half_space:
+    neurons = jnp.concatenate([neurons, -neurons])
+  n = len(neurons)
+  norms = jnp.sqrt(jnp.sum(neurons**2, 1, keepdims=True) + 1e-4)
+  units = neurons / norms
+  cosines = jnp.matmul(units, units.T, precision="highest")
+  off_diagonal = ~jnp.eye(n, dtype=bool)
+  if metric == "geodesic":
+    # Where their arccos would be NaN, at |t| >= 1 by rounding, it is clipped.
+    cosines = jnp.clip(jnp.where(off_diagonal, cosines, 0.0), -1 + 1e-6, 1 - 1e-6)
+    z = jnp.arccos(cosines) / jnp.pi + 1e-4
+    energies = -jnp.log(z) if s == 0 else z**-s
+  else:
+    squared = jnp.where(off_diagonal, 2.0 - 2.0 * cosines, 1.0)
+    energies = -jnp.log(squared) if s == 0 else squared ** (-s / 2)
+  return jnp.sum(jnp.where(off_diagonal, energies, 0.0)) / (n * (n - 1))

@@ -1,0 +1,181 @@
+"""The paper's experiments: works through lists of runs.
+
+  python -m experiments.sweep --preset smoke
+  python -m experiments.sweep variants width --preset cpu --data-root FOLDER --jobs 2
+  python -m experiments.sweep variants --preset paper
+
+Finished runs are skipped and unfinished ones go on, so that a sweep can be stopped, in
+any way, and continued at any time, or in parts: seed by seed, sweep by sweep. All arms
+of a seed come before the next seed. On CPU, as many jobs as there are cores, each on a
+core of its own, are faster than one job on all of them.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import pathlib
+import queue
+import sys
+import time
+from typing import Annotated, Literal
+
+import rich.progress
+import tyro
+from rich.console import Console
+
+from experiments.classification import Config, train
+from experiments.paper import SEEDS, sweeps_of
+
+
+def runs(
+  names: tuple[str, ...], preset: str, seeds: tuple[int, ...] | None = None
+) -> list[Config]:
+  """Runs of some sweeps, each once, all of a seed before the next seed."""
+  sweeps = sweeps_of(preset)
+  arms = [arm for name in names for arm in sweeps[name].arms]
+  configs = [
+    dataclasses.replace(arm.config, seed=seed)
+    for seed in (SEEDS[preset] if seeds is None else seeds)
+    for arm in arms
+  ]
+  return list(dict.fromkeys(configs))
+
+
+def sweep(
+  configs: list[Config],
+  output: pathlib.Path,
+  data_root: pathlib.Path | None,
+  jobs: int,
+  console: Console,
+) -> dict[str, str]:
+  """Does the runs that are not finished.
+
+  Returns:
+    ``{name: error}`` of those that failed.
+  """
+  output.mkdir(parents=True, exist_ok=True)
+  todo = [c for c in configs if not (output / f"{c.name}.json").exists()]
+  failures = {}
+  spawn = multiprocessing.get_context("spawn")  # JAX has threads: no fork.
+  columns = (*rich.progress.Progress.get_default_columns(), "{task.completed}")
+  with (
+    spawn.Manager() as manager,
+    rich.progress.Progress(*columns, console=console) as progress,
+  ):
+    cores, steps = manager.Queue(), manager.Queue()
+    for job in range(jobs):
+      cores.put(_cores_of(job, jobs))
+    finished = progress.add_task("runs", total=len(configs))
+    progress.update(finished, completed=len(configs) - len(todo))
+    bars = {}
+    pool = concurrent.futures.ProcessPoolExecutor(
+      jobs, spawn, _start_worker, (cores, steps)
+    )
+    try:
+      pending = {pool.submit(_work, c, output, data_root): c for c in todo}
+      while pending:
+        done, _ = concurrent.futures.wait(
+          pending, 1.0, concurrent.futures.FIRST_COMPLETED
+        )
+        for config, step in _drain(steps):
+          if config not in bars:
+            title = f"{config.dataset}, {config.regularizer.name}, {config.seed}"
+            bars[config] = progress.add_task(title, total=config.steps)
+          progress.update(bars[config], completed=step)
+        for future in done:
+          config = pending.pop(future)
+          if future.exception():
+            failures[config.name] = f"{future.exception()}"
+          if config in bars:
+            progress.remove_task(bars.pop(config))
+          progress.advance(finished)
+    finally:  # Of an interrupt, too: what is not begun is not done.
+      pool.shutdown(cancel_futures=True)
+  return failures
+
+
+def _cores_of(job, jobs):
+  """The cores of a job: an equal share, or all where there are too few or no names."""
+  if not hasattr(os, "sched_getaffinity"):
+    return None
+  cores = sorted(os.sched_getaffinity(0))
+  return cores[job::jobs] if jobs <= len(cores) else cores
+
+
+def _drain(steps):
+  """What workers have told, the last of each run."""
+  told = {}
+  with contextlib.suppress(queue.Empty):
+    while True:
+      config, step = steps.get_nowait()
+      told[config] = step
+  return told.items()
+
+
+_worker = {}
+
+
+def _start_worker(cores, steps):
+  mine = cores.get()
+  if mine:
+    os.sched_setaffinity(0, mine)
+  _worker["steps"] = steps
+
+
+def _work(config, output, data_root):
+  last = 0.0
+
+  def on_step(step):
+    nonlocal last
+    if time.monotonic() - last > 1.0:
+      last = time.monotonic()
+      _worker["steps"].put((config, step))
+
+  train(config, output, data_root, on_step)
+
+
+def main(
+  sweeps: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+  preset: Literal["smoke", "cpu", "paper"] = "smoke",
+  output: pathlib.Path = pathlib.Path("runs/classification"),
+  data_root: pathlib.Path | None = None,
+  jobs: int = 1,
+  seeds: tuple[int, ...] | None = None,
+) -> None:
+  """Works through the paper's experiments.
+
+  Args:
+    sweeps: which of variants, width, depth, layers, weight, resnet, imbalance, start
+      and (not on a CPU) imagenet; all of them by default.
+    preset: "smoke" (handwritten digits, seconds), "cpu" (hours on two cores) or
+      "paper" (the paper's schedule, for accelerators).
+    output: folder for the results, one JSON file a run.
+    data_root: folder of local copies of the data sets, called cifar10, cifar100 and
+      imagenet; without it, the Hugging Face hub is asked.
+    jobs: runs at a time, each on its share of the cores.
+    seeds: which seeds; those of the preset by default.
+  """
+  console = Console()
+  known = sweeps_of(preset)
+  for name in sweeps:
+    if name not in known:
+      console.print(
+        f"[red]sweeps of preset {preset!r} must be of {', '.join(known)}, got "
+        f"{name!r}.[/red]"
+      )
+      sys.exit(2)
+  configs = runs(sweeps or tuple(known), preset, seeds)
+  failures = sweep(configs, output, data_root, jobs, console)
+  for name, error in failures.items():
+    console.print(f"[red]{name} failed: {error}[/red]", highlight=False)
+  console.print(
+    f"{len(configs) - len(failures)} of {len(configs)} runs are in {output}.",
+    highlight=False,
+  )
+  sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+  tyro.cli(main)
