@@ -14,239 +14,110 @@ ends with the same numbers. It writes OUTPUT/NAME.json, NAME being made of its s
 import argparse
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import rich.progress
 import tyro
 from rich.console import Console
 
-import mhe_jax
-from experiments import models
+from experiments import models, training
 from experiments.batches import test_batches, training_batches
 from experiments.checkpoints import Checkpoints
+from experiments.config import PRESETS, Config
 from experiments.data import Data, Split, load, select
 from experiments.environment import environment
-from experiments.regularizers import Regularizer
-from mhe_jax import Riesz
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """Everything that the numbers of a run depend on.
+class Run:
+  """A network in training on a data set.
 
   Attributes:
-    dataset: digits, cifar10, cifar100 or imagenet.
-    images_per_class: drawn for the training set by the seed; 0 for all of them.
-    shrink: side of the squares of pixels that are averaged into one: 2 makes 16 x 16
-      images of those of CIFAR.
-    dropped: of which classes which share is taken away: class imbalance.
-    model: cnn-6, cnn-9, cnn-15, resnet-32, ..., or resnet-18 and resnet-34.
-    width: channels of its first stage.
-    regularizer: what is added to the loss.
-    learning_rate: of SGD with momentum.
-    warmup: steps in which it rises to that.
-    decay_at: shares of the steps after which it is divided by 10.
-    steps: updates.
-    batch_size: images of an update.
-    weight_decay: the loss has half of it times the squared norm of all parameters
-      but the biases.
-    label_smoothing: share of the label that all classes have.
-    augment: crop and flip at random.
-    curve_images: images on which the test error is measured on the way.
-    measurements: how often that is done, the energies are measured and the state is
-      saved.
-    seed: of initialization, choice and order of the images, augmentation.
+    state: what an update changes.
   """
 
-  dataset: str = "cifar100"
-  images_per_class: int = 0
-  shrink: int = 1
-  dropped: tuple[tuple[int, float], ...] = ()
-  model: str = "cnn-9"
-  width: int = 64
-  regularizer: Regularizer = dataclasses.field(default_factory=Regularizer)
-  learning_rate: float = 0.1
-  warmup: int = 0
-  decay_at: tuple[float, ...] = (20 / 42.5, 30 / 42.5, 37.5 / 42.5)
-  steps: int = 42500
-  batch_size: int = 128
-  weight_decay: float = 5e-4
-  label_smoothing: float = 0.01
-  augment: bool = True
-  curve_images: int = 10000
-  measurements: int = 85
-  seed: int = 0
-
-  def __post_init__(self):
-    for name in (
-      "shrink",
-      "width",
-      "steps",
-      "batch_size",
-      "curve_images",
-      "measurements",
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-    if self.steps % self.measurements:
-      raise ValueError(
-        f"steps must be a multiple of measurements, got {self.steps} and "
-        f"{self.measurements}."
-      )
-
-  @property
-  def name(self) -> str:
-    """Name of the run: readable, and different for different settings."""
-    kind = self.regularizer.name.replace("half-space ", "half-").replace("'", "")
-    kind = kind.replace(", s = ", "-s").replace(", ", "-").replace(" ", "-").lower()
-    text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    model = f"{self.model}-w{self.width}"
-    return f"{self.dataset}_{model}_{kind}_seed{self.seed}_{digest}"
-
-
-PRESETS = {
-  "smoke": Config(
-    dataset="digits", images_per_class=8, model="cnn-3", width=2, steps=4,
-    batch_size=16, curve_images=64, measurements=2,
-  ),
-  "cpu": Config(
-    images_per_class=50, shrink=2, width=16, learning_rate=0.05, warmup=100,
-    steps=4000, batch_size=64, curve_images=2000, measurements=10,
-  ),
-  "paper": Config(),
-}  # fmt: skip
-
-
-class State(NamedTuple):
-  """What an update changes."""
-
-  params: Any
-  batch_stats: Any
-  opt_state: Any
-  loss: jax.Array  # Sum since the last measurement.
-
-
-class Functions(NamedTuple):
-  """Compiled functions of a run."""
-
-  init: Callable
-  update: Callable
-  evaluate: Callable
-  excess: Callable
-
-
-def learning_rate(config: Config) -> optax.Schedule:
-  """Steps down, after a rise."""
-  boundaries = {round(config.steps * share): 0.1 for share in config.decay_at}
-  steps_down = optax.piecewise_constant_schedule(config.learning_rate, boundaries)
-
-  def schedule(count):
-    if not config.warmup:
-      return steps_down(count)
-    return steps_down(count) * jnp.minimum(1.0, (count + 1) / config.warmup)
-
-  return schedule
-
-
-def decayed(params: Any) -> Any:
-  """Which parameters decay: all but the biases of layers, as the authors' do."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: jax.tree_util.keystr(path) != "['score']['bias']", params
-  )
-
-
-@functools.lru_cache(maxsize=4)
-def functions_of(config: Config, num_classes: int, shape: tuple[int, ...]) -> Functions:
-  """Functions of a configuration, whose seed does not matter.
-
-  Args:
-    config: the run.
-    num_classes: outputs.
-    shape: of an image.
-  """
-  model = models.build(config.model, width=config.width, num_classes=num_classes)
-  tx = optax.chain(
-    config.regularizer.transformation(),
-    optax.add_decayed_weights(config.weight_decay, mask=decayed),
-    optax.sgd(learning_rate(config), momentum=0.9),
-  )
-
-  def inputs(images):
-    side = (config.shrink, config.shrink)
-    return nn.avg_pool((images.astype(jnp.float32) - 127.5) / 128.0, side, side)
-
-  @jax.jit
-  def init(key):
-    variables = model.init(key, inputs(jnp.zeros((1, *shape))))
-    params = variables["params"]
-    stats = variables.get("batch_stats", {})
-    return State(params, stats, tx.init(params), jnp.zeros(()))
-
-  @functools.partial(jax.jit, donate_argnums=0)
-  def update(state, images, labels):
-    targets = optax.smooth_labels(
-      jax.nn.one_hot(labels, num_classes), config.label_smoothing
+  def __init__(self, config: Config, data: Data):
+    self._config, self._data = config, data
+    self._model = models.build(
+      config.model, width=config.width, num_classes=len(data.classes)
     )
-
-    def loss(params):
-      logits, new = model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
-        inputs(images),
-        train=True,
-        mutable=["batch_stats"],
-      )
-      losses = optax.softmax_cross_entropy(jnp.asarray(logits), targets)
-      return losses.mean(), new.get("batch_stats", {})
-
-    (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return State(params, stats, opt_state, state.loss + value)
-
-  @jax.jit
-  def evaluate(state, images, labels):
-    """Errors and losses of a batch; of filling, which has label -1, 0."""
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = jnp.asarray(model.apply(variables, inputs(images)))
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      logits, jnp.maximum(labels, 0)
+    self._rows = select(
+      data.train.labels,
+      config.seed,
+      images_per_class=config.images_per_class or None,
+      dropped=dict(config.dropped),
     )
-    real = labels >= 0
-    return real & (logits.argmax(-1) != labels), jnp.where(real, losses, 0.0)
+    tx, self._update = _compiled(dataclasses.replace(config, seed=0), self._model)
+    image = np.zeros((1, *data.image_shape), np.uint8)
+    params, stats = training.init(
+      self._model, config.shrink, jax.random.key(config.seed), image
+    )
+    self.state = training.State(params, stats, tx.init(params), jnp.zeros(()))
 
-  @jax.jit
-  def excess(params):
-    """Relative excess of each layer, by one measure whatever the regularizer is."""
+  def steps(self, first: int, last: int) -> Iterator[int]:
+    """Trains; yields the number of each step, ``first + 1`` to ``last``."""
+    config, data = self._config, self._data
+    batches = training_batches(
+      data.train, self._rows, config.batch_size, config.seed, steps=(first, last),
+      size=data.size, augment=config.augment,
+    )  # fmt: skip
+    for step, (images, labels) in enumerate(batches, first + 1):
+      self.state = self._update(self.state, images, labels)
+      yield step
+
+  def measure(self, step: int) -> dict:
+    """An entry of the history: mean loss since the last, error, redundancy."""
+    config, data = self._config, self._data
+    some = np.random.default_rng(0).permutation(len(data.test))[: config.curve_images]
+    errors, _ = self._evaluate(data.test, np.sort(some))
+    loss = self.state.loss / config.steps_between if step else np.nan
+    self.state = self.state._replace(loss=jnp.zeros(()))
     return {
-      path: mhe_jax.relative_excess(w, Riesz(2.0), half_space=path != models.OUTPUT)
-      for path, w in mhe_jax.neuron_matrices(params, models.OUTPUT_RULES).items()
+      "step": step,
+      "train_loss": number(loss),
+      "test_error": number(100 * errors.mean()),
+      "excess": {k: number(v) for k, v in training.excess(self.state.params).items()},
     }
 
-  return Functions(init, update, evaluate, excess)
+  def final_measures(self) -> dict:
+    """Errors in percent and losses, of all test images and up to 5,000 others."""
+    data = self._data
+    errors, losses = self._evaluate(data.test, np.arange(len(data.test)))
+    some = np.sort(np.random.default_rng(0).permutation(self._rows)[:5000])
+    train_errors, train_losses = self._evaluate(data.train, some)
+    measures = {
+      "test_error": 100 * errors.mean(),
+      "test_loss": losses.mean(),
+      "train_error": 100 * train_errors.mean(),
+      "train_loss": train_losses.mean(),
+    }
+    for label, _ in self._config.dropped:
+      of_class = errors[data.test.labels == label]
+      measures[f"test_error_class_{label}"] = 100 * of_class.mean()
+    return {name: number(value) for name, value in measures.items()}
+
+  def _evaluate(self, split: Split, rows: np.ndarray):
+    """Errors (bool) and losses of some images, ``[len(rows)]`` each."""
+    variables = self.state.params, self.state.batch_stats
+    outcomes = [
+      training.evaluate(self._model, self._config.shrink, *variables, images, labels)
+      for images, labels in test_batches(split, rows, 500, size=self._data.size)
+    ]
+    return [np.concatenate(values)[: len(rows)] for values in zip(*outcomes)]
 
 
-def evaluate(
-  functions: Functions, state: State, split: Split, rows: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Errors (bool) and losses of some images, ``[len(rows)]`` each."""
-  outcomes = [
-    functions.evaluate(state, images, labels)
-    for images, labels in test_batches(split, rows, 500, size=size)
-  ]
-  errors, losses = (np.concatenate(values)[: len(rows)] for values in zip(*outcomes))
-  return errors, losses
+@functools.lru_cache(maxsize=64)
+def _compiled(config, model):
+  """Optimizer and update: one for all seeds, so that it compiles once."""
+  tx = config.optimizer()
+  return tx, training.make_update(model, config.shrink, tx, config.label_smoothing)
 
 
 def train(
@@ -270,85 +141,34 @@ def train(
   if path.exists():
     on_step(config.steps)
     return json.loads(path.read_text())
-  data = load(config.dataset, data_root)
-  rows = select(
-    data.train.labels,
-    config.seed,
-    images_per_class=config.images_per_class or None,
-    dropped=dict(config.dropped),
-  )
-  shape = (data.size, data.size, 3) if data.size else data.train.images.shape[1:]
-  functions = functions_of(
-    dataclasses.replace(config, seed=0), len(data.classes), shape
-  )
-  state = functions.init(jax.random.key(config.seed))
-  curve = np.random.default_rng(0).permutation(len(data.test))[: config.curve_images]
-
-  def measure(step):
-    errors, _ = evaluate(functions, state, data.test, np.sort(curve), data.size)
-    return {
-      "step": step,
-      "train_loss": number(state.loss / steps_between) if step else None,
-      "test_error": number(100 * errors.mean()),
-      "excess": {k: number(v) for k, v in functions.excess(state.params).items()},
-    }
-
-  steps_between = config.steps // config.measurements
+  run = Run(config, load(config.dataset, data_root))
   checkpoints = Checkpoints(output / f"{config.name}.checkpoint")
-  log = {"seconds": 0.0, "history": []}
   if checkpoints.exist():
-    state, log = checkpoints.restore(state)
+    run.state, log = checkpoints.restore(run.state)
   else:
-    log["history"].append(measure(0))
+    log = {"seconds": 0.0, "history": [run.measure(0)]}
   first = log["history"][-1]["step"]
   on_step(first)
   start = time.perf_counter() - log["seconds"]
-  batches = training_batches(
-    data.train, rows, config.batch_size, config.seed, steps=(first, config.steps),
-    size=data.size, augment=config.augment,
-  )  # fmt: skip
-  for step, (images, labels) in enumerate(batches, first + 1):
-    state = functions.update(state, images, labels)
+  for step in run.steps(first, config.steps):
     on_step(step)
-    if step % steps_between == 0:
-      log["history"].append(measure(step))
-      state = state._replace(loss=jnp.zeros(()))
+    if step % config.steps_between == 0:
+      log["history"].append(run.measure(step))
       log["seconds"] = round(time.perf_counter() - start, 2)
-      checkpoints.save(step, state, log)
-
+      checkpoints.save(step, run.state, log)
   result = {
     "command": "python -m experiments.classification",
     "config": dataclasses.asdict(config),
     "name": config.name,
-    **final_measures(config, functions, state, data, rows),
+    **run.final_measures(),
     **log,
     **environment(),
   }
   partial = path.with_suffix(".partial")
   partial.write_text(json.dumps(result) + "\n")
-  partial.rename(path)
+  partial.rename(path)  # Complete, or not there.
   checkpoints.remove()
   return result
-
-
-def final_measures(
-  config: Config, functions: Functions, state: State, data: Data, rows: np.ndarray
-) -> dict:
-  """Errors in percent, of the whole test set and of up to 5,000 training images."""
-  everything = np.arange(len(data.test))
-  errors, losses = evaluate(functions, state, data.test, everything, data.size)
-  measures = {
-    "test_error": number(100 * errors.mean()),
-    "test_loss": number(losses.mean()),
-  }
-  for label, _ in config.dropped:
-    of_class = errors[data.test.labels == label]
-    measures[f"test_error_class_{label}"] = number(100 * of_class.mean())
-  some = np.sort(np.random.default_rng(0).permutation(rows)[:5000])
-  errors, losses = evaluate(functions, state, data.train, some, data.size)
-  measures["train_error"] = number(100 * errors.mean())
-  measures["train_loss"] = number(losses.mean())
-  return measures
 
 
 def number(x: Any) -> float | None:

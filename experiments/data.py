@@ -77,6 +77,13 @@ class Data:
   classes: tuple[str, ...]
   size: int = 0
 
+  @property
+  def image_shape(self) -> tuple[int, ...]:
+    """Height, width and channels of an image of a batch."""
+    if self.size:
+      return (self.size, self.size, 3)
+    return self.train.images.shape[1:]
+
 
 @functools.lru_cache(maxsize=2)
 def load(name: str = "digits", root: pathlib.Path | None = None) -> Data:

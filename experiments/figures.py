@@ -5,7 +5,15 @@ import pathlib
 
 import numpy as np
 
-from experiments.paper import BASELINE, HALF_MHE, MHE, ORTHONORMAL, SWEEPS, Base
+from experiments.paper import (
+  BASELINE,
+  HALF_MHE,
+  MHE,
+  ORTHONORMAL,
+  SWEEPS,
+  Base,
+  unweighted,
+)
 from experiments.runs import Results, hidden_excess, pairs, values
 
 COLORS = {
@@ -36,7 +44,7 @@ def draw_curves(base: Base, results: Results):
   arms = [
     arm
     for arm in SWEEPS["variants"](base).arms
-    if arm.config.regularizer in COLORS and results.of(arm.config)
+    if unweighted(arm.config.regularizer) in COLORS and results.of(arm.config)
   ]
   return _curves(arms, results, "test_error", "test error, %")
 
@@ -54,7 +62,7 @@ def _curves(arms, results, measure, label):
   figure, axes = _subplots(2, len(columns), figsize=(4.5 * len(columns), 5.5))
   for arm in arms:
     upper, lower = axes[:, columns.index(arm.column)]
-    color = COLORS[arm.config.regularizer]
+    color = COLORS[unweighted(arm.config.regularizer)]
     histories = [run["history"] for run in results.of(arm.config).values()]
     steps = [entry["step"] for entry in histories[0]]
     curves = {

@@ -21,7 +21,7 @@ from rich.console import Console
 from experiments.figures import draw_all
 from experiments.markdown import markdown
 from experiments.models import OUTPUT
-from experiments.paper import BASELINE, HALF_MHE, Sweep, sweeps_of
+from experiments.paper import BASELINE, HALF_MHE, Sweep, sweeps_of, unweighted
 from experiments.runs import Results, hidden_excess, pairs, values
 from experiments.statistics import Paired, paired_difference
 
@@ -125,7 +125,7 @@ def summary(preset: str, results: Results) -> str:
     for arm in energies:
       both = pairs(results, baseline, arm)
       if len(both[0]) > 1:
-        compared[arm.config.regularizer] = paired_difference(*both)
+        compared[unweighted(arm.config.regularizer)] = paired_difference(*both)
     if HALF_MHE not in compared:
       continue
     half = compared[HALF_MHE]
@@ -159,7 +159,7 @@ def _words(paired: Paired) -> str:
 
 def _costs(preset, results):
   for arm in sweeps_of(preset)["variants"].arms:
-    if arm.config.regularizer == HALF_MHE:
+    if unweighted(arm.config.regularizer) == HALF_MHE:
       plain = arm._replace(config=dataclasses.replace(arm.config, regularizer=BASELINE))
       first, second = pairs(results, plain, arm, "seconds")
       yield from np.divide(second, first)

@@ -6,9 +6,12 @@ import pathlib
 
 import numpy as np
 
-from experiments.classification import Config
+from experiments.config import Config
 from experiments.models import OUTPUT
 from experiments.paper import Arm
+
+# A setting that is newer than a result has, for that result, its default.
+_DEFAULTS = json.loads(json.dumps(dataclasses.asdict(Config())))
 
 
 class Results:
@@ -28,7 +31,7 @@ class Results:
     for path in sorted(folder.glob("*.json")):
       try:
         result = json.loads(path.read_text())
-        config = dict(result["config"])
+        config = _DEFAULTS | result["config"]
       except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the result of a run: {error!r}") from error
       seed = config.pop("seed")

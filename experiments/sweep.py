@@ -25,7 +25,8 @@ import rich.progress
 import tyro
 from rich.console import Console
 
-from experiments.classification import Config, train
+from experiments.classification import train
+from experiments.config import Config
 from experiments.paper import SEEDS, sweeps_of
 
 

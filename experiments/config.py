@@ -1,0 +1,123 @@
+"""Settings of a run of classification, and its optimizer."""
+
+import dataclasses
+import hashlib
+import json
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.regularizers import Regularizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Everything that the numbers of a run depend on.
+
+  Attributes:
+    dataset: digits, cifar10, cifar100 or imagenet.
+    images_per_class: drawn for the training set by the seed; 0 for all of them.
+    shrink: side of the squares of pixels that are averaged into one: 2 makes 16 x 16
+      images of those of CIFAR.
+    dropped: of which classes which share is taken away: class imbalance.
+    model: cnn-6, cnn-9, cnn-15, resnet-32, ..., or resnet-18 and resnet-34.
+    width: channels of its first stage.
+    regularizer: what is added to the loss.
+    learning_rate: of SGD with momentum.
+    warmup: steps in which it rises to that.
+    decay_at: shares of the steps after which it is divided by 10.
+    steps: updates.
+    batch_size: images of an update.
+    weight_decay: the loss has half of it times the squared norm of all parameters
+      but the biases.
+    label_smoothing: share of the label that all classes have.
+    augment: crop and flip at random.
+    curve_images: images on which the test error is measured on the way.
+    measurements: how often that is done, the energies are measured and the state is
+      saved.
+    seed: of initialization, choice and order of the images, augmentation.
+  """
+
+  dataset: str = "cifar100"
+  images_per_class: int = 0
+  shrink: int = 1
+  dropped: tuple[tuple[int, float], ...] = ()
+  model: str = "cnn-9"
+  width: int = 64
+  regularizer: Regularizer = dataclasses.field(default_factory=Regularizer)
+  learning_rate: float = 0.1
+  warmup: int = 0
+  decay_at: tuple[float, ...] = (20 / 42.5, 30 / 42.5, 37.5 / 42.5)
+  steps: int = 42500
+  batch_size: int = 128
+  weight_decay: float = 5e-4
+  label_smoothing: float = 0.01
+  augment: bool = True
+  curve_images: int = 10000
+  measurements: int = 85
+  seed: int = 0
+
+  def __post_init__(self):
+    for name in _COUNTS:
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+    if self.steps % self.measurements:
+      raise ValueError(
+        f"steps must be a multiple of measurements, got {self.steps} and "
+        f"{self.measurements}."
+      )
+
+  @property
+  def steps_between(self) -> int:
+    """Steps from one measurement to the next."""
+    return self.steps // self.measurements
+
+  def optimizer(self) -> optax.GradientTransformationExtraArgs:
+    """SGD with momentum on the loss, the regularizer and the weight decay."""
+    return optax.chain(
+      self.regularizer.transformation(),
+      optax.add_decayed_weights(self.weight_decay, mask=_decays),
+      optax.sgd(self.learning_rate_at, momentum=0.9),
+    )
+
+  def learning_rate_at(self, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    """The schedule: after how many updates which learning rate."""
+    boundaries = {round(self.steps * share): 0.1 for share in self.decay_at}
+    rate = optax.piecewise_constant_schedule(self.learning_rate, boundaries)(count)
+    if not self.warmup:
+      return rate
+    return rate * jnp.minimum(1.0, (count + 1) / self.warmup)
+
+  @property
+  def name(self) -> str:
+    """Name of the run: readable, and different for different settings."""
+    kind = self.regularizer.name.replace("half-space ", "half-").replace("'", "")
+    kind = kind.replace(", s = ", "-s").replace(", ", "-").replace(" ", "-").lower()
+    text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    model = f"{self.model}-w{self.width}"
+    return f"{self.dataset}_{model}_{kind}_seed{self.seed}_{digest}"
+
+
+_COUNTS = ("shrink", "width", "steps", "batch_size", "curve_images", "measurements")
+
+
+def _decays(params):
+  """All parameters but the biases of layers, as in the authors' code."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: jax.tree_util.keystr(path) != "['score']['bias']", params
+  )
+
+
+PRESETS = {
+  "smoke": Config(
+    dataset="digits", images_per_class=8, model="cnn-3", width=2, steps=4,
+    batch_size=16, curve_images=64, measurements=2,
+  ),
+  "cpu": Config(
+    images_per_class=50, shrink=2, width=16, learning_rate=0.05, warmup=100,
+    steps=4000, batch_size=64, curve_images=2000, measurements=10,
+  ),
+  "paper": Config(),
+}  # fmt: skip

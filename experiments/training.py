@@ -1,0 +1,105 @@
+"""Compiled functions of training: networks are hashable, so each compiles once."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.models import OUTPUT, OUTPUT_RULES
+from mhe_jax import Riesz, neuron_matrices, relative_excess
+
+
+class State(NamedTuple):
+  """What an update changes.
+
+  Attributes:
+    params: parameters.
+    batch_stats: statistics of batch normalization.
+    opt_state: of the optimizer.
+    loss: sum of the losses of the batches since it was last set to 0.
+  """
+
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+  loss: jax.Array
+
+
+def standardize(images: jax.typing.ArrayLike, shrink: int) -> jax.Array:
+  """Images of bytes to about -1 to 1, squares of pixels averaged into one.
+
+  Args:
+    images: ``[batch, height, width, channels]``, 0 to 255.
+    shrink: side of the squares.
+  """
+  x = (jnp.asarray(images, jnp.float32) - 127.5) / 128.0
+  return nn.avg_pool(x, (shrink, shrink), (shrink, shrink))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def init(model: nn.Module, shrink: int, key: jax.Array, images: jax.typing.ArrayLike):
+  """Parameters and statistics of a new network."""
+  variables = model.init(key, standardize(images, shrink))
+  return variables["params"], variables.get("batch_stats", {})
+
+
+def make_update(
+  model: nn.Module,
+  shrink: int,
+  tx: optax.GradientTransformationExtraArgs,
+  label_smoothing: float,
+) -> Callable[[State, jax.typing.ArrayLike, jax.typing.ArrayLike], State]:
+  """A compiled ``update(state, images, labels)``, which consumes the state."""
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def update(state, images, labels):
+    def loss(params):
+      logits, new = model.apply(
+        {"params": params, "batch_stats": state.batch_stats},
+        standardize(images, shrink),
+        train=True,
+        mutable=["batch_stats"],
+      )
+      targets = jax.nn.one_hot(labels, jnp.shape(logits)[-1])
+      targets = optax.smooth_labels(targets, label_smoothing)
+      losses = optax.softmax_cross_entropy(jnp.asarray(logits), targets)
+      return losses.mean(), new.get("batch_stats", {})
+
+    (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return State(params, stats, opt_state, state.loss + value)
+
+  return update
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def evaluate(
+  model: nn.Module,
+  shrink: int,
+  params: Any,
+  batch_stats: Any,
+  images: jax.typing.ArrayLike,
+  labels: jax.typing.ArrayLike,
+) -> tuple[jax.Array, jax.Array]:
+  """Errors (bool) and losses of a batch; of rows with label -1, False and 0."""
+  variables = {"params": params, "batch_stats": batch_stats}
+  logits = jnp.asarray(model.apply(variables, standardize(images, shrink)))
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    logits, jnp.maximum(jnp.asarray(labels), 0)
+  )
+  real = jnp.asarray(labels) >= 0
+  return real & (logits.argmax(-1) != labels), jnp.where(real, losses, 0.0)
+
+
+@jax.jit
+def excess(params: Any) -> dict[str, jax.Array]:
+  """Relative excess of each layer, by one measure whatever the regularizer is."""
+  return {
+    path: relative_excess(neurons, Riesz(2.0), half_space=path != OUTPUT)
+    for path, neurons in neuron_matrices(params, OUTPUT_RULES).items()
+  }

@@ -1,0 +1,333 @@
+"""Runs of classification: what they train, how they resume, what is reported."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from experiments import models, report
+from experiments.config import PRESETS, Config
+from experiments.paper import BASELINE, HALF_MHE, MHE, Arm, Sweep, sweeps_of
+from experiments.regularizers import Regularizer, authors_energy, orthonormality
+from experiments.runs import Results
+from experiments.sweep import runs
+from mhe_jax import Riesz, hyperspherical_energy, network_energy
+
+SMOKE = PRESETS["smoke"]
+VOLATILE = ("seconds", "device", "versions")
+
+
+def start(module, *arguments):
+  """A process of an experiment, without the fake devices of this one."""
+  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  return subprocess.Popen(
+    [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env={**environment, "PYTHONIOENCODING": "utf-8"},
+  )
+
+
+def finish(process, code=0):
+  """What it printed."""
+  text, _ = process.communicate(timeout=600)
+  assert process.returncode == code, text
+  return " ".join(text.split())
+
+
+def result_in(folder):
+  (path,) = folder.glob("*.json")
+  result = json.loads(path.read_text())
+  assert path.stem == result["name"]
+  return {name: value for name, value in result.items() if name not in VOLATILE}
+
+
+def test_a_run_that_is_killed_ends_with_the_same_numbers(tmp_path):
+  """Also with a regularizer whose state is part of the optimizer's."""
+  arguments = [
+    "--preset", "smoke", "--steps", 300, "--measurements", 30, "--warmup", 20,
+    "--regularizer.kind", "mhe", "--regularizer.weight", 10,
+  ]  # fmt: skip
+  whole = start("classification", *arguments, "--output", tmp_path / "whole")
+  finish(whole)
+  killed = start("classification", *arguments, "--output", tmp_path / "killed")
+  deadline = time.monotonic() + 300
+  while not list((tmp_path / "killed").glob("*.checkpoint/[1-9]*/log")):
+    assert time.monotonic() < deadline and killed.poll() is None
+    time.sleep(0.01)
+  killed.send_signal(signal.SIGKILL)
+  killed.communicate()
+  assert not list((tmp_path / "killed").glob("*.json"))
+  text = finish(start("classification", *arguments, "--output", tmp_path / "killed"))
+  assert "test error" in text
+  expected = result_in(tmp_path / "whole")
+  assert result_in(tmp_path / "killed") == expected
+  assert not list((tmp_path / "killed").glob("*.checkpoint"))
+  history = expected["history"]
+  assert [entry["step"] for entry in history] == list(range(0, 301, 10))
+  assert history[-1]["train_loss"] < history[1]["train_loss"]
+  excess = [entry["excess"] for entry in history]
+  assert set(excess[0]) == {
+    *(f"conv{i}_0/kernel" for i in range(3)), "features/kernel", "score/kernel",
+  }  # fmt: skip
+  assert excess[-1]["features/kernel"] < 0.8 * excess[0]["features/kernel"]
+
+
+def test_bad_settings_are_named(tmp_path):
+  process = start(
+    "classification", "--preset", "cpu", "--data-root", tmp_path, "--output", tmp_path
+  )
+  assert "the folder of the data must exist" in finish(process, 2)
+  with pytest.raises(ValueError, match="multiple of measurements, got 5 and 2"):
+    Config(steps=5, measurements=2)
+  with pytest.raises(ValueError, match="width must be at least 1, got 0"):
+    Config(width=0)
+  with pytest.raises(ValueError, match=r"model must be cnn-N .* got 'vgg-16'"):
+    models.build("vgg-16", width=8, num_classes=10)
+  with pytest.raises(ValueError, match=r"'none' has no weight, got 2\.0"):
+    Regularizer(weight=2.0)
+
+
+def test_names_of_runs_tell_all_settings_apart():
+  configs = [
+    SMOKE,
+    dataclasses.replace(SMOKE, seed=1),
+    dataclasses.replace(SMOKE, steps=8),
+    dataclasses.replace(SMOKE, regularizer=MHE),
+    dataclasses.replace(SMOKE, regularizer=HALF_MHE),
+    dataclasses.replace(SMOKE, dropped=((0, 0.5),)),
+  ]
+  assert len({config.name for config in configs}) == len(configs)
+
+
+def test_the_schedule_of_the_paper():
+  """Learning rate 0.1, divided by 10 after 20, 30 and 37.5 thousand steps."""
+  rate = PRESETS["paper"].learning_rate_at
+  for step, expected in (
+    (0, 0.1), (20000, 0.1), (20001, 0.01), (30001, 1e-3), (37501, 1e-4), (42499, 1e-4),
+  ):  # fmt: skip
+    np.testing.assert_allclose(rate(jnp.asarray(step)), expected, rtol=1e-5)
+  rate = dataclasses.replace(PRESETS["paper"], warmup=10).learning_rate_at
+  np.testing.assert_allclose(rate(jnp.asarray(4)), 0.05, rtol=1e-6)
+
+
+def test_all_but_biases_decay():
+  model = models.build("cnn-3", width=2, num_classes=3)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1), jnp.float32))["params"]
+  config = dataclasses.replace(SMOKE, learning_rate=1.0, weight_decay=0.5)
+  tx = config.optimizer()
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  ones = jax.tree.map(jnp.ones_like, params)
+  updates, _ = tx.update(zeros, tx.init(ones), ones)
+  assert float(abs(updates["score"]["bias"]).max()) == 0.0
+  for leaf in (updates["score"]["kernel"], updates["norm0_0"]["scale"]):
+    np.testing.assert_allclose(leaf, -0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("name", "size", "classes", "millions"),
+  [("resnet-18", 224, 1000, 11.69), ("resnet-34", 224, 1000, 21.80)],
+)
+def test_networks_for_imagenet_have_their_known_size(name, size, classes, millions):
+  model = models.build(name, width=64, num_classes=classes)
+  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert round(count / 1e6, 2) == millions
+
+
+def params_of_a_network():
+  keys = jax.random.split(jax.random.key(1), 2)
+  return {
+    "features": {"kernel": jax.random.normal(keys[0], (7, 5))},
+    "score": {"kernel": jax.random.normal(keys[1], (5, 4)), "bias": jnp.zeros(4)},
+  }
+
+
+def added(regularizer):
+  """What it adds to zero gradients."""
+  params = params_of_a_network()
+  tx = regularizer.transformation()
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = tx.update(zeros, tx.init(params), params)
+  return updates
+
+
+def test_none_adds_nothing():
+  assert all(not x.any() for x in jax.tree.leaves(added(BASELINE)))
+
+
+@pytest.mark.parametrize("kind", ["mhe", "authors", "orthonormal"])
+@pytest.mark.parametrize("layers", ["hidden", "output", "both"])
+def test_only_the_chosen_layers_are_regularized(kind, layers):
+  updates = added(Regularizer(kind, layers=layers))
+  assert bool(updates["features"]["kernel"].any()) == (layers != "output")
+  assert bool(updates["score"]["kernel"].any()) == (layers != "hidden")
+
+
+def test_mhe_is_the_gradient_of_the_network_energy():
+  regularizer = Regularizer("mhe", 1.0, "geodesic", weight=3.0)
+
+  def energy(params):
+    return 3.0 * network_energy(
+      params, Riesz(1.0, "geodesic"), rules=models.OUTPUT_RULES
+    )
+
+  expected = jax.grad(energy)(params_of_a_network())
+  for x, y in zip(jax.tree.leaves(added(regularizer)), jax.tree.leaves(expected)):
+    np.testing.assert_allclose(x, y, rtol=1e-12)
+
+
+@pytest.mark.parametrize("half_space", [False, True])
+def test_the_authors_energy_is_the_papers_up_to_its_constants(half_space, key):
+  w = 10.0 * jax.random.normal(key, (6, 9))
+  for s, factor in ((0.0, 2.0), (1.0, 1.0), (2.0, 1.0)):  # -log d^2 is twice -log d.
+    ours = hyperspherical_energy(w, Riesz(s), half_space=half_space)
+    theirs = authors_energy(w, s, "chordal", half_space=half_space)
+    np.testing.assert_allclose(theirs, factor * ours, rtol=1e-5)
+  for s in (1.0, 2.0):  # Angles in units of pi.
+    ours = hyperspherical_energy(w, Riesz(s, "geodesic"), half_space=half_space)
+    theirs = authors_energy(w, s, "geodesic", half_space=half_space)
+    np.testing.assert_allclose(theirs, np.pi**s * ours, rtol=2e-3)
+
+
+def test_the_authors_multipliers():
+  """Hidden 1 and output 10; of angles 0.1 and 1."""
+  params = params_of_a_network()
+  for metric, (hidden, output) in (("chordal", (1, 10)), ("geodesic", (0.1, 1))):
+    updates = added(Regularizer("authors", 1.0, metric))
+    for name, factor, half_space in (
+      ("features", hidden, True), ("score", output, False),
+    ):  # fmt: skip
+      gradient = jax.grad(
+        lambda w, half_space=half_space, metric=metric: authors_energy(
+          w.T, 1.0, metric, half_space=half_space
+        )
+      )(params[name]["kernel"])
+      np.testing.assert_allclose(updates[name]["kernel"], factor * gradient, rtol=1e-10)
+
+
+def test_orthonormality_is_0_of_orthogonal_and_1_of_equal_neurons():
+  np.testing.assert_allclose(orthonormality(jnp.eye(4)), 0.0, atol=1e-12)
+  np.testing.assert_allclose(orthonormality(jnp.ones((4, 7))), 1.0)
+  x = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+  np.testing.assert_allclose(orthonormality(x), 0.5)
+
+
+def test_pairs_of_a_sweep_differ_in_the_regularizer_alone():
+  for preset in PRESETS:
+    for name, sweep in sweeps_of(preset).items():
+      first = sweep.arms[0].row
+      baselines = {arm.column: arm for arm in sweep.arms if arm.row == first}
+      for arm in sweep.arms:
+        rival = baselines[arm.column].config
+        assert rival.regularizer == BASELINE
+        assert dataclasses.replace(arm.config, regularizer=BASELINE) == rival, name
+
+
+def test_runs_of_sweeps_are_unique_and_go_seed_by_seed():
+  configs = runs(tuple(sweeps_of("cpu")), "cpu", (3, 1))
+  assert len(set(configs)) == len(configs)
+  seeds = [config.seed for config in configs]
+  assert seeds == sorted(seeds, reverse=True)
+  assert set(seeds) == {1, 3}
+
+
+def test_a_sweep_skips_what_is_done_and_the_report_shows_it(tmp_path):
+  folder = tmp_path / "runs"
+  arguments = ("layers", "start", "--preset", "smoke", "--output", folder)
+  text = finish(start("sweep", *arguments, "--seeds", 0))
+  assert f"6 of 6 runs are in {folder}." in text
+  before = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+  finish(start("sweep", *arguments, "--jobs", 2))
+  after = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+  assert len(after) == 2 * len(before)
+  assert before.items() <= after.items()
+  options = ("--preset", "smoke", "--results", folder, "--output", tmp_path)
+  finish(start("report", *options))
+  page = (tmp_path / "classification.md").read_text()
+  for name in ("layers", "start"):
+    sweep = sweeps_of("smoke")[name]
+    assert report.table(sweep, Results(folder)) in page
+  assert "| hidden |" in page
+  pictures = sorted(path.name for path in (tmp_path / "images").glob("*.png"))
+  assert "classification_start.png" in pictures
+
+
+def test_what_fails_in_a_sweep_is_told_and_the_rest_is_done(tmp_path):
+  """CIFAR is not there."""
+  process = start(
+    "sweep", "resnet", "--preset", "cpu", "--data-root", tmp_path, "--seeds", 0,
+    "--output", tmp_path,
+  )  # fmt: skip
+  text = finish(process, 1)
+  assert "0 of 6 runs" in text
+  assert text.count("failed: the folder of the data must exist") == 6
+  process = start("sweep", "widths", "--preset", "cpu")
+  assert "must be of variants, width" in finish(process, 2)
+
+
+def write_results(folder, config, errors):
+  folder.mkdir(exist_ok=True)
+  for seed, error in errors.items():
+    run = dataclasses.replace(config, seed=seed)
+    result = {"config": dataclasses.asdict(run), "test_error": error}
+    (folder / f"{run.name}.json").write_text(json.dumps(result))
+
+
+def test_tables_have_mean_spread_and_paired_interval(tmp_path):
+  mhe = dataclasses.replace(SMOKE, regularizer=MHE)
+  write_results(tmp_path, SMOKE, {0: 10.0, 1: 12.0, 2: 11.0, 7: 50.0})
+  write_results(tmp_path, mhe, {0: 9.0, 1: 11.5, 2: 10.0})
+  sweep = Sweep("title", "kind", [
+    Arm("plain", "c", SMOKE, 8.0), Arm("mhe", "c", mhe, 7.5),
+  ])  # fmt: skip
+  table = report.table(sweep, Results(tmp_path))
+  header, _, plain, ours = table.splitlines()
+  assert header == "| kind | c | against plain | paper |"
+  assert plain.startswith("| plain | 20.75 ± ")
+  first, second = [10.0, 12.0, 11.0], [9.0, 11.5, 10.0]  # Without seed 7.
+  interval = scipy.stats.ttest_rel(second, first).confidence_interval()
+  low, high = interval.low, interval.high
+  expected = f"-0.83 ({low:+.2f} to {high:+.2f}) | 7.50 (-0.50) |"
+  assert ours == f"| mhe | 10.17 ± {np.std(second, ddof=1):.2f} | {expected}".replace(
+    "-0.83", "**-0.83**" if high < 0 else "-0.83"
+  )
+
+
+def test_results_with_a_damaged_file_name_it(tmp_path):
+  (tmp_path / "x.json").write_text("{")
+  with pytest.raises(ValueError, match=r"x\.json is not the result of a run"):
+    Results(tmp_path)
+  with pytest.raises(ValueError, match="must exist"):
+    Results(tmp_path / "nowhere")
+
+
+def test_only_what_is_generated_is_replaced_in_a_page():
+  page = "before\n<!-- a -->\nold\n<!-- end of a -->\nafter"
+  assert report.fill(page, {"a": "new"}) == page.replace("old", "new")
+  with pytest.raises(ValueError, match="must have <!-- b -->"):
+    report.fill(page, {"b": "new"})
+
+
+def test_the_second_step_has_momentum():
+  """0.1 (1 + 0.9)."""
+  config = dataclasses.replace(SMOKE, weight_decay=0.0)
+  tx = config.optimizer()
+  params = {"score": {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}}
+  grads = jax.tree.map(jnp.ones_like, params)
+  state = tx.init(params)
+  first, state = tx.update(grads, state, params)
+  second, _ = tx.update(grads, state, optax.apply_updates(params, first))
+  np.testing.assert_allclose(second["score"]["bias"], -0.19, rtol=1e-6)

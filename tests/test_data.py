@@ -1,0 +1,256 @@
+"""Data sets of the experiments, and the errors that say what is wrong with one."""
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import batches
+from experiments.data import Split, load, select
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+  monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def draw(n, size=(6, 5), seed=0):
+  """Images of bytes ``[n, height, width, 3]``."""
+  return np.random.default_rng(seed).integers(0, 256, (n, *size, 3)).astype(np.uint8)
+
+
+def write_parquet(
+  path, images, labels, *, image="img", label="label", names=("a", "b")
+):
+  features = {image: datasets.Image(), label: datasets.ClassLabel(names=list(names))}
+  columns = {image: [Image.fromarray(x) for x in images], label: list(labels)}
+  path.parent.mkdir(parents=True, exist_ok=True)
+  rows = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+  rows.to_parquet(path)
+
+
+def write_folders(folder, images, labels):
+  for i, (x, label) in enumerate(zip(images, labels)):
+    path = folder / f"class{label}" / f"{i}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(x).save(path)
+
+
+def test_digits_are_of_equal_numbers_and_disjoint():
+  data = load("digits")
+  assert data.train.images.shape == (3000, 28, 28, 1)
+  assert data.test.images.shape == (2000, 28, 28, 1)
+  assert np.bincount(data.train.labels).tolist() == [300] * 10
+  assert len(data.classes) == 10
+  everything = np.concatenate([data.train.images, data.test.images]).reshape(5000, -1)
+  assert len(np.unique(everything, axis=0)) == 5000
+
+
+@pytest.mark.parametrize("nested", ["", "plain_text/"])
+def test_parquet_folder_is_read_pixel_for_pixel(tmp_path, nested):
+  folder = tmp_path / "cifar10" / nested
+  train, test = draw(5), draw(3, seed=1)
+  write_parquet(folder / "train-00000-of-00001.parquet", train, [0, 1, 1, 0, 1])
+  write_parquet(folder / "test-00000-of-00001.parquet", test, [1, 0, 1])
+  data = load("cifar10", tmp_path)
+  np.testing.assert_array_equal(data.train.images, train)
+  np.testing.assert_array_equal(data.test.images, test)
+  assert data.train.labels.tolist() == [0, 1, 1, 0, 1]
+  assert data.classes == ("a", "b")
+  assert data.image_shape == (6, 5, 3)
+
+
+def test_cifar100_takes_the_fine_labels(tmp_path):
+  folder = tmp_path / "cifar100"
+  for split in ("train", "test"):
+    write_parquet(folder / f"{split}.parquet", draw(2), [1, 0], label="fine_label")
+  assert load("cifar100", tmp_path).train.labels.tolist() == [1, 0]
+
+
+def test_class_folders_are_read(tmp_path):
+  images = draw(4)
+  write_folders(tmp_path / "cifar10" / "train", images, [0, 0, 1, 1])
+  write_folders(tmp_path / "cifar10" / "test", images[:2], [0, 1])
+  data = load("cifar10", tmp_path)
+  np.testing.assert_array_equal(data.train.images, images)
+  assert data.train.labels.tolist() == [0, 0, 1, 1]
+  assert data.test.labels.tolist() == [0, 1]
+  assert data.classes == ("class0", "class1")
+
+
+def test_large_images_are_decoded_when_asked_for(tmp_path):
+  root = tmp_path / "imagenet"
+  for i, size in enumerate([(300, 260), (240, 500), (90, 1200), (230, 225)]):
+    write_folders(root / "train" / "x", draw(1, size, i), [i])
+  for path in sorted((root / "train" / "x").glob("*")):
+    path.rename(root / "train" / path.name)
+  (root / "train" / "x").rmdir()
+  write_folders(root / "val", draw(2, (260, 300)), [0, 1])
+  for name in ("class2", "class3"):
+    write_folders(root / "val", draw(1, (256, 256)), [int(name[-1])])
+  data = load("imagenet", tmp_path)
+  assert len(data.classes) == 4
+  assert data.image_shape == (224, 224, 3)
+  rows = np.arange(4)
+  (batch,) = batches.training_batches(data.train, rows, 4, 0, steps=(0, 1), size=224)
+  assert batch[0].shape == (4, 224, 224, 3)
+  assert batch[0].dtype == np.uint8
+  ((images, labels),) = batches.test_batches(data.test, np.arange(3), 4, size=224)
+  assert images.shape == (4, 224, 224, 3)
+  assert (labels >= 0).tolist() == [True, True, True, False]
+
+
+def test_center_crop_takes_the_middle():
+  """Of an image twice as wide as high, 7/8 of the height."""
+  x = np.zeros((256, 512, 3), np.uint8)
+  x[16:240, 144:368] = 255
+  (images, _), *_ = batches.test_batches(
+    Split([Image.fromarray(x)], np.zeros(1, np.int32)), np.arange(1), 1, size=224
+  )
+  assert images.min() == 255
+
+
+def test_a_missing_folder_is_named(tmp_path):
+  with pytest.raises(ValueError, match=r"must exist, got .*nowhere"):
+    load("cifar10", tmp_path / "nowhere")
+
+
+def test_an_unknown_data_set_is_named():
+  with pytest.raises(ValueError, match=r"one of digits, cifar10, .* got 'svhn'"):
+    load("svhn")
+
+
+def test_a_missing_split_is_named(tmp_path):
+  write_parquet(tmp_path / "cifar10" / "train.parquet", draw(2), [0, 1])
+  with pytest.raises(ValueError, match="no file of the test split"):
+    load("cifar10", tmp_path)
+
+
+def test_an_empty_folder_tells_the_layouts(tmp_path):
+  (tmp_path / "cifar10").mkdir()
+  with pytest.raises(ValueError, match=r"train\*\.parquet .* or class folders"):
+    load("cifar10", tmp_path)
+
+
+def test_a_missing_column_is_named(tmp_path):
+  for split in ("train", "test"):
+    path = tmp_path / "cifar10" / f"{split}.parquet"
+    write_parquet(path, draw(2), [0, 1], image="picture")
+  with pytest.raises(ValueError, match="must have a column 'img', got 'picture'"):
+    load("cifar10", tmp_path)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+  for split in ("train", "test"):
+    write_parquet(tmp_path / "cifar10" / f"{split}.parquet", draw(2), [0, 1])
+  path = tmp_path / "cifar10" / "test.parquet"
+  path.write_bytes(path.read_bytes()[:-20])
+  with pytest.raises(ValueError, match=r"test\.parquet is not a readable parquet"):
+    load("cifar10", tmp_path)
+
+
+def test_a_damaged_image_is_named(tmp_path):
+  write_folders(tmp_path / "cifar10" / "train", draw(3), [0, 1, 1])
+  write_folders(tmp_path / "cifar10" / "test", draw(2), [0, 1])
+  (tmp_path / "cifar10" / "train" / "class1" / "2.png").write_bytes(b"no image")
+  with pytest.raises(ValueError, match=r"row 2 of the train split .*2\.png"):
+    load("cifar10", tmp_path)
+
+
+def test_images_of_different_sizes_are_named(tmp_path):
+  write_folders(tmp_path / "cifar10" / "train", draw(1), [0])
+  write_folders(tmp_path / "cifar10" / "train", draw(1, (7, 7)), [1])
+  write_folders(tmp_path / "cifar10" / "test", draw(2), [0, 1])
+  with pytest.raises(ValueError, match=r"row 1, \(7, 7, 3\)"):
+    load("cifar10", tmp_path)
+
+
+def test_labels_out_of_range_are_named(tmp_path):
+  write_parquet(tmp_path / "cifar10" / "train.parquet", draw(2), [0, 1])
+  path = tmp_path / "cifar10" / "test.parquet"
+  write_parquet(path, draw(2), [0, 2], names="abc")
+  with pytest.raises(ValueError, match=r"test split .* labels 0 to 1"):
+    load("cifar10", tmp_path)
+
+
+def test_select_draws_by_the_seed_and_drops_of_classes():
+  labels = np.repeat(np.arange(4), 50)
+  rows = select(labels, 0, images_per_class=20, dropped={1: 0.9, 3: 0.5})
+  assert np.bincount(labels[rows]).tolist() == [20, 2, 20, 10]
+  assert len(np.unique(rows)) == len(rows)
+  np.testing.assert_array_equal(rows, np.sort(rows))
+  again = select(labels, 0, images_per_class=20)
+  assert set(rows) <= set(again)  # What is dropped is dropped from the same rows.
+  assert set(again) != set(select(labels, 1, images_per_class=20))
+  np.testing.assert_array_equal(select(labels, 0), np.arange(200))
+
+
+@pytest.mark.parametrize("dropped", [{7: 0.5}, {0: 1.5}, {0: -0.1}])
+def test_select_names_what_cannot_be_dropped(dropped):
+  with pytest.raises(ValueError, match="dropped must map classes"):
+    select(np.arange(3), 0, dropped=dropped)
+
+
+@pytest.fixture
+def split():
+  """Images that tell their row: every pixel has its number."""
+  images = np.broadcast_to(np.arange(50)[:, None, None, None], (50, 8, 8, 1))
+  return Split(images.astype(np.uint8), np.arange(50, dtype=np.int32))
+
+
+def test_an_epoch_has_every_row_once(split):
+  rows = np.arange(10, 40)
+  stream = batches.training_batches(split, rows, 12, 3, steps=(0, 5), augment=False)
+  order = np.concatenate([labels for _, labels in stream])
+  first, second = order[:30], order[30:]
+  np.testing.assert_array_equal(np.sort(first), rows)
+  np.testing.assert_array_equal(np.sort(second), rows)
+  assert (first != second).any()
+
+
+def test_images_stay_with_their_labels(split):
+  for images, labels in batches.training_batches(
+    split, np.arange(50), 16, 0, steps=(0, 3)
+  ):
+    # Padding aside, which is brighter, an image is all of its number.
+    np.testing.assert_array_equal(images.min((1, 2, 3)), labels)
+
+
+def test_later_steps_do_not_need_the_earlier_ones(split):
+  def stream(first, seed=5):
+    return list(
+      batches.training_batches(split, np.arange(50), 16, seed, steps=(first, 12))
+    )
+
+  for (x, y), (x_again, y_again) in zip(stream(0)[7:], stream(7), strict=True):
+    np.testing.assert_array_equal(x, x_again)
+    np.testing.assert_array_equal(y, y_again)
+  assert any((y != z).any() for (_, y), (_, z) in zip(stream(0), stream(0, 6)))
+
+
+def test_crops_are_windows_of_the_padded_image_mirrored_or_not():
+  images = draw(64, (8, 8))
+  crops = batches.crop_and_flip(images, np.random.default_rng(0))
+  found = set()
+  for image, crop in zip(images, crops):
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), constant_values=batches.GRAY)
+    matches = [
+      (top, left, mirrored)
+      for top in range(9)
+      for left in range(9)
+      for mirrored in (False, True)
+      if (
+        padded[top : top + 8, left : left + 8][:, :: -1 if mirrored else 1] == crop
+      ).all()
+    ]
+    assert len(matches) == 1
+    found.update(matches)
+  assert {mirrored for *_, mirrored in found} == {False, True}
+  assert {top for top, *_ in found} == {left for _, left, _ in found} == set(range(9))
+
+
+def test_test_batches_are_in_order_and_filled_up(split):
+  stream = list(batches.test_batches(split, np.arange(5, 22), 8))
+  labels = np.concatenate([labels for _, labels in stream])
+  assert labels.tolist() == [*range(5, 22), *[-1] * 7]
+  assert all(images.shape == (8, 8, 8, 1) for images, _ in stream)
