@@ -81,14 +81,18 @@ def crop_and_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     images: ``[batch, height, width, channels]``.
     rng: source of randomness.
   """
-  batch, height, width, _ = images.shape
-  border = (PADDING, PADDING)
-  padded = np.pad(images, ((0, 0), border, border, (0, 0)), constant_values=GRAY)
-  top, left = rng.integers(0, 2 * PADDING + 1, (2, batch, 1))
-  rows, columns = top + np.arange(height), left + np.arange(width)
-  mirrored = rng.random((batch, 1)) < 0.5
-  columns = np.where(mirrored, columns[:, ::-1], columns)
-  return padded[np.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
+  batch, height, width, channels = images.shape
+  shape = (batch, height + 2 * PADDING, width + 2 * PADDING, channels)
+  padded = np.full(shape, GRAY, images.dtype)
+  padded[:, PADDING:-PADDING, PADDING:-PADDING] = images
+  tops, lefts = rng.integers(0, 2 * PADDING + 1, (2, batch)).tolist()
+  mirrored = (rng.random(batch) < 0.5).tolist()
+  crops = np.empty_like(images)
+  # Slice by slice: four times as fast as one gather of all pixels.
+  for i, (top, left, mirror) in enumerate(zip(tops, lefts, mirrored)):
+    crop = padded[i, top : top + height, left : left + width]
+    crops[i] = crop[:, ::-1] if mirror else crop
+  return crops
 
 
 def _random_resized_crop(image, size, rng):

@@ -105,10 +105,11 @@ class Run:
 
   def _evaluate(self, split: Split, rows: np.ndarray):
     """Errors (bool) and losses of some images, ``[len(rows)]`` each."""
+    batch_size = 100 if self._data.size else 500
     variables = self.state.params, self.state.batch_stats
     outcomes = [
       training.evaluate(self._model, self._config.shrink, *variables, images, labels)
-      for images, labels in test_batches(split, rows, 500, size=self._data.size)
+      for images, labels in test_batches(split, rows, batch_size, size=self._data.size)
     ]
     return [np.concatenate(values)[: len(rows)] for values in zip(*outcomes)]
 

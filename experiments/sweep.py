@@ -6,8 +6,8 @@
 
 Finished runs are skipped and unfinished ones go on, so that a sweep can be stopped, in
 any way, and continued at any time, or in parts: seed by seed, sweep by sweep. All arms
-of a seed come before the next seed. On CPU, as many jobs as there are cores, each on a
-core of its own, are faster than one job on all of them.
+of a seed come before those of the next. On CPU, as many jobs as there are cores, each
+on a core of its own, are faster than one job on all of them.
 """
 
 import concurrent.futures
@@ -33,14 +33,15 @@ from experiments.paper import SEEDS, sweeps_of
 def runs(
   names: tuple[str, ...], preset: str, seeds: tuple[int, ...] | None = None
 ) -> list[Config]:
-  """Runs of some sweeps, each once, all of a seed before the next seed."""
-  sweeps = sweeps_of(preset)
-  arms = [arm for name in names for arm in sweeps[name].arms]
-  configs = [
-    dataclasses.replace(arm.config, seed=seed)
-    for seed in (SEEDS[preset] if seeds is None else seeds)
-    for arm in arms
+  """Runs of some sweeps, each once, all of a seed before those of a larger one."""
+  sweeps = [sweeps_of(preset)[name] for name in names]
+  seeded = [
+    (seed, dataclasses.replace(arm.config, seed=seed))
+    for sweep in sweeps
+    for seed in seeds or sweep.seeds or SEEDS[preset]
+    for arm in sweep.arms
   ]
+  configs = [config for _, config in sorted(seeded, key=lambda pair: pair[0])]
   return list(dict.fromkeys(configs))
 
 
@@ -148,15 +149,15 @@ def main(
   """Works through the paper's experiments.
 
   Args:
-    sweeps: which of variants, width, depth, layers, weight, resnet, imbalance, start
-      and (not on a CPU) imagenet; all of them by default.
+    sweeps: which of rate, variants, width, depth, layers, weight, resnet, imbalance,
+      start and (not on a CPU) imagenet; all of them by default.
     preset: "smoke" (handwritten digits, seconds), "cpu" (hours on two cores) or
       "paper" (the paper's schedule, for accelerators).
     output: folder for the results, one JSON file a run.
     data_root: folder of local copies of the data sets, called cifar10, cifar100 and
       imagenet; without it, the Hugging Face hub is asked.
     jobs: runs at a time, each on its share of the cores.
-    seeds: which seeds; those of the preset by default.
+    seeds: which seeds; those of the sweep or preset by default.
   """
   console = Console()
   known = sweeps_of(preset)
