@@ -123,6 +123,8 @@ def _start_worker(cores, steps):
   mine = cores.get()
   if mine:
     os.sched_setaffinity(0, mine)
+  # Jobs share an accelerator's memory; it is read when JAX starts its backend.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   _worker["steps"] = steps
 
 
