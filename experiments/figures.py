@@ -46,7 +46,7 @@ def draw_curves(base: Base, results: Results):
     for arm in SWEEPS["variants"](base).arms
     if unweighted(arm.config.regularizer) in COLORS and results.of(arm.config)
   ]
-  return _curves(arms, results, "test_error", "test error, %")
+  return _curves(arms, results, "test_error", "test error on some images, %")
 
 
 def draw_start(base: Base, results: Results):

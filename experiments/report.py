@@ -21,8 +21,8 @@ from rich.console import Console
 from experiments.figures import draw_all
 from experiments.markdown import markdown
 from experiments.models import OUTPUT
-from experiments.paper import BASELINE, HALF_MHE, Sweep, sweeps_of, unweighted
-from experiments.runs import Results, hidden_excess, pairs, values
+from experiments.paper import BASELINE, DATASETS, HALF_MHE, Sweep, sweeps_of, unweighted
+from experiments.runs import Results, hidden_excess, number, pairs, values
 from experiments.statistics import Paired, paired_difference
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "classification"
@@ -64,7 +64,8 @@ def table(sweep: Sweep, results: Results) -> str:
       if arm is None:
         line += ["", "", ""]
         continue
-      own = "" if row == rows[0] else difference(*pairs(results, baseline, arm))
+      compared = row != rows[0] and arm.config.regularizer != BASELINE
+      own = difference(*pairs(results, baseline, arm)) if compared else ""
       line += [
         mean_and_spread(values(results, arm).values()),
         own,
@@ -74,7 +75,14 @@ def table(sweep: Sweep, results: Results) -> str:
       lines.append(line)
   # A column of numbers that nobody reports is not shown.
   shown = [i for i in range(len(header)) if i == 0 or any(line[i] for line in lines)]
-  return markdown(*([line[i] for i in shown] for line in (header, *lines)))
+  text = markdown(*([line[i] for i in shown] for line in (header, *lines)))
+  return f"{text}\n\n{_seeds(sweep, results)}"
+
+
+def _seeds(sweep, results):
+  counts = {len(results.of(arm.config)) for arm in sweep.arms} - {0}
+  least, most = min(counts), max(counts)
+  return f"Seeds of a cell: {least if least == most else f'{least} to {most}'}."
 
 
 def _paper(arm, baseline):
@@ -96,17 +104,22 @@ def details(sweep: Sweep, results: Results, column: str) -> str:
   ]  # fmt: skip
   lines = []
   for arm in arms:
-    runs = list(results.of(arm.config).values())
-    loss = pairs(results, arms[0], arm, "test_loss")
+    histories = [run["history"] for run in results.of(arm.config).values()]
+    losses = pairs(results, arms[0], arm, "test_loss")
+    means = {
+      name: np.mean(list(values(results, arm, name).values()))
+      for name in ("train_error", "train_loss")
+    }
+    output = [number(history[-1]["excess"][OUTPUT]) for history in histories]
     lines.append(
       [
         arm.row,
-        mean_and_spread((run["test_loss"] for run in runs), 3),
-        "" if arm is arms[0] else difference(*loss, digits=3),
-        f"{np.mean([run['train_error'] for run in runs]):.2f}",
-        f"{np.mean([run['train_loss'] for run in runs]):.3f}",
-        f"{np.mean([hidden_excess(run['history'][-1]) for run in runs]):.2f}",
-        f"{np.mean([run['history'][-1]['excess'][OUTPUT] for run in runs]):.2f}",
+        mean_and_spread(values(results, arm, "test_loss").values(), 3),
+        "" if arm is arms[0] else difference(*losses, digits=3),
+        f"{means['train_error']:.2f}",
+        f"{means['train_loss']:.3f}",
+        f"{np.mean([hidden_excess(history[-1]) for history in histories]):.2f}",
+        f"{np.mean(output):.2f}",
       ]
     )
   return markdown(header, *lines)
@@ -115,7 +128,7 @@ def details(sweep: Sweep, results: Results, column: str) -> str:
 def summary(preset: str, results: Results) -> str:
   """Whether the energy helped, by how much, how sure that is, and what it cost."""
   sentences = []
-  for name in ("cifar10", "cifar100"):
+  for name in DATASETS.values():
     arms = [a for a in sweeps_of(preset)["variants"].arms if a.column == name]
     baseline, energies = (
       arms[0],
@@ -171,7 +184,7 @@ def blocks(preset: str, results: Results) -> dict[str, str]:
   for name, sweep in sweeps_of(preset).items():
     if any(results.of(arm.config) for arm in sweep.arms):
       texts[name] = table(sweep, results)
-  for column in ("cifar10", "cifar100"):
+  for column in DATASETS.values():
     text = details(sweeps_of(preset)["variants"], results, column)
     if text:
       texts[f"details of {column}"] = text

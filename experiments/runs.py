@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 
 import numpy as np
 
 from experiments.config import Config
 from experiments.models import OUTPUT
-from experiments.paper import Arm
+from experiments.paper import TUNING_SEED, Arm
 
 # A setting that is newer than a result has, for that result, its default.
 _DEFAULTS = json.loads(json.dumps(dataclasses.asdict(Config())))
@@ -38,16 +39,17 @@ class Results:
       self._runs.setdefault(json.dumps(config, sort_keys=True), {})[seed] = result
 
   def of(self, config: Config) -> dict[int, dict]:
-    """``{seed: result}`` of the runs of a configuration, whatever its seed."""
+    """``{seed: result}`` of the runs of a configuration, as :class:`Arm` says."""
     key = json.loads(json.dumps(dataclasses.asdict(config)))
-    key.pop("seed")
-    return dict(sorted(self._runs.get(json.dumps(key, sort_keys=True), {}).items()))
+    tuning = key.pop("seed") == TUNING_SEED
+    runs = self._runs.get(json.dumps(key, sort_keys=True), {})
+    return {s: runs[s] for s in sorted(runs) if (s == TUNING_SEED) == tuning}
 
 
 def values(results: Results, arm: Arm, measure: str | None = None) -> dict[int, float]:
   """``{seed: measure}``, the error if none is named."""
   runs = results.of(arm.config)
-  return {seed: run[measure or arm.measure] for seed, run in runs.items()}
+  return {seed: number(run[measure or arm.measure]) for seed, run in runs.items()}
 
 
 def pairs(
@@ -62,4 +64,10 @@ def pairs(
 def hidden_excess(measurement: dict) -> float:
   """Mean relative excess of the hidden layers at one step of a run."""
   excess = measurement["excess"]
-  return float(np.mean([v for layer, v in excess.items() if layer != OUTPUT]))
+  hidden = [number(v) for layer, v in excess.items() if layer != OUTPUT]
+  return float(np.mean(hidden))
+
+
+def number(x: float | None) -> float:
+  """JSON has no NaN, which diverged runs have: it has null."""
+  return math.nan if x is None else x

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from experiments.classification import train
 from experiments.config import Config
-from experiments.paper import SEEDS, sweeps_of
+from experiments.paper import SEEDS, TUNING_SEED, sweeps_of
 
 
 def runs(
@@ -35,13 +35,19 @@ def runs(
 ) -> list[Config]:
   """Runs of some sweeps, each once, all of a seed before those of a larger one."""
   sweeps = [sweeps_of(preset)[name] for name in names]
-  seeded = [
-    (seed, dataclasses.replace(arm.config, seed=seed))
+  configs = [
+    dataclasses.replace(arm.config, seed=seed)
     for sweep in sweeps
-    for seed in seeds or sweep.seeds or SEEDS[preset]
     for arm in sweep.arms
+    for seed in (
+      [TUNING_SEED]
+      if arm.config.seed == TUNING_SEED
+      else SEEDS[preset]
+      if seeds is None
+      else seeds
+    )
   ]
-  configs = [config for _, config in sorted(seeded, key=lambda pair: pair[0])]
+  configs.sort(key=lambda config: config.seed)
   return list(dict.fromkeys(configs))
 
 
@@ -159,7 +165,7 @@ def main(
     data_root: folder of local copies of the data sets, called cifar10, cifar100 and
       imagenet; without it, the Hugging Face hub is asked.
     jobs: runs at a time, each on its share of the cores.
-    seeds: which seeds; those of the sweep or preset by default.
+    seeds: which seeds; those of the preset by default.
   """
   console = Console()
   known = sweeps_of(preset)

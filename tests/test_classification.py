@@ -18,7 +18,15 @@ from PIL import Image
 
 from experiments import models, report
 from experiments.config import PRESETS, Config
-from experiments.paper import BASELINE, HALF_MHE, MHE, Arm, Sweep, sweeps_of
+from experiments.paper import (
+  BASELINE,
+  HALF_MHE,
+  MHE,
+  TUNING_SEED,
+  Arm,
+  Sweep,
+  sweeps_of,
+)
 from experiments.regularizers import Regularizer, authors_energy, orthonormality
 from experiments.runs import Results
 from experiments.sweep import runs
@@ -270,8 +278,10 @@ def test_runs_of_sweeps_are_unique_and_go_seed_by_seed():
   assert len(set(configs)) == len(configs)
   seeds = [config.seed for config in configs]
   assert seeds == sorted(seeds)
-  assert set(seeds) == {1, 3}
-  assert {config.seed for config in runs(("rate", "layers"), "cpu")} == {0, 1, 2, 100}
+  assert set(seeds) == {1, 3, TUNING_SEED}
+  assert {config.seed for config in runs(("rate", "layers"), "cpu")} == {
+    0, 1, 2, TUNING_SEED,
+  }  # fmt: skip
 
 
 def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
@@ -323,12 +333,14 @@ def write_results(folder, config, errors):
 def test_tables_have_mean_spread_and_paired_interval(tmp_path):
   mhe = dataclasses.replace(SMOKE, regularizer=MHE)
   write_results(tmp_path, SMOKE, {0: 10.0, 1: 12.0, 2: 11.0, 7: 50.0})
+  write_results(tmp_path, SMOKE, {TUNING_SEED: 99.0})
   write_results(tmp_path, mhe, {0: 9.0, 1: 11.5, 2: 10.0})
   sweep = Sweep("title", "kind", [
     Arm("plain", "c", SMOKE, 8.0), Arm("mhe", "c", mhe, 7.5),
   ])  # fmt: skip
   table = report.table(sweep, Results(tmp_path))
-  header, _, plain, ours = table.splitlines()
+  header, _, plain, ours, _, seeds = table.splitlines()
+  assert seeds == "Seeds of a cell: 3 to 4."
   assert header == "| kind | c | against plain | paper |"
   assert plain.startswith("| plain | 20.75 ± ")
   first, second = [10.0, 12.0, 11.0], [9.0, 11.5, 10.0]  # Without seed 7.
