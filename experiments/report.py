@@ -179,16 +179,15 @@ def _costs(preset, results):
 
 
 def blocks(preset: str, results: Results) -> dict[str, str]:
-  """What is generated, by name; without what has no results yet."""
+  """What is generated, by name."""
   texts = {"summary": summary(preset, results)}
   for name, sweep in sweeps_of(preset).items():
-    if any(results.of(arm.config) for arm in sweep.arms):
-      texts[name] = table(sweep, results)
+    finished = any(results.of(arm.config) for arm in sweep.arms)
+    texts[name] = table(sweep, results) if finished else ""
   for column in DATASETS.values():
-    text = details(sweeps_of(preset)["variants"], results, column)
-    if text:
-      texts[f"details of {column}"] = text
-  return {name: text for name, text in texts.items() if text}
+    variants = sweeps_of(preset)["variants"]
+    texts[f"details of {column}"] = details(variants, results, column)
+  return {name: text or "Not run yet." for name, text in texts.items()}
 
 
 def fill(page: str, texts: dict[str, str]) -> str:
@@ -238,7 +237,7 @@ def main(
   (output / "images").mkdir(parents=True, exist_ok=True)
   path.write_text(page)
   pictures = draw_all(preset, found, output / "images")
-  console.print(texts.get("summary", ""), highlight=False)
+  console.print(texts["summary"], highlight=False)
   console.print(f"Wrote {path} and {len(pictures)} pictures.", highlight=False)
 
 

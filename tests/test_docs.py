@@ -9,10 +9,11 @@ import sys
 import pytest
 
 import mhe_jax
-from experiments import accuracy_tables
+from experiments import accuracy_tables, report
 from experiments.benchmarks import tables as benchmark_tables
 from experiments.benchmarks import train_step
 from experiments.quickstart import summarize
+from experiments.runs import Results
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ["README.md", "docs/layers.md"]
@@ -84,3 +85,10 @@ def test_benchmarks_states_the_committed_measurements():
   result, step = result_of("benchmark_energy"), result_of("benchmark_train_step")
   claims = [*benchmark_tables.claims(result), train_step.summarize(step)]
   check_page("benchmarks.md", benchmark_tables.tables(result), claims)
+
+
+def test_classification_is_what_the_report_generates():
+  page = (ROOT / "docs" / "classification.md").read_text()
+  texts = report.blocks("cpu", Results(report.RESULTS))
+  assert report.fill(page, texts) == page
+  assert page.count("<!-- end of ") == len(texts)
