@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,11 +41,12 @@ class Run:
   """A network in training on a data set.
 
   Attributes:
+    config: its settings.
     state: what an update changes.
   """
 
   def __init__(self, config: Config, data: Data):
-    self._config, self._data = config, data
+    self.config, self._data = config, data
     self._model = models.build(
       config.model, width=config.width, num_classes=len(data.classes)
     )
@@ -63,7 +65,7 @@ class Run:
 
   def steps(self, first: int, last: int) -> Iterator[int]:
     """Trains; yields the number of each step, ``first + 1`` to ``last``."""
-    config, data = self._config, self._data
+    config, data = self.config, self._data
     batches = training_batches(
       data.train, self._rows, config.batch_size, config.seed, steps=(first, last),
       size=data.size, augment=config.augment,
@@ -74,7 +76,7 @@ class Run:
 
   def measure(self, step: int) -> dict:
     """An entry of the history: mean loss since the last, error, redundancy."""
-    config, data = self._config, self._data
+    config, data = self.config, self._data
     some = np.random.default_rng(0).permutation(len(data.test))[: config.curve_images]
     errors, _ = self._evaluate(data.test, np.sort(some))
     loss = self.state.loss / config.steps_between if step else np.nan
@@ -98,7 +100,7 @@ class Run:
       "train_error": 100 * train_errors.mean(),
       "train_loss": train_losses.mean(),
     }
-    for label, _ in self._config.dropped:
+    for label, _ in self.config.dropped:
       of_class = errors[data.test.labels == label]
       measures[f"test_error_class_{label}"] = 100 * of_class.mean()
     return {name: number(value) for name, value in measures.items()}
@@ -108,7 +110,7 @@ class Run:
     batch_size = 100 if self._data.size else 500
     variables = self.state.params, self.state.batch_stats
     outcomes = [
-      training.evaluate(self._model, self._config.shrink, *variables, images, labels)
+      training.evaluate(self._model, self.config.shrink, *variables, images, labels)
       for images, labels in test_batches(split, rows, batch_size, size=self._data.size)
     ]
     return [np.concatenate(values)[: len(rows)] for values in zip(*outcomes)]
@@ -137,19 +139,36 @@ def train(
 
   Returns:
     What the JSON holds.
+
+  Raises:
+    ValueError: of :func:`experiments.data.load`; or another process trains it.
   """
   path = output / f"{config.name}.json"
-  if path.exists():
-    on_step(config.steps)
-    return json.loads(path.read_text())
-  run = Run(config, load(config.dataset, data_root))
-  checkpoints = Checkpoints(output / f"{config.name}.checkpoint")
+  try:
+    with filelock.FileLock(path.with_suffix(".lock"), timeout=0):
+      checkpoints = Checkpoints(path.with_suffix(".checkpoint"))
+      if not path.exists():
+        result = _train(
+          Run(config, load(config.dataset, data_root)), checkpoints, on_step
+        )
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(result) + "\n")
+        partial.rename(path)  # Complete, or not there.
+      checkpoints.remove()
+      on_step(config.steps)
+      return json.loads(path.read_text())
+  except filelock.Timeout:
+    raise ValueError(f"{config.name} is being trained by another process.") from None
+
+
+def _train(run, checkpoints, on_step):
+  """From the last measurement on, if there is one; what the JSON holds."""
+  config = run.config
   if checkpoints.exist():
     run.state, log = checkpoints.restore(run.state)
   else:
     log = {"seconds": 0.0, "history": [run.measure(0)]}
   first = log["history"][-1]["step"]
-  on_step(first)
   start = time.perf_counter() - log["seconds"]
   for step in run.steps(first, config.steps):
     on_step(step)
@@ -157,7 +176,7 @@ def train(
       log["history"].append(run.measure(step))
       log["seconds"] = round(time.perf_counter() - start, 2)
       checkpoints.save(step, run.state, log)
-  result = {
+  return {
     "command": "python -m experiments.classification",
     "config": dataclasses.asdict(config),
     "name": config.name,
@@ -165,11 +184,6 @@ def train(
     **log,
     **environment(),
   }
-  partial = path.with_suffix(".partial")
-  partial.write_text(json.dumps(result) + "\n")
-  partial.rename(path)  # Complete, or not there.
-  checkpoints.remove()
-  return result
 
 
 def number(x: Any) -> float | None:

@@ -18,6 +18,7 @@ import os
 import pathlib
 import queue
 import sys
+import threading
 import time
 from typing import Annotated, Literal
 
@@ -68,11 +69,8 @@ def sweep(
   failures = {}
   spawn = multiprocessing.get_context("spawn")  # JAX has threads: no fork.
   columns = (*rich.progress.Progress.get_default_columns(), "{task.completed}")
-  with (
-    spawn.Manager() as manager,
-    rich.progress.Progress(*columns, console=console) as progress,
-  ):
-    cores, steps = manager.Queue(), manager.Queue()
+  cores, steps = spawn.Queue(), spawn.Queue()
+  with rich.progress.Progress(*columns, console=console) as progress:
     for job in range(jobs):
       cores.put(_cores_of(job, jobs))
     finished = progress.add_task("runs", total=len(configs))
@@ -129,9 +127,18 @@ def _start_worker(cores, steps):
   mine = cores.get()
   if mine:
     os.sched_setaffinity(0, mine)
+  threading.Thread(target=_die_with_parent, daemon=True).start()
   # Jobs share an accelerator's memory; it is read when JAX starts its backend.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   _worker["steps"] = steps
+
+
+def _die_with_parent():
+  """Or a killed sweep would go on, beside the one that is started to continue it."""
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    parent.join()
+    os._exit(1)
 
 
 def _work(config, output, data_root):

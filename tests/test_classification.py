@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +99,25 @@ def test_a_run_that_is_killed_ends_with_the_same_numbers(tmp_path):
     *(f"conv{i}_0/kernel" for i in range(3)), "features/kernel", "score/kernel",
   }  # fmt: skip
   assert excess[-1]["features/kernel"] < 0.8 * excess[0]["features/kernel"]
+
+
+def test_a_run_is_trained_by_one_process(tmp_path):
+  with filelock.FileLock(tmp_path / f"{SMOKE.name}.lock"):
+    process = start("classification", "--preset", "smoke", "--output", tmp_path)
+    assert "is being trained by another process" in finish(process, 2)
+
+
+def test_workers_end_with_their_sweep(tmp_path):
+  process = start("sweep", "--preset", "smoke", "--output", tmp_path, "--jobs", 1)
+  deadline = time.monotonic() + 300
+  while not list(tmp_path.glob("*.json")):
+    assert time.monotonic() < deadline and process.poll() is None
+    time.sleep(0.1)
+  process.kill()
+  process.communicate(timeout=60)  # Ends when all have closed their output.
+  count = len(list(tmp_path.glob("*.json")))
+  time.sleep(10.0)  # Enough for another run.
+  assert len(list(tmp_path.glob("*.json"))) == count
 
 
 def test_bad_settings_are_named(tmp_path):
