@@ -5,6 +5,7 @@ of the step alone, so that runs that share a seed share them, and a run that was
 stopped goes on as if it had not been.
 """
 
+import os
 from collections.abc import Iterator
 
 import grain
@@ -49,7 +50,8 @@ def training_batches(
 
   batches = grain.MapDataset.source(rows.tolist()).seed(seed).shuffle().repeat()
   batches = batches.batch(batch_size).random_map(make)
-  options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+  threads = max(4, os.cpu_count() or 1)  # Decoding leaves Python's lock alone.
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
   first, last = steps
   yield from batches[first:last].to_iter_dataset(options)
 

@@ -1,6 +1,5 @@
 """Figures of the paper's experiments in classification."""
 
-import dataclasses
 import pathlib
 
 import numpy as np
@@ -14,7 +13,7 @@ from experiments.paper import (
   Base,
   unweighted,
 )
-from experiments.runs import Results, hidden_excess, pairs, values
+from experiments.runs import Results, columns_of, hidden_excess
 
 COLORS = {
   BASELINE: "#333333",
@@ -29,7 +28,7 @@ def draw_all(preset: str, results: Results, folder: pathlib.Path) -> list[pathli
   import matplotlib.pyplot as plt  # noqa: PLC0415  (only when called)
 
   paths = []
-  for draw in (draw_curves, draw_weights, draw_energies, draw_start):
+  for draw in (draw_differences, draw_curves, draw_weights, draw_energies, draw_start):
     figure = draw(Base(preset), results)
     if figure is not None:
       name = draw.__name__.removeprefix("draw_")
@@ -39,41 +38,105 @@ def draw_all(preset: str, results: Results, folder: pathlib.Path) -> list[pathli
   return paths
 
 
+def draw_differences(base: Base, results: Results):
+  """What the energy does to the error in every experiment: a point a seed."""
+  entries = {}  # By configurations: width and depth have the network of the others.
+  for name, place in _PLACES.items():
+    for column in columns_of(SWEEPS[name](base), results):
+      rows = [row for row, arm in column.arms.items() if _kind(arm) in (MHE, HALF_MHE)]
+      if rows and column.rival in column.arms:
+        key = column.arms[column.rival].measure, *(column.arms[r].config for r in rows)
+        entries.setdefault(key, (name, f"{place}{column.title}", column, rows))
+  groups = [
+    [entry[1:] for entry in entries.values() if (entry[0] == "start") == last]
+    for last in (False, True)  # Its differences have another scale.
+  ]
+  groups = [group for group in groups if group]
+  if not groups:
+    return None
+  heights = [len(group) for group in groups]
+  figure, panels = _subplots(
+    len(groups), 1, (7, 1.5 + 0.42 * sum(heights)), height_ratios=heights
+  )
+  for (axes,), group in zip(panels, groups):
+    _draw_differences(axes, group)
+  axes = panels[-1, 0]
+  axes.set_xlabel("test error, difference to the baseline of the seed, points")
+  for kind, label in {MHE: "MHE", HALF_MHE: "half-space MHE"}.items():
+    axes.scatter([], [], color=COLORS[kind], s=16, label=label)
+  axes.scatter([], [], color="#888888", marker="|", s=140, label="mean")
+  axes.scatter([], [], **_diamond("#888888"), label="the paper's")
+  figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+  return figure
+
+
+_PLACES = {
+  "headline": "",
+  "width": "CIFAR-100, width ",
+  "depth": "CIFAR-100, ",
+  "resnet": "ResNet-32, ",
+  "imbalance": "CIFAR-10, ",
+  "start": "all of CIFAR-100, rate 0.1,\n",
+}
+
+
+def _draw_differences(axes, group):
+  for y, (_, column, rows) in enumerate(group):
+    for row in rows:
+      kind = _kind(column.arms[row])
+      color, height = COLORS[kind], y + (0.16 if kind == HALF_MHE else -0.16)
+      points = np.subtract(column.values(row), column.values(column.rival))
+      axes.scatter(points, np.full(len(points), height), color=color, s=7, alpha=0.45)
+      axes.scatter(points.mean(), height, color=color, marker="|", s=140, linewidths=2)
+      ours, rival = column.arms[row].paper, column.arms[column.rival].paper
+      if ours is not None and rival is not None:
+        axes.scatter(ours - rival, height, **_diamond(color))
+  axes.axvline(0.0, color="black", linewidth=0.6)
+  axes.set_yticks(range(len(group)), [label for label, *_ in group], fontsize=8)
+  axes.set_ylim(len(group) - 0.5, -0.5)
+
+
+def _diamond(color):
+  return {
+    "marker": "D", "facecolor": "none", "edgecolor": color, "s": 22, "linewidths": 0.8,
+  }  # fmt: skip
+
+
 def draw_curves(base: Base, results: Results):
   """Test error and redundancy over the iterations, mean over the seeds."""
-  arms = [
-    arm
-    for arm in SWEEPS["variants"](base).arms
-    if unweighted(arm.config.regularizer) in COLORS and results.of(arm.config)
-  ]
-  return _curves(arms, results, "test_error", "test error on some images, %")
+  return _curves(
+    columns_of(SWEEPS["variants"](base), results),
+    "test_error",
+    "test error on some images, %",
+  )
 
 
 def draw_start(base: Base, results: Results):
   """Training loss and redundancy at a high learning rate, with and without warm-up."""
-  arms = [arm for arm in SWEEPS["start"](base).arms if results.of(arm.config)]
-  return _curves(arms, results, "train_loss", "training loss")
+  columns = columns_of(SWEEPS["start"](base), results)
+  return _curves(columns, "train_loss", "training loss", sharey="row")
 
 
-def _curves(arms, results, measure, label):
-  columns = list(dict.fromkeys(arm.column for arm in arms))
+def _curves(columns, measure, label, **options):
   if not columns:
     return None
-  figure, axes = _subplots(2, len(columns), figsize=(4.5 * len(columns), 5.5))
-  for arm in arms:
-    upper, lower = axes[:, columns.index(arm.column)]
-    color = COLORS[unweighted(arm.config.regularizer)]
-    histories = [run["history"] for run in results.of(arm.config).values()]
-    steps = [entry["step"] for entry in histories[0]]
-    curves = {
-      upper: [[entry[measure] for entry in history] for history in histories],
-      lower: [[hidden_excess(entry) for entry in history] for history in histories],
-    }
-    for panel, numbers in curves.items():
-      seeds = np.asarray(numbers, float)
-      panel.plot(steps, seeds.T, color=color, linewidth=0.6, alpha=0.3)
-      panel.plot(steps, seeds.mean(0), color=color, label=arm.row)
-    upper.set_title(arm.column, fontsize=9)
+  figure, axes = _subplots(2, len(columns), (4.5 * len(columns), 5.5), **options)
+  for (upper, lower), column in zip(axes.T, columns):
+    for row, arm in column.arms.items():
+      color = COLORS.get(_kind(arm))
+      if color is None:
+        continue
+      histories = [run["history"] for run in column.runs(row)]
+      steps = [entry["step"] for entry in histories[0]]
+      curves = {
+        upper: [[entry[measure] for entry in history] for history in histories],
+        lower: [[hidden_excess(entry) for entry in history] for history in histories],
+      }
+      for panel, numbers in curves.items():
+        seeds = np.asarray(numbers, float)
+        panel.plot(steps, seeds.T, color=color, linewidth=0.6, alpha=0.3)
+        panel.plot(steps, seeds.mean(0), color=color, label=row)
+    upper.set_title(column.title, fontsize=9)
     lower.axhline(1.0, color="black", linewidth=0.6)
     lower.set_xlabel("update")
   axes[0, 0].set_ylabel(label)
@@ -85,26 +148,26 @@ def _curves(arms, results, measure, label):
 
 def draw_weights(base: Base, results: Results):
   """Test error over the weight of the energy, mean and spread over the seeds."""
-  arms = [arm for arm in SWEEPS["weight"](base).arms if results.of(arm.config)]
-  weighted = [arm for arm in arms if arm.config.regularizer != BASELINE]
-  if len(weighted) == len(arms) or not weighted:
+  columns = columns_of(SWEEPS["weight"](base), results)
+  columns = [column for column in columns if len(column.arms) > 1]
+  if not columns:
     return None
   figure, ((axes,),) = _subplots(1, 1, figsize=(5.5, 3.6))
-  numbers = list(values(results, arms[0]).values())
-  mean, spread = np.mean(numbers), np.std(numbers, ddof=min(1, len(numbers) - 1))
-  axes.axhspan(mean - spread, mean + spread, color="#333333", alpha=0.15, linewidth=0)
-  axes.axhline(mean, color=COLORS[BASELINE], label="baseline")
-  for column in dict.fromkeys(arm.column for arm in weighted):
-    mine = [arm for arm in weighted if arm.column == column]
-    numbers = [list(values(results, arm).values()) for arm in mine]
+  for column in columns:
+    spreads = {row: _mean_and_spread(column.values(row)) for row in column.arms}
+    if column is columns[0] and column.rival in spreads:
+      mean, spread = spreads[column.rival]
+      span = mean - spread, mean + spread
+      axes.axhspan(*span, color=COLORS[BASELINE], alpha=0.15, linewidth=0)
+      axes.axhline(mean, color=COLORS[BASELINE], label="baseline")
+    weighted = [row for row in column.arms if row != column.rival]
     axes.errorbar(
-      [arm.config.regularizer.weight for arm in mine],
-      [np.mean(n) for n in numbers],
-      [np.std(n, ddof=min(1, len(n) - 1)) for n in numbers],
-      color=COLORS[HALF_MHE if mine[0].config.regularizer.half_space else MHE],
+      [column.arms[row].config.regularizer.weight for row in weighted],
+      *zip(*(spreads[row] for row in weighted)),
+      color=COLORS[_kind(column.arms[weighted[0]])],
       marker="o",
       capsize=3,
-      label=column,
+      label=column.title,
     )
   axes.set_xscale("log")
   axes.set_xlabel("weight of the energy")
@@ -113,36 +176,32 @@ def draw_weights(base: Base, results: Results):
   return figure
 
 
+def _mean_and_spread(numbers):
+  return np.mean(numbers), np.std(numbers, ddof=min(1, len(numbers) - 1))
+
+
 def draw_energies(base: Base, results: Results):
   """Test error against redundancy: a point a run, differences to its baseline."""
-  arms = SWEEPS["variants"](base).arms
-  columns = list(dict.fromkeys(arm.column for arm in arms))
+  columns = columns_of(SWEEPS["variants"](base), results)
+  columns = [column for column in columns if column.rival in column.arms]
+  if not columns:
+    return None
   figure, (panels,) = _subplots(1, len(columns), figsize=(4.5 * len(columns), 3.8))
-  empty = True
   for panel, column in zip(panels, columns):
-    baseline, *rivals = [arm for arm in arms if arm.column == column]
-    markers = {"chordal": "o", "geodesic": "^"}
-    for arm in rivals:
+    for row, arm in column.arms.items():
       regularizer = arm.config.regularizer
-      first, second = pairs(results, baseline, arm)
-      shared = set(values(results, baseline)) & set(values(results, arm))
-      runs = [run for seed, run in results.of(arm.config).items() if seed in shared]
-      half_space = dataclasses.replace(HALF_MHE, half_space=regularizer.half_space)
+      half_space = HALF_MHE if regularizer.half_space else MHE
+      rivals = {"none": BASELINE, "orthonormal": ORTHONORMAL}
       panel.scatter(
-        [hidden_excess(run["history"][-1]) for run in runs],
-        np.subtract(second, first),
-        color=COLORS[ORTHONORMAL if regularizer.kind == "orthonormal" else half_space],
-        marker=markers[regularizer.metric],
+        [hidden_excess(run["history"][-1]) for run in column.runs(row)],
+        np.subtract(column.values(row), column.values(column.rival)),
+        color=COLORS[rivals.get(regularizer.kind, half_space)],
+        marker={"chordal": "o", "geodesic": "^"}[regularizer.metric],
         s=16,
         alpha=0.7,
       )
-      empty = empty and not runs
-    runs = results.of(baseline.config).values()
-    for run in runs:
-      excess = hidden_excess(run["history"][-1])
-      panel.scatter(excess, 0.0, color=COLORS[BASELINE], s=16)
     panel.axhline(0.0, color="black", linewidth=0.6)
-    panel.set_title(column, fontsize=9)
+    panel.set_title(column.title, fontsize=9)
     panel.set_xlabel("relative excess of the hidden layers at the end")
   panels[0].set_ylabel("test error, difference to the\nbaseline of the seed, points")
   for regularizer, label in {
@@ -153,14 +212,19 @@ def draw_energies(base: Base, results: Results):
   panels[0].scatter([], [], color="#888888", marker="^", s=16, label="angular")
   handles, labels = panels[0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
-  return None if empty else figure
+  return figure
 
 
-def _subplots(rows, columns, figsize):
+def _kind(arm):
+  """Its regularizer, whatever the weight."""
+  return unweighted(arm.config.regularizer)
+
+
+def _subplots(rows, columns, figsize, **options):
   import matplotlib.pyplot as plt  # noqa: PLC0415  (only when called)
 
   figure, axes = plt.subplots(
-    rows, columns, figsize=figsize, squeeze=False, layout="constrained"
+    rows, columns, figsize=figsize, squeeze=False, layout="constrained", **options
   )
   for panel in axes.flat:
     panel.spines[["top", "right"]].set_visible(False)

@@ -8,7 +8,6 @@ is there already, only what stands between "<!-- NAME -->" and "<!-- end of NAME
 replaced, NAME being a sweep or "summary".
 """
 
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterable
@@ -21,8 +20,8 @@ from rich.console import Console
 from experiments.figures import draw_all
 from experiments.markdown import markdown
 from experiments.models import OUTPUT
-from experiments.paper import BASELINE, DATASETS, HALF_MHE, Sweep, sweeps_of, unweighted
-from experiments.runs import Results, hidden_excess, number, pairs, values
+from experiments.paper import BASELINE, DATASETS, Sweep, sweeps_of
+from experiments.runs import Column, Results, columns_of, hidden_excess, number
 from experiments.statistics import Paired, paired_difference
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "classification"
@@ -49,144 +48,122 @@ def difference(first: list[float], second: list[float], digits: int = 2) -> str:
 
 def table(sweep: Sweep, results: Results) -> str:
   """Errors, paired differences to the first row, and the paper's numbers."""
-  columns = list(dict.fromkeys(arm.column for arm in sweep.arms))
-  rows = list(dict.fromkeys(arm.row for arm in sweep.arms))
-  cells = {(arm.row, arm.column): arm for arm in sweep.arms}
-  baselines = {column: cells[rows[0], column] for column in columns}
-  header = [sweep.rows]
+  columns = columns_of(sweep, results)
+  header, lines = [sweep.rows], {arm.row: [arm.row] for arm in sweep.arms}
   for column in columns:
-    header += [column, f"against {rows[0]}", "paper"]
-  lines = []
-  for row in rows:
-    line = [row]
-    for column in columns:
-      arm, baseline = cells.get((row, column)), baselines[column]
+    header += [column.title, f"against {column.rival}", "paper"]
+    for row, line in lines.items():
+      arm = column.arms.get(row)
       if arm is None:
         line += ["", "", ""]
         continue
-      compared = row != rows[0] and arm.config.regularizer != BASELINE
-      own = difference(*pairs(results, baseline, arm)) if compared else ""
-      line += [
-        mean_and_spread(values(results, arm).values()),
-        own,
-        _paper(arm, baseline),
-      ]
-    if any(line[1::3]):
-      lines.append(line)
+      compared = row != column.rival and arm.config.regularizer != BASELINE
+      own = difference(column.values(column.rival), column.values(row))
+      paper = _paper(arm, column.arms.get(column.rival))
+      line += [mean_and_spread(column.values(row)), own if compared else "", paper]
+  finished = [line for line in lines.values() if any(line[1:])]
   # A column of numbers that nobody reports is not shown.
-  shown = [i for i in range(len(header)) if i == 0 or any(line[i] for line in lines)]
-  text = markdown(*([line[i] for i in shown] for line in (header, *lines)))
-  return f"{text}\n\n{_seeds(sweep, results)}"
+  shown = [i for i in range(len(header)) if any(line[i] for line in finished)]
+  text = markdown(*([line[i] for i in shown] for line in (header, *finished)))
+  return f"{text}\n\n{_seeds(columns)}"
 
 
-def _seeds(sweep, results):
-  counts = {len(results.of(arm.config)) for arm in sweep.arms} - {0}
+def _seeds(columns):
+  counts = {len(column.seeds) for column in columns}
   least, most = min(counts), max(counts)
-  return f"Seeds of a cell: {least if least == most else f'{least} to {most}'}."
+  return f"Seeds of a column: {least if least == most else f'{least} to {most}'}."
 
 
-def _paper(arm, baseline):
+def _paper(arm, rival):
   if arm.paper is None:
     return ""
-  if arm is baseline or baseline.paper is None:
+  if rival is None or arm is rival or rival.paper is None:
     return f"{arm.paper:.2f}"
-  return f"{arm.paper:.2f} ({arm.paper - baseline.paper:+.2f})"
+  return f"{arm.paper:.2f} ({arm.paper - rival.paper:+.2f})"
 
 
-def details(sweep: Sweep, results: Results, column: str) -> str:
+def details(column: Column) -> str:
   """What else the runs of a column show: losses, training errors, redundancy."""
-  arms = [a for a in sweep.arms if a.column == column and results.of(a.config)]
-  if not arms:
-    return ""
   header = [
-    column, "test loss", "against baseline", "training error", "training loss",
-    "excess, hidden", "excess, output",
+    column.title, "test loss", f"against {column.rival}", "training error",
+    "training loss", "excess, hidden", "excess, output",
   ]  # fmt: skip
   lines = []
-  for arm in arms:
-    histories = [run["history"] for run in results.of(arm.config).values()]
-    losses = pairs(results, arms[0], arm, "test_loss")
-    means = {
-      name: np.mean(list(values(results, arm, name).values()))
-      for name in ("train_error", "train_loss")
-    }
-    output = [number(history[-1]["excess"][OUTPUT]) for history in histories]
+  for row in column.arms:
+    losses = column.values(row, "test_loss")
+    last = [run["history"][-1] for run in column.runs(row)]
     lines.append(
       [
-        arm.row,
-        mean_and_spread(values(results, arm, "test_loss").values(), 3),
-        "" if arm is arms[0] else difference(*losses, digits=3),
-        f"{means['train_error']:.2f}",
-        f"{means['train_loss']:.3f}",
-        f"{np.mean([hidden_excess(history[-1]) for history in histories]):.2f}",
-        f"{np.mean(output):.2f}",
+        row,
+        mean_and_spread(losses, 3),
+        difference(column.values(column.rival, "test_loss"), losses, 3)
+        if row != column.rival
+        else "",
+        f"{np.mean(column.values(row, 'train_error')):.2f}",
+        f"{np.mean(column.values(row, 'train_loss')):.3f}",
+        f"{np.mean([hidden_excess(entry) for entry in last]):.2f}",
+        f"{np.mean([number(entry['excess'][OUTPUT]) for entry in last]):.2f}",
       ]
     )
   return markdown(header, *lines)
 
 
 def summary(preset: str, results: Results) -> str:
-  """Whether the energy helped, by how much, how sure that is, and what it cost."""
-  sentences = []
-  for name in DATASETS.values():
-    arms = [a for a in sweeps_of(preset)["variants"].arms if a.column == name]
-    baseline, energies = (
-      arms[0],
-      [a for a in arms if a.config.regularizer.kind == "mhe"],
-    )
-    compared = {}
-    for arm in energies:
-      both = pairs(results, baseline, arm)
-      if len(both[0]) > 1:
-        compared[unweighted(arm.config.regularizer)] = paired_difference(*both)
-    if HALF_MHE not in compared:
-      continue
-    half = compared[HALF_MHE]
-    errors = values(results, baseline).values()
-    verdicts = [c.verdict for c in compared.values()]
-    sentences.append(
-      f"{name}: the baseline's test error is {mean_and_spread(errors)}%; half-space "
-      f"MHE with s = 2 changes it by {half.difference:+.2f} points ({half.low:+.2f} to "
-      f"{half.high:+.2f}, {half.num_pairs} seeds): {_words(half)}. Of the "
-      f"{len(verdicts)} variants {verdicts.count('better')} have fewer errors, "
-      f"{verdicts.count('worse')} more, and {verdicts.count('not told apart')} are not "
-      f"told apart from the baseline; their mean difference is "
-      f"{np.mean([c.difference for c in compared.values()]):+.2f} points."
-    )
-  runs = [run for run in _costs(preset, results)]
-  if runs:
-    sentences.append(
-      f"Training with half-space MHE took {np.median(runs):.2f} times as long (median "
-      f"of {len(runs)} pairs of runs)."
-    )
+  """Whether the energy helped, by how much, and how sure that is."""
+  sweeps = sweeps_of(preset)
+  lines = []
+  for column in columns_of(sweeps["headline"], results):
+    lines.append(f"{column.title}, CNN-9: {_effects(column)}")
+  for column in columns_of(sweeps["variants"], results):
+    rows = [r for r, a in column.arms.items() if a.config.regularizer.kind == "mhe"]
+    baseline = column.values(column.rival)
+    if rows and len(baseline) > 1:
+      numbers = np.asarray([column.values(row) for row in rows])
+      paired = paired_difference(baseline, numbers.mean(0))
+      lower = int((numbers.mean(1) < np.mean(baseline)).sum())
+      lines.append(
+        f"{column.title}, mean of {len(rows)} variants of the energy: "
+        f"{_effect(paired)} {lower} of them have a lower mean error than the baseline."
+      )
+  for column in columns_of(sweeps["start"], results):
+    lines.append(f"Learning rate 0.1, {column.title}: {_effects(column)}")
+  return "\n".join(f"- {line}" for line in lines)
+
+
+def _effects(column):
+  """What each regularizer does to the error."""
+  baseline = column.values(column.rival)
+  sentences = [f"{mean_and_spread(baseline)}% errors without the energy."]
+  for row in column.arms:
+    if row != column.rival:
+      if len(baseline) > 1:
+        paired = paired_difference(baseline, column.values(row))
+        sentences.append(f"With {row}: {_effect(paired)}")
+      else:
+        sentences.append(f"With {row}: {difference(baseline, column.values(row))}.")
   return " ".join(sentences)
 
 
-def _words(paired: Paired) -> str:
-  return {
-    "better": "it helped",
-    "worse": "it hurt",
-    "not told apart": "not told apart from no change",
+def _effect(paired: Paired) -> str:
+  verdict = {
+    "better": "it helps",
+    "worse": "it hurts",
+    "not told apart": "not told apart from no effect",
   }[paired.verdict]
-
-
-def _costs(preset, results):
-  for arm in sweeps_of(preset)["variants"].arms:
-    if unweighted(arm.config.regularizer) == HALF_MHE:
-      plain = arm._replace(config=dataclasses.replace(arm.config, regularizer=BASELINE))
-      first, second = pairs(results, plain, arm, "seconds")
-      yield from np.divide(second, first)
+  return (
+    f"**{paired.difference:+.2f} points** ({paired.low:+.2f} to {paired.high:+.2f}, "
+    f"{paired.num_pairs} seeds): {verdict}."
+  )
 
 
 def blocks(preset: str, results: Results) -> dict[str, str]:
   """What is generated, by name."""
   texts = {"summary": summary(preset, results)}
   for name, sweep in sweeps_of(preset).items():
-    finished = any(results.of(arm.config) for arm in sweep.arms)
-    texts[name] = table(sweep, results) if finished else ""
-  for column in DATASETS.values():
-    variants = sweeps_of(preset)["variants"]
-    texts[f"details of {column}"] = details(variants, results, column)
+    texts[name] = table(sweep, results) if columns_of(sweep, results) else ""
+  texts |= {f"details of {title}": "" for title in DATASETS.values()}
+  for column in columns_of(sweeps_of(preset)["variants"], results):
+    texts[f"details of {column.title}"] = details(column)
   return {name: text or "Not run yet." for name, text in texts.items()}
 
 

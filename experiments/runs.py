@@ -4,12 +4,13 @@ import dataclasses
 import json
 import math
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from experiments.config import Config
 from experiments.models import OUTPUT
-from experiments.paper import TUNING_SEED, Arm
+from experiments.paper import TUNING_SEED, Arm, Sweep
 
 # A setting that is newer than a result has, for that result, its default.
 _DEFAULTS = json.loads(json.dumps(dataclasses.asdict(Config())))
@@ -46,19 +47,45 @@ class Results:
     return {s: runs[s] for s in sorted(runs) if (s == TUNING_SEED) == tuning}
 
 
-def values(results: Results, arm: Arm, measure: str | None = None) -> dict[int, float]:
-  """``{seed: measure}``, the error if none is named."""
-  runs = results.of(arm.config)
-  return {seed: number(run[measure or arm.measure]) for seed, run in runs.items()}
+class Column:
+  """A column of a table: its arms that have runs, on the seeds that all these share.
+
+  Args:
+    results: the runs.
+    arms: of one column of a sweep, first the one that the others are compared with.
+
+  Attributes:
+    title: of the column.
+    arms: ``{row: arm}`` of those that have runs.
+    rival: row of what the others are compared with.
+    seeds: of the runs of every arm.
+  """
+
+  def __init__(self, results: Results, arms: Sequence[Arm]):
+    self.title, self.rival = arms[0].column, arms[0].row
+    found = {arm.row: results.of(arm.config) for arm in arms}
+    self.arms = {arm.row: arm for arm in arms if found[arm.row]}
+    shared = [set(found[row]) for row in self.arms]
+    self.seeds = sorted(set.intersection(*shared)) if shared else []
+    self._runs = {row: [found[row][s] for s in self.seeds] for row in self.arms}
+
+  def runs(self, row: str) -> list[dict]:
+    """Of an arm, in the order of the seeds; none if it has none."""
+    return self._runs.get(row, [])
+
+  def values(self, row: str, measure: str | None = None) -> list[float]:
+    """A measure of these runs; the error if none is named."""
+    return [number(run[measure or self.arms[row].measure]) for run in self.runs(row)]
 
 
-def pairs(
-  results: Results, arm: Arm, rival: Arm, measure: str | None = None
-) -> tuple[list[float], list[float]]:
-  """Measures of an arm and its rival, for the seeds that both have."""
-  first, second = values(results, arm, measure), values(results, rival, measure)
-  seeds = [seed for seed in first if seed in second]
-  return [first[seed] for seed in seeds], [second[seed] for seed in seeds]
+def columns_of(sweep: Sweep, results: Results) -> list[Column]:
+  """Those that have runs."""
+  titles = dict.fromkeys(arm.column for arm in sweep.arms)
+  columns = [
+    Column(results, [arm for arm in sweep.arms if arm.column == title])
+    for title in titles
+  ]
+  return [column for column in columns if column.seeds]
 
 
 def hidden_excess(measurement: dict) -> float:

@@ -28,26 +28,20 @@ from rich.console import Console
 
 from experiments.classification import train
 from experiments.config import Config
-from experiments.paper import SEEDS, TUNING_SEED, sweeps_of
+from experiments.paper import NUM_SEEDS, TUNING_SEED, sweeps_of
 
 
 def runs(
   names: tuple[str, ...], preset: str, seeds: tuple[int, ...] | None = None
 ) -> list[Config]:
   """Runs of some sweeps, each once, all of a seed before those of a larger one."""
-  sweeps = [sweeps_of(preset)[name] for name in names]
-  configs = [
-    dataclasses.replace(arm.config, seed=seed)
-    for sweep in sweeps
-    for arm in sweep.arms
-    for seed in (
-      [TUNING_SEED]
-      if arm.config.seed == TUNING_SEED
-      else SEEDS[preset]
-      if seeds is None
-      else seeds
-    )
-  ]
+  configs = []
+  for name in names:
+    plan = sweeps_of(preset)[name]
+    chosen = range(plan.num_seeds or NUM_SEEDS[preset]) if seeds is None else seeds
+    for arm in plan.arms:
+      of_arm = (TUNING_SEED,) if arm.config.seed == TUNING_SEED else chosen
+      configs += [dataclasses.replace(arm.config, seed=seed) for seed in of_arm]
   configs.sort(key=lambda config: config.seed)
   return list(dict.fromkeys(configs))
 
@@ -164,15 +158,15 @@ def main(
   """Works through the paper's experiments.
 
   Args:
-    sweeps: which of rate, variants, width, depth, layers, weight, resnet, imbalance,
-      start and (not on a CPU) imagenet; all of them by default.
+    sweeps: which of rate, headline, variants, width, depth, layers, weight, resnet,
+      imbalance, start and (not on a CPU) imagenet; all of them by default.
     preset: "smoke" (handwritten digits, seconds), "cpu" (hours on two cores) or
       "paper" (the paper's schedule, for accelerators).
     output: folder for the results, one JSON file a run.
     data_root: folder of local copies of the data sets, called cifar10, cifar100 and
       imagenet; without it, the Hugging Face hub is asked.
     jobs: runs at a time, each on its share of the cores.
-    seeds: which seeds; those of the preset by default.
+    seeds: which seeds; by default the first few, as many as the sweep has.
   """
   console = Console()
   known = sweeps_of(preset)

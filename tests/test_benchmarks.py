@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rich.progress
 
-from experiments.benchmarks import input_pipeline, peers
+from experiments.benchmarks import input_pipeline, peers, train_step
 from experiments.benchmarks.energy import neurons, ours
 from experiments.benchmarks.timing import ratio, time_in_turns
 from experiments.models import CNN, ResNet
@@ -44,8 +44,10 @@ def test_energy_benchmark(tmp_path):
 
 def test_train_step_benchmark(tmp_path):
   result = run_smoke("train_step", tmp_path)
-  assert result["layers"] == 5  # Three convolutions, features and score.
-  assert set(result["seconds"]) == {"without", "with", "energy alone"}
+  for network in result["networks"]:
+    assert network["layers"] == 5  # Three convolutions, features and score.
+    assert set(network["seconds"]) == {"without", "with", "energy alone"}
+  assert len(train_step.summarize(result)) == 2
 
 
 PEERS = [

@@ -302,6 +302,7 @@ def test_runs_of_sweeps_are_unique_and_go_seed_by_seed():
   assert {config.seed for config in runs(("rate", "layers"), "cpu")} == {
     0, 1, 2, TUNING_SEED,
   }  # fmt: skip
+  assert {config.seed for config in runs(("headline",), "cpu")} == set(range(10))
 
 
 def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
@@ -325,7 +326,7 @@ def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
     assert table in page
     assert all(f"\n| {arm.row} |" in table for arm in sweep.arms)
   pictures = {path.stem for path in (tmp_path / "images").glob("*.png")}
-  expected = {"curves", "start", "weights", "energies"}
+  expected = {"differences", "curves", "start", "weights", "energies"}
   assert pictures == {f"classification_{name}" for name in expected}
 
 
@@ -339,7 +340,7 @@ def test_what_fails_in_a_sweep_is_told_and_the_rest_is_done(tmp_path):
   assert "0 of 6 runs" in text
   assert text.count("failed: the folder of the data must exist") == 6
   process = start("sweep", "widths", "--preset", "cpu")
-  assert "must be of rate, variants" in finish(process, 2)
+  assert "must be of rate, headline, variants" in finish(process, 2)
 
 
 def write_results(folder, config, errors):
@@ -360,9 +361,9 @@ def test_tables_have_mean_spread_and_paired_interval(tmp_path):
   ])  # fmt: skip
   table = report.table(sweep, Results(tmp_path))
   header, _, plain, ours, _, seeds = table.splitlines()
-  assert seeds == "Seeds of a cell: 3 to 4."
+  assert seeds == "Seeds of a column: 3."  # Those that both have.
   assert header == "| kind | c | against plain | paper |"
-  assert plain.startswith("| plain | 20.75 ± ")
+  assert plain == "| plain | 11.00 ± 1.00 |  | 8.00 |"
   first, second = [10.0, 12.0, 11.0], [9.0, 11.5, 10.0]  # Without seed 7.
   interval = scipy.stats.ttest_rel(second, first).confidence_interval()
   low, high = interval.low, interval.high
@@ -370,6 +371,32 @@ def test_tables_have_mean_spread_and_paired_interval(tmp_path):
   assert ours == f"| mhe | 10.17 ± {np.std(second, ddof=1):.2f} | {expected}".replace(
     "-0.83", "**-0.83**" if high < 0 else "-0.83"
   )
+
+
+def test_the_summary_says_how_sure_it_is(tmp_path):
+  errors = {0: 10.0, 1: 12.0, 2: 11.0}
+  energies = {BASELINE: 0.0, MHE: -2.0, HALF_MHE: 0.0}
+  for regularizer, change in energies.items():
+    config = dataclasses.replace(SMOKE, regularizer=regularizer)
+    wobble = {0: 0.1, 1: -0.1, 2: 0.0} if change else {0: 1.0, 1: -1.0, 2: 0.5}
+    if regularizer == BASELINE:
+      wobble = dict.fromkeys(errors, 0.0)
+    write_results(tmp_path, config, {
+      seed: error + change + wobble[seed] for seed, error in errors.items()
+    })  # fmt: skip
+  text = report.summary("smoke", Results(tmp_path))
+  assert "CIFAR-10, CNN-9: 11.00 ± 1.00% errors without the energy." in text
+  assert (
+    "With MHE, s = 2: **-2.00 points** (-2.25 to -1.75, 3 seeds): it helps." in text
+  )
+  low, high = scipy.stats.ttest_1samp([1.0, -1.0, 0.5], 0.0).confidence_interval()
+  expected = f"**+0.17 points** ({low:+.2f} to {high:+.2f}, 3 seeds): not told apart"
+  assert f"With half-space MHE, s = 2: {expected}" in text
+  # Seed by seed, the mean of both.
+  both = scipy.stats.ttest_1samp([-0.45, -1.55, -0.75], 0.0).confidence_interval()
+  expected = f"**-0.92 points** ({both.low:+.2f} to {both.high:+.2f}, 3 seeds)"
+  assert f"mean of 2 variants of the energy: {expected}" in text
+  assert "1 of them have a lower mean error" in text
 
 
 def test_results_with_a_damaged_file_name_it(tmp_path):

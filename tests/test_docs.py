@@ -10,8 +10,8 @@ import pytest
 
 import mhe_jax
 from experiments import accuracy_tables, report
+from experiments.benchmarks import input_pipeline, train_step
 from experiments.benchmarks import tables as benchmark_tables
-from experiments.benchmarks import train_step
 from experiments.quickstart import summarize
 from experiments.runs import Results
 
@@ -82,8 +82,12 @@ def test_numerics_states_the_committed_measurements():
 
 
 def test_benchmarks_states_the_committed_measurements():
-  result, step = result_of("benchmark_energy"), result_of("benchmark_train_step")
-  claims = [*benchmark_tables.claims(result), train_step.summarize(step)]
+  result = result_of("benchmark_energy")
+  claims = [
+    *benchmark_tables.claims(result),
+    *train_step.summarize(result_of("benchmark_train_step")),
+    input_pipeline.summarize(result_of("benchmark_input_pipeline")),
+  ]
   check_page("benchmarks.md", benchmark_tables.tables(result), claims)
 
 

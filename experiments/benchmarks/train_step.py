@@ -1,7 +1,8 @@
 """What the energy costs in training: steps of CNN-9 without and with it.
 
-All layers in half-space, s = 2, as the paper trains (batch 128, 32 x 32 images,
-momentum, weight decay). The steps take turns in one process.
+All layers in half-space, s = 2, momentum, weight decay: as the paper trains (batch 128,
+32 x 32 images), and the small network of the paper's experiments on CPU. The steps take
+turns in one process.
 
   python -m experiments.benchmarks.train_step                    # minutes on two cores
   python -m experiments.benchmarks.train_step --preset smoke     # seconds, in the tests
@@ -31,17 +32,24 @@ from mhe_jax import Riesz
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """The network, and how often a step is timed."""
+  """A network, and how often a step is timed."""
 
   depth: int = 3
   widths: tuple[int, int, int] = (64, 128, 256)
   batch_size: int = 128
-  rounds: int = 15
+  image_size: int = 32
+  rounds: int = 31
 
 
 PRESETS = {
-  "full": Config(),
-  "smoke": Config(depth=1, widths=(4, 8, 8), batch_size=2, rounds=2),
+  "full": (
+    Config(),
+    Config(widths=(16, 32, 64), batch_size=64, image_size=16, rounds=101),
+  ),
+  "smoke": (
+    Config(depth=1, widths=(4, 8, 8), batch_size=2, rounds=2),
+    Config(depth=1, widths=(4, 4, 4), batch_size=2, image_size=16, rounds=2),
+  ),
 }
 
 
@@ -49,7 +57,8 @@ def run(config: Config, progress: rich.progress.Progress) -> dict:
   """Times both steps, and the energy's value and gradient alone."""
   model = CNN(depth=config.depth, widths=config.widths)
   rng = np.random.default_rng(0)
-  images = jnp.asarray(rng.normal(size=(config.batch_size, 32, 32, 3)), jnp.float32)
+  shape = (config.batch_size, config.image_size, config.image_size, 3)
+  images = jnp.asarray(rng.normal(size=shape), jnp.float32)
   labels = jnp.asarray(rng.integers(100, size=config.batch_size))
   variables = model.init(jax.random.key(0), images[:1])
   params, statistics = variables["params"], variables["batch_stats"]
@@ -87,27 +96,36 @@ def run(config: Config, progress: rich.progress.Progress) -> dict:
     "energy alone": lambda: energy_alone(params),
   }
   return {
-    "command": "python -m experiments.benchmarks.train_step",
     "config": dataclasses.asdict(config),
-    **environment(),
     "layers": len(mhe_jax.neuron_matrices(params)),
     "seconds": time_in_turns(functions, config.rounds, progress, "steps"),
   }
 
 
-def summarize(result: dict) -> str:
-  """The result in one paragraph, from the JSON alone."""
-  config, seconds = result["config"], result["seconds"]
-  without, with_ = (np.median(seconds[name]) for name in ("without", "with"))
-  name = f"CNN-{3 * config['depth']}"
-  return (
-    f"A training step of {name} (widths {'/'.join(map(str, config['widths']))}, batch "
-    f"{config['batch_size']}) takes {without:.2f} s without and {with_:.2f} s with the "
-    f"half-space energy of all its {result['layers']} layers, "
-    f"{100 * (ratio(seconds, 'with', 'without') - 1):+.1f}%. Value and gradient of the "
-    f"energy alone take {1e3 * np.median(seconds['energy alone']):.0f} ms, "
-    f"{100 * ratio(seconds, 'energy alone', 'without'):.1f}% of a step."
+def summarize(result: dict) -> list[str]:
+  """A sentence or two on each network, from the JSON alone."""
+  return [_sentences(network) for network in result["networks"]]
+
+
+def _sentences(network):
+  config, seconds = network["config"], network["seconds"]
+  without, with_, alone = (
+    f"{_milliseconds(np.median(seconds[name]))} ms"
+    for name in ("without", "with", "energy alone")
   )
+  side, widths = config["image_size"], "/".join(map(str, config["widths"]))
+  return (
+    f"A training step of CNN-{3 * config['depth']} (widths {widths}, "
+    f"{config['batch_size']} images of {side} x {side} pixels) takes {without} "
+    f"without and {with_} with the half-space energy of all its {network['layers']} "
+    f"layers, {100 * (ratio(seconds, 'with', 'without') - 1):+.1f}%; value and "
+    f"gradient of the energy alone take {alone}."
+  )
+
+
+def _milliseconds(seconds):
+  """With three digits."""
+  return f"{1e3 * seconds:.0f}" if seconds > 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def main(
@@ -123,9 +141,15 @@ def main(
   console = Console()
   output.mkdir(parents=True, exist_ok=True)
   with rich.progress.Progress(console=console) as progress:
-    result = run(PRESETS[preset], progress)
+    networks = [run(config, progress) for config in PRESETS[preset]]
+  result = {
+    "command": "python -m experiments.benchmarks.train_step",
+    **environment(),
+    "networks": networks,
+  }
   (output / "benchmark_train_step.json").write_text(json.dumps(result) + "\n")
-  console.print(summarize(result), highlight=False)
+  for text in summarize(result):
+    console.print(text, highlight=False)
   console.print(f"Wrote {output}/benchmark_train_step.json.")
 
 
