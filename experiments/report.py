@@ -1,6 +1,6 @@
 """Every table and figure of the paper's experiments, from the JSON of the runs alone.
 
-  python -m experiments.report                  # of the results in the repository
+  python -m experiments.report --output docs --readme README.md  # of the repository
   python -m experiments.report --preset smoke --results runs/classification
 
 Writes OUTPUT/classification.md and OUTPUT/images/classification_*.png. Of a page that
@@ -10,6 +10,7 @@ replaced, NAME being a sweep or "summary".
 
 import pathlib
 import sys
+import textwrap
 from collections.abc import Iterable
 from typing import Literal
 
@@ -113,7 +114,7 @@ def summary(preset: str, results: Results) -> str:
   sweeps = sweeps_of(preset)
   lines = []
   for column in columns_of(sweeps["headline"], results):
-    lines.append(f"{column.title}, CNN-9: {_effects(column)}")
+    lines.append(f"{column.title}: {_effects(column)}")
   for column in columns_of(sweeps["variants"], results):
     rows = [r for r, a in column.arms.items() if a.config.regularizer.kind == "mhe"]
     baseline = column.values(column.rival)
@@ -123,11 +124,12 @@ def summary(preset: str, results: Results) -> str:
       lower = int((numbers.mean(1) < np.mean(baseline)).sum())
       lines.append(
         f"{column.title}, mean of {len(rows)} variants of the energy: "
-        f"{_effect(paired)} {lower} of them have a lower mean error than the baseline."
+        f"{_effect(paired)} {lower} of the {len(rows)} have fewer errors on average."
       )
   for column in columns_of(sweeps["start"], results):
     lines.append(f"Learning rate 0.1, {column.title}: {_effects(column)}")
-  return "\n".join(f"- {line}" for line in lines)
+  wrap = textwrap.TextWrapper(88, subsequent_indent="  ", break_on_hyphens=False)
+  return "\n".join(wrap.fill(f"- {line}") for line in lines)
 
 
 def _effects(column):
@@ -192,6 +194,7 @@ def main(
   preset: Literal["smoke", "cpu", "paper"] = "cpu",
   results: pathlib.Path = RESULTS,
   output: pathlib.Path = pathlib.Path("runs"),
+  readme: pathlib.Path | None = None,
 ) -> None:
   """Makes the tables and figures.
 
@@ -200,6 +203,7 @@ def main(
     results: folder of their JSON files.
     output: folder of classification.md and images; "docs" for those of the
       documentation.
+    readme: a page whose summary is replaced, too.
   """
   console = Console()
   try:
@@ -208,6 +212,8 @@ def main(
     path = output / "classification.md"
     page = path.read_text() if path.exists() else new_page(texts)
     page = fill(page, texts)
+    if readme is not None:
+      readme.write_text(fill(readme.read_text(), {"summary": texts["summary"]}))
   except ValueError as error:
     console.print(f"[red]{error}[/red]")
     sys.exit(2)

@@ -96,3 +96,5 @@ def test_classification_is_what_the_report_generates():
   texts = report.blocks("cpu", Results(report.RESULTS))
   assert report.fill(page, texts) == page
   assert page.count("<!-- end of ") == len(texts)
+  readme = (ROOT / "README.md").read_text()
+  assert report.fill(readme, {"summary": texts["summary"]}) == readme
