@@ -4,6 +4,8 @@
 Face ``datasets``: from the hub, or from a local folder that holds parquet files as the
 hub does (``train*.parquet``; ``test*.parquet`` or ``val*.parquet``), or class folders
 (``train/CLASS/*``; ``test/CLASS/*`` or ``val/CLASS/*``), as ImageNet is usually kept.
+Where both test and validation images are there, those are taken that the field takes:
+ImageNet's of validation, CIFAR's of the test.
 """
 
 import dataclasses
@@ -97,7 +99,8 @@ def load(name: str = "digits", root: pathlib.Path | None = None) -> Data:
   Raises:
     ValueError: an unknown name; a folder that is not there, is of neither layout or
       lacks a split; a file that cannot be read; a column that is missing; labels
-      that are no class numbers; images of different sizes where one is needed.
+      that are no class numbers; classes that are not the same in both splits; images
+      of different sizes where one is needed.
   """
   if name not in NAMES:
     raise ValueError(f"dataset must be one of {', '.join(NAMES)}, got {name!r}.")
@@ -114,6 +117,14 @@ def load(name: str = "digits", root: pathlib.Path | None = None) -> Data:
     _check_columns(rows, (source.image, source.label), f"{split} split of {where}")
   labels = {split: _labels(rows, source.label, where) for split, rows in splits.items()}
   classes = _class_names(splits["train"], source.label, labels["train"])
+  tested = _class_names(splits["test"], source.label, labels["train"])
+  if tested != classes:
+    different = sorted({*tested} ^ {*classes})[:5]
+    raise ValueError(
+      f"both splits of {where} must have the same classes, got {len(classes)} for "
+      f"training and {len(tested)} for testing; not in both: "
+      f"{', '.join(different) or 'none, but their order differs'}."
+    )
   for split, values in labels.items():
     if len(values) == 0 or values.min() < 0 or values.max() >= len(classes):
       raise ValueError(
@@ -193,7 +204,6 @@ def _open(source, folder):
   """``{"train": rows, "test": rows}`` and where they are from."""
   import datasets  # noqa: PLC0415  (slow to import)
 
-  datasets.disable_progress_bars()
   if folder is None:
     try:
       splits = {
@@ -208,12 +218,13 @@ def _open(source, folder):
     return splits, source.hub
   if not folder.is_dir():
     raise ValueError(f"the folder of the data must exist, got {folder}.")
-  parquet = _files(folder, "*.parquet")
+  datasets.disable_progress_bars()  # A download's are left on.
+  parquet = _files(folder, "*.parquet", source.test)
   if parquet["train"] or parquet["test"]:
     builder, files = "parquet", parquet
     _check_parquet([*parquet["train"], *parquet["test"]])
   else:
-    builder, files = "imagefolder", _files(folder, "*/*")
+    builder, files = "imagefolder", _files(folder, "*/*", source.test)
   for split, names in files.items():
     if not names:
       raise ValueError(
@@ -236,19 +247,16 @@ def _open(source, folder):
   return splits, str(folder)
 
 
-def _files(folder, pattern):
+def _files(folder, pattern, test):
   """Files of both splits, told by the first part of the path that names one."""
-  files = {"train": [], "test": []}
+  files = {"train": [], "test": [], "val": []}
   for path in sorted(folder.rglob(pattern)):
-    if path.is_file():
-      for part in path.relative_to(folder).parts:
-        if part.startswith("train"):
-          files["train"].append(path)
-          break
-        if part.startswith(("test", "val")):
-          files["test"].append(path)
-          break
-  return files
+    parts = path.relative_to(folder).parts
+    split = next((s for part in parts for s in files if part.startswith(s)), None)
+    if split and path.is_file():
+      files[split].append(path)
+  first, second = ("val", "test") if test == "validation" else ("test", "val")
+  return {"train": files["train"], "test": files[first] or files[second]}
 
 
 def _check_parquet(paths: Sequence[pathlib.Path]) -> None:

@@ -22,7 +22,8 @@ def draw(n, size=(6, 5), seed=0):
 def write_parquet(
   path, images, labels, *, image="img", label="label", names=("a", "b")
 ):
-  features = {image: datasets.Image(), label: datasets.ClassLabel(names=list(names))}
+  kind = datasets.ClassLabel(names=list(names)) if names else datasets.Value("int64")
+  features = {image: datasets.Image(), label: kind}
   columns = {image: [Image.fromarray(x) for x in images], label: list(labels)}
   path.parent.mkdir(parents=True, exist_ok=True)
   rows = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
@@ -166,11 +167,69 @@ def test_images_of_different_sizes_are_named(tmp_path):
 
 
 def test_labels_out_of_range_are_named(tmp_path):
-  write_parquet(tmp_path / "cifar10" / "train.parquet", draw(2), [0, 1])
-  path = tmp_path / "cifar10" / "test.parquet"
-  write_parquet(path, draw(2), [0, 2], names="abc")
+  for split, last in (("train", 1), ("test", 2)):
+    path = tmp_path / "cifar10" / f"{split}.parquet"
+    write_parquet(path, draw(2), [0, last], names=())
   with pytest.raises(ValueError, match=r"test split .* labels 0 to 1"):
     load("cifar10", tmp_path)
+
+
+def test_classes_that_are_not_the_same_are_named(tmp_path):
+  """Class folders are numbered in each split: c would be 2 in one, 1 in the other."""
+  folder = tmp_path / "cifar10"
+  write_folders(folder / "train", draw(3), "abc")
+  write_folders(folder / "test", draw(2), "ac")
+  with pytest.raises(ValueError, match=r"same classes, got 3 .* 2 .* both: classb"):
+    load("cifar10", tmp_path)
+  for split, names in (("train", "ab"), ("test", "ba")):
+    path = tmp_path / "cifar100" / f"{split}.parquet"
+    write_parquet(path, draw(2), [0, 1], label="fine_label", names=names)
+  with pytest.raises(ValueError, match="their order differs"):
+    load("cifar100", tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("folders", "tested"), [(("test", "val"), 2), (("test",), 2), (("val",), 3)]
+)
+def test_validation_images_are_not_mixed_with_those_of_the_test(
+  tmp_path, folders, tested
+):
+  write_parquet(tmp_path / "cifar10" / "train.parquet", draw(2), [0, 1])
+  for name, n in (("test", 2), ("val", 3)):
+    if name in folders:
+      path = tmp_path / "cifar10" / f"{name}.parquet"
+      write_parquet(path, draw(n), [0] * n)
+  assert len(load("cifar10", tmp_path).test) == tested
+
+
+HUB = "ILSVRC/imagenet-1k"
+
+
+def test_the_hub_is_asked_without_a_folder(monkeypatch):
+  rows = datasets.Dataset.from_dict(
+    {"image": [Image.fromarray(x) for x in draw(2)], "label": [0, 1]},
+    features=datasets.Features(
+      image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"])
+    ),
+  )
+  asked = []
+
+  def load_dataset(name, *, split):
+    asked.append((name, split))
+    return rows
+
+  monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+  data = load("imagenet")
+  assert asked == [(HUB, "train"), (HUB, "validation")]
+  assert data.image_shape == (224, 224, 3)
+  load.cache_clear()
+
+  def offline(name, *, split):
+    raise ConnectionError("no network")
+
+  monkeypatch.setattr(datasets, "load_dataset", offline)
+  with pytest.raises(ValueError, match=r"Hugging Face hub.*ConnectionError: no net"):
+    load("imagenet")
 
 
 def test_select_draws_by_the_seed_and_drops_of_classes():
