@@ -50,22 +50,31 @@ def training_batches(
 
   batches = grain.MapDataset.source(rows.tolist()).seed(seed).shuffle().repeat()
   batches = batches.batch(batch_size).random_map(make)
-  threads = max(4, os.cpu_count() or 1)  # Decoding leaves Python's lock alone.
-  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
   first, last = steps
-  yield from batches[first:last].to_iter_dataset(options)
+  yield from batches[first:last].to_iter_dataset(_read_options())
 
 
 def test_batches(
   split: Split, rows: np.ndarray, batch_size: int, *, size: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields all rows in order; the last batch is filled up with label -1."""
-  for start in range(0, len(rows), batch_size):
+
+  def make(start):
     indices = rows[start : start + batch_size]
     missing = batch_size - len(indices)
     filled = np.concatenate([indices, np.repeat(rows[:1], missing)])
     labels = np.where(np.arange(batch_size) < len(indices), split.labels[filled], -1)
-    yield _images(split, filled, size, None), labels.astype(np.int32)
+    return _images(split, filled, size, None), labels.astype(np.int32)
+
+  starts = grain.MapDataset.source(range(0, len(rows), batch_size))
+  yield from starts.map(make).to_iter_dataset(_read_options())
+
+
+def _read_options():
+  """Threads, for decoding leaves Python's lock alone; each makes whole batches."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 8
+  threads = min(max(cores, 4), 16)
+  return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
 
 
 def _images(split, indices, size, rng):

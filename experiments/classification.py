@@ -1,14 +1,16 @@
 """Image classification with and without hyperspherical energy: one run.
 
   python -m experiments.classification --preset smoke
-  python -m experiments.classification --preset cpu --data-root FOLDER --seed 1
+  python -m experiments.classification --preset cpu --regularizer.kind mhe \
+      --regularizer.weight 10 --data-root FOLDER --seed 1
   python -m experiments.classification --preset paper --regularizer.kind mhe
 
 The presets: smoke (handwritten digits, seconds), cpu (a narrow CNN-9 on a small part of
 CIFAR, minutes on two cores), paper (the paper's schedule, for an accelerator).
 Every setting of a preset can be changed. A run that is stopped, at any moment and in
 any way, goes on from its last measurement when the same command is given again, and
-ends with the same numbers. It writes OUTPUT/NAME.json, NAME being made of its settings.
+ends with the same numbers, if the device and its number of cores are the same. It
+writes OUTPUT/NAME.json, NAME being made of its settings.
 """
 
 import argparse
@@ -56,6 +58,11 @@ class Run:
       images_per_class=config.images_per_class or None,
       dropped=dict(config.dropped),
     )
+    if config.shrink > 1 and any(x % config.shrink for x in data.image_shape[:2]):
+      raise ValueError(
+        f"shrink must divide the sides of the images, which are "
+        f"{data.image_shape[:2]}, got {config.shrink}."
+      )
     tx, self._update = _compiled(dataclasses.replace(config, seed=0), self._model)
     image = np.zeros((1, *data.image_shape), np.uint8)
     params, stats = training.init(
@@ -89,7 +96,11 @@ class Run:
     }
 
   def final_measures(self) -> dict:
-    """Errors in percent and losses, of all test images and up to 5,000 others."""
+    """Errors in percent and losses, of all test images and up to 5,000 that it saw.
+
+    Where only some images of each class are trained on, the validation error is that
+    of up to 10,000 of the others.
+    """
     data = self._data
     errors, losses = self._evaluate(data.test, np.arange(len(data.test)))
     some = np.sort(np.random.default_rng(0).permutation(self._rows)[:5000])
@@ -100,6 +111,12 @@ class Run:
       "train_error": 100 * train_errors.mean(),
       "train_loss": train_losses.mean(),
     }
+    if self.config.images_per_class:
+      others = np.setdiff1d(np.arange(len(data.train)), self._rows)
+      some = np.sort(np.random.default_rng(0).permutation(others)[:10_000])
+      if len(some):
+        validation_errors, _ = self._evaluate(data.train, some)
+        measures["validation_error"] = 100 * validation_errors.mean()
     for label, _ in self.config.dropped:
       of_class = errors[data.test.labels == label]
       measures[f"test_error_class_{label}"] = 100 * of_class.mean()
@@ -155,10 +172,11 @@ def train(
         partial.write_text(json.dumps(result) + "\n")
         partial.rename(path)  # Complete, or not there.
       checkpoints.remove()
-      on_step(config.steps)
-      return json.loads(path.read_text())
   except filelock.Timeout:
     raise ValueError(f"{config.name} is being trained by another process.") from None
+  path.with_suffix(".lock").unlink(missing_ok=True)  # It guards nothing any more.
+  on_step(config.steps)
+  return json.loads(path.read_text())
 
 
 def _train(run, checkpoints, on_step):
@@ -167,7 +185,10 @@ def _train(run, checkpoints, on_step):
   if checkpoints.exist():
     run.state, log = checkpoints.restore(run.state)
   else:
-    log = {"seconds": 0.0, "history": [run.measure(0)]}
+    log = {"seconds": 0.0, "devices": [], "history": [run.measure(0)]}
+  device = environment()["device"]
+  if device not in log["devices"]:
+    log["devices"].append(device)  # On another one, numbers differ from here on.
   first = log["history"][-1]["step"]
   start = time.perf_counter() - log["seconds"]
   for step in run.steps(first, config.steps):
@@ -212,22 +233,22 @@ def main() -> None:
   parser = argparse.ArgumentParser(add_help=False)
   parser.add_argument("--preset", choices=PRESETS, default="cpu")
   chosen, rest = parser.parse_known_args()
-  arguments = tyro.cli(
-    Arguments,
-    args=rest,
-    default=Arguments(PRESETS[chosen.preset]),
-    description=__doc__,
-  )
-  config = arguments.config
   console = Console()
-  arguments.output.mkdir(parents=True, exist_ok=True)
   columns = (*rich.progress.Progress.get_default_columns(), "{task.completed}")
   try:
+    arguments = tyro.cli(
+      Arguments,
+      args=rest,
+      default=Arguments(PRESETS[chosen.preset]),
+      description=__doc__,
+    )
+    config, output = arguments.config, arguments.output
+    output.mkdir(parents=True, exist_ok=True)
     with rich.progress.Progress(*columns, console=console) as progress:
       task = progress.add_task(config.regularizer.name, total=config.steps)
       result = train(
         config,
-        arguments.output,
+        output,
         arguments.data_root,
         lambda step: progress.update(task, completed=step),
       )
@@ -237,7 +258,7 @@ def main() -> None:
   console.print(
     f"test error {result['test_error']:.2f}%, training error "
     f"{result['train_error']:.2f}%, {result['seconds']:.0f} s; wrote "
-    f"{arguments.output}/{config.name}.json.",
+    f"{output}/{config.name}.json.",
     highlight=False,
     soft_wrap=True,
   )

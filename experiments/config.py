@@ -1,5 +1,6 @@
 """Settings of a run of classification, and its optimizer."""
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -59,14 +60,36 @@ class Config:
   seed: int = 0
 
   def __post_init__(self):
-    for name in _COUNTS:
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+    for name, least in _LEAST.items():
+      if getattr(self, name) < least:
+        raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
     if self.steps % self.measurements:
       raise ValueError(
         f"steps must be a multiple of measurements, got {self.steps} and "
         f"{self.measurements}."
       )
+    if not 0 <= self.label_smoothing <= 1:
+      raise ValueError(f"label_smoothing must be 0 to 1, got {self.label_smoothing}.")
+    if self.learning_rate <= 0:
+      raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
+    if not all(0 <= share <= 1 for share in self.decay_at):
+      raise ValueError(f"decay_at must be shares from 0 to 1, got {self.decay_at}.")
+    if len(dict(self.dropped)) < len(self.dropped):
+      raise ValueError(f"dropped must name each class once, got {self.dropped}.")
+
+  @classmethod
+  def from_json(cls, settings: dict) -> "Config":
+    """Settings as the JSON of a result has them; what is newer has its default.
+
+    Raises:
+      TypeError: an unknown setting.
+    """
+    nested = {
+      "regularizer": Regularizer(**settings["regularizer"]),
+      "dropped": tuple((label, share) for label, share in settings["dropped"]),
+      "decay_at": tuple(settings["decay_at"]),
+    }
+    return cls(**settings | nested)
 
   @property
   def steps_between(self) -> int:
@@ -83,7 +106,8 @@ class Config:
 
   def learning_rate_at(self, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     """The schedule: after how many updates which learning rate."""
-    boundaries = {round(self.steps * share): 0.1 for share in self.decay_at}
+    decays = collections.Counter(round(self.steps * share) for share in self.decay_at)
+    boundaries = {step: 0.1**count for step, count in decays.items()}
     rate = optax.piecewise_constant_schedule(self.learning_rate, boundaries)(count)
     if not self.warmup:
       return rate
@@ -94,13 +118,28 @@ class Config:
     """Name of the run: readable, and different for different settings."""
     kind = self.regularizer.name.replace("half-space ", "half-").replace("'", "")
     kind = kind.replace(", s = ", "-s").replace(", ", "-").replace(" ", "-").lower()
-    text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+    text = json.dumps(_changes(self), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     model = f"{self.model}-w{self.width}"
     return f"{self.dataset}_{model}_{kind}_seed{self.seed}_{digest}"
 
 
-_COUNTS = ("shrink", "width", "steps", "batch_size", "curve_images", "measurements")
+_LEAST = {
+  "shrink": 1, "width": 1, "steps": 1, "batch_size": 1, "curve_images": 1,
+  "measurements": 1, "images_per_class": 0, "warmup": 0, "weight_decay": 0,
+}  # fmt: skip
+
+
+def _changes(settings):
+  """Those that are not the defaults: what is added later renames no finished run."""
+  default = type(settings)()
+  changes = {}
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    if value != getattr(default, field.name):
+      nested = dataclasses.is_dataclass(value)
+      changes[field.name] = _changes(value) if nested else value
+  return changes
 
 
 def _decays(params):
@@ -116,7 +155,7 @@ PRESETS = {
     batch_size=16, curve_images=64, measurements=2,
   ),
   "cpu": Config(
-    images_per_class=50, shrink=2, width=16, learning_rate=0.05, warmup=100,
+    images_per_class=50, shrink=2, width=16, learning_rate=0.02, warmup=100,
     steps=4000, batch_size=64, curve_images=2000, measurements=10,
   ),
   "paper": Config(),

@@ -1,5 +1,6 @@
 """Figures of the paper's experiments in classification."""
 
+import math
 import pathlib
 
 import numpy as np
@@ -89,7 +90,7 @@ def _draw_differences(axes, group):
       axes.scatter(points, np.full(len(points), height), color=color, s=7, alpha=0.45)
       axes.scatter(points.mean(), height, color=color, marker="|", s=140, linewidths=2)
       ours, rival = column.arms[row].paper, column.arms[column.rival].paper
-      if ours is not None and rival is not None:
+      if ours is not None and rival is not None and not math.isnan(rival):
         axes.scatter(ours - rival, height, **_diamond(color))
   axes.axvline(0.0, color="black", linewidth=0.6)
   axes.set_yticks(range(len(group)), [label for label, *_ in group], fontsize=8)
@@ -140,7 +141,7 @@ def _curves(columns, measure, label, **options):
     lower.axhline(1.0, color="black", linewidth=0.6)
     lower.set_xlabel("update")
   axes[0, 0].set_ylabel(label)
-  axes[1, 0].set_ylabel("relative excess energy,\nmean of the hidden layers")
+  axes[1, 0].set_ylabel("relative excess energy,\nmedian of the hidden layers")
   handles, labels = axes[0, 0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
   return figure
@@ -202,7 +203,7 @@ def draw_energies(base: Base, results: Results):
       )
     panel.axhline(0.0, color="black", linewidth=0.6)
     panel.set_title(column.title, fontsize=9)
-    panel.set_xlabel("relative excess of the hidden layers at the end")
+    panel.set_xlabel("median relative excess of the hidden layers at the end")
   panels[0].set_ylabel("test error, difference to the\nbaseline of the seed, points")
   for regularizer, label in {
     BASELINE: "baseline", MHE: "full space", HALF_MHE: "half-space",

@@ -8,6 +8,7 @@ is there already, only what stands between "<!-- NAME -->" and "<!-- end of NAME
 replaced, NAME being a sweep or "summary".
 """
 
+import math
 import pathlib
 import sys
 import textwrap
@@ -21,9 +22,9 @@ from rich.console import Console
 from experiments.figures import draw_all
 from experiments.markdown import markdown
 from experiments.models import OUTPUT
-from experiments.paper import BASELINE, DATASETS, Sweep, sweeps_of
+from experiments.paper import BASELINE, DATASETS, ORTHONORMAL, Sweep, sweeps_of
 from experiments.runs import Column, Results, columns_of, hidden_excess, number
-from experiments.statistics import Paired, paired_difference
+from experiments.statistics import paired_difference
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "classification"
 
@@ -33,12 +34,16 @@ def mean_and_spread(numbers: Iterable[float], digits: int = 2) -> str:
   numbers = list(numbers)
   if not numbers:
     return ""
+  if not np.all(np.isfinite(numbers)):
+    return "no convergence"
   text = f"{np.mean(numbers):.{digits}f}"
   return f"{text} ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else text
 
 
 def difference(first: list[float], second: list[float], digits: int = 2) -> str:
   """Mean paired difference and its 95% interval; bold if that excludes zero."""
+  if not np.all(np.isfinite([*first, *second])):
+    return ""
   if len(first) < 2:
     return f"{second[0] - first[0]:+.{digits}f} (1 pair)" if first else ""
   paired = paired_difference(first, second)
@@ -70,15 +75,20 @@ def table(sweep: Sweep, results: Results) -> str:
 
 
 def _seeds(columns):
-  counts = {len(column.seeds) for column in columns}
-  least, most = min(counts), max(counts)
-  return f"Seeds of a column: {least if least == most else f'{least} to {most}'}."
+  counts = sorted({len(column.seeds) for column in columns})
+  text = f"Seeds of a column: {' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))}."
+  left_out = sum(column.left_out for column in columns)
+  if left_out:
+    text += f" Left out: {left_out} runs with seeds that not all rows of theirs have."
+  return text
 
 
 def _paper(arm, rival):
   if arm.paper is None:
     return ""
-  if rival is None or arm is rival or rival.paper is None:
+  if math.isnan(arm.paper):
+    return "no convergence"
+  if arm is rival or rival is None or rival.paper is None or math.isnan(rival.paper):
     return f"{arm.paper:.2f}"
   return f"{arm.paper:.2f} ({arm.paper - rival.paper:+.2f})"
 
@@ -113,49 +123,66 @@ def summary(preset: str, results: Results) -> str:
   """Whether the energy helped, by how much, and how sure that is."""
   sweeps = sweeps_of(preset)
   lines = []
-  for column in columns_of(sweeps["headline"], results):
+  for column in _comparable(sweeps["headline"], results):
     lines.append(f"{column.title}: {_effects(column)}")
-  for column in columns_of(sweeps["variants"], results):
-    rows = [r for r, a in column.arms.items() if a.config.regularizer.kind == "mhe"]
-    baseline = column.values(column.rival)
-    if rows and len(baseline) > 1:
-      numbers = np.asarray([column.values(row) for row in rows])
-      paired = paired_difference(baseline, numbers.mean(0))
-      lower = int((numbers.mean(1) < np.mean(baseline)).sum())
-      lines.append(
-        f"{column.title}, mean of {len(rows)} variants of the energy: "
-        f"{_effect(paired)} {lower} of the {len(rows)} have fewer errors on average."
-      )
-  for column in columns_of(sweeps["start"], results):
+  for column in _comparable(sweeps["variants"], results):
+    lines += _variants(column)
+  for column in _comparable(sweeps["start"], results):
     lines.append(f"Learning rate 0.1, {column.title}: {_effects(column)}")
   wrap = textwrap.TextWrapper(88, subsequent_indent="  ", break_on_hyphens=False)
   return "\n".join(wrap.fill(f"- {line}") for line in lines)
+
+
+def _comparable(sweep, results):
+  columns = columns_of(sweep, results)
+  return [column for column in columns if column.rival in column.arms]
 
 
 def _effects(column):
   """What each regularizer does to the error."""
   baseline = column.values(column.rival)
   sentences = [f"{mean_and_spread(baseline)}% errors without the energy."]
-  for row in column.arms:
-    if row != column.rival:
-      if len(baseline) > 1:
-        paired = paired_difference(baseline, column.values(row))
-        sentences.append(f"With {row}: {_effect(paired)}")
-      else:
-        sentences.append(f"With {row}: {difference(baseline, column.values(row))}.")
+  sentences += [
+    f"With {row}: {_effect(baseline, column.values(row))}"
+    for row in column.arms
+    if row != column.rival
+  ]
   return " ".join(sentences)
 
 
-def _effect(paired: Paired) -> str:
-  verdict = {
-    "better": "it helps",
-    "worse": "it hurts",
-    "not told apart": "not told apart from no effect",
-  }[paired.verdict]
-  return (
-    f"**{paired.difference:+.2f} points** ({paired.low:+.2f} to {paired.high:+.2f}, "
-    f"{paired.num_pairs} seeds): {verdict}."
+def _variants(column):
+  """Of all energies together: they share a baseline, so each seed counts once."""
+  rows = [r for r, a in column.arms.items() if a.config.regularizer.kind == "mhe"]
+  if not rows:
+    return []
+
+  def both(measure):
+    energies = np.asarray([column.values(row, measure) for row in rows]).mean(0)
+    return np.asarray(column.values(column.rival, measure)), energies
+
+  baseline, energies = both("test_error")
+  first, second = both("train_error")
+  by_seed = ", ".join(f"{x:+.2f}" for x in energies - baseline)
+  text = (
+    f"{column.title}, mean of {len(rows)} variants of the energy: "
+    f"{_effect(baseline.tolist(), energies.tolist())} Seed by seed: {by_seed}. The "
+    f"training error changes by {np.mean(second - first):+.2f}."
   )
+  if ORTHONORMAL.name in column.arms:
+    rival = _effect(baseline.tolist(), column.values(ORTHONORMAL.name))
+    text += f" The rival, orthonormal neurons: {rival}"
+  return [text]
+
+
+def _effect(first, second):
+  if len(first) < 2:
+    return f"{difference(first, second)}."
+  verdict = {
+    "better": "fewer",
+    "worse": "more",
+    "not told apart": "not told apart from no change",
+  }[paired_difference(first, second).verdict]
+  return f"{difference(first, second)}, {len(first)} seeds: {verdict}."
 
 
 def blocks(preset: str, results: Results) -> dict[str, str]:

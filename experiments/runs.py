@@ -12,9 +12,6 @@ from experiments.config import Config
 from experiments.models import OUTPUT
 from experiments.paper import TUNING_SEED, Arm, Sweep
 
-# A setting that is newer than a result has, for that result, its default.
-_DEFAULTS = json.loads(json.dumps(dataclasses.asdict(Config())))
-
 
 class Results:
   """Finished runs of a folder.
@@ -23,7 +20,7 @@ class Results:
     folder: with a JSON file for each.
 
   Raises:
-    ValueError: it is not there, or a file is no result.
+    ValueError: it is not there, a file is no result, or two are of the same run.
   """
 
   def __init__(self, folder: pathlib.Path):
@@ -33,18 +30,23 @@ class Results:
     for path in sorted(folder.glob("*.json")):
       try:
         result = json.loads(path.read_text())
-        config = _DEFAULTS | result["config"]
+        config = Config.from_json(result["config"])
       except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the result of a run: {error!r}") from error
-      seed = config.pop("seed")
-      self._runs.setdefault(json.dumps(config, sort_keys=True), {})[seed] = result
+      runs = self._runs.setdefault(_without_seed(config), {})
+      if config.seed in runs:
+        raise ValueError(f"{path} has the settings of another result beside it.")
+      runs[config.seed] = result
 
   def of(self, config: Config) -> dict[int, dict]:
     """``{seed: result}`` of the runs of a configuration, as :class:`Arm` says."""
-    key = json.loads(json.dumps(dataclasses.asdict(config)))
-    tuning = key.pop("seed") == TUNING_SEED
-    runs = self._runs.get(json.dumps(key, sort_keys=True), {})
+    tuning = config.seed == TUNING_SEED
+    runs = self._runs.get(_without_seed(config), {})
     return {s: runs[s] for s in sorted(runs) if (s == TUNING_SEED) == tuning}
+
+
+def _without_seed(config):
+  return dataclasses.replace(config, seed=0)
 
 
 class Column:
@@ -53,46 +55,58 @@ class Column:
   Args:
     results: the runs.
     arms: of one column of a sweep, first the one that the others are compared with.
+    first_seed: of the sweep.
 
   Attributes:
     title: of the column.
     arms: ``{row: arm}`` of those that have runs.
     rival: row of what the others are compared with.
     seeds: of the runs of every arm.
+    left_out: how many runs have other seeds.
   """
 
-  def __init__(self, results: Results, arms: Sequence[Arm]):
+  def __init__(self, results: Results, arms: Sequence[Arm], first_seed: int = 0):
     self.title, self.rival = arms[0].column, arms[0].row
-    found = {arm.row: results.of(arm.config) for arm in arms}
+    found = {
+      arm.row: {s: r for s, r in results.of(arm.config).items() if s >= first_seed}
+      for arm in arms
+    }
     self.arms = {arm.row: arm for arm in arms if found[arm.row]}
     shared = [set(found[row]) for row in self.arms]
     self.seeds = sorted(set.intersection(*shared)) if shared else []
     self._runs = {row: [found[row][s] for s in self.seeds] for row in self.arms}
+    self.left_out = sum(map(len, shared)) - len(self.seeds) * len(self.arms)
 
   def runs(self, row: str) -> list[dict]:
     """Of an arm, in the order of the seeds; none if it has none."""
     return self._runs.get(row, [])
 
   def values(self, row: str, measure: str | None = None) -> list[float]:
-    """A measure of these runs; the error if none is named."""
-    return [number(run[measure or self.arms[row].measure]) for run in self.runs(row)]
+    """A measure of these runs, NaN if they diverged; the error if none is named."""
+    name = measure or self.arms[row].measure
+    return [
+      math.nan if run.get("test_loss", 0.0) is None else number(run[name])
+      for run in self.runs(row)
+    ]
 
 
 def columns_of(sweep: Sweep, results: Results) -> list[Column]:
   """Those that have runs."""
   titles = dict.fromkeys(arm.column for arm in sweep.arms)
   columns = [
-    Column(results, [arm for arm in sweep.arms if arm.column == title])
+    Column(
+      results, [arm for arm in sweep.arms if arm.column == title], sweep.first_seed
+    )
     for title in titles
   ]
   return [column for column in columns if column.seeds]
 
 
 def hidden_excess(measurement: dict) -> float:
-  """Mean relative excess of the hidden layers at one step of a run."""
+  """Median relative excess of the hidden layers at one step: one may be far off."""
   excess = measurement["excess"]
   hidden = [number(v) for layer, v in excess.items() if layer != OUTPUT]
-  return float(np.mean(hidden))
+  return float(np.median(hidden))
 
 
 def number(x: float | None) -> float:

@@ -10,6 +10,7 @@ of a seed come before those of the next. On CPU, as many jobs as there are cores
 on a core of its own, are faster than one job on all of them.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -20,6 +21,8 @@ import queue
 import sys
 import threading
 import time
+import traceback
+from concurrent.futures.process import BrokenProcessPool
 from typing import Annotated, Literal
 
 import rich.progress
@@ -38,7 +41,8 @@ def runs(
   configs = []
   for name in names:
     plan = sweeps_of(preset)[name]
-    chosen = range(plan.num_seeds or NUM_SEEDS[preset]) if seeds is None else seeds
+    last = plan.first_seed + (plan.num_seeds or NUM_SEEDS[preset])
+    chosen = range(plan.first_seed, last) if seeds is None else seeds
     for arm in plan.arms:
       of_arm = (TUNING_SEED,) if arm.config.seed == TUNING_SEED else chosen
       configs += [dataclasses.replace(arm.config, seed=seed) for seed in of_arm]
@@ -59,41 +63,56 @@ def sweep(
     ``{name: error}`` of those that failed.
   """
   output.mkdir(parents=True, exist_ok=True)
-  todo = [c for c in configs if not (output / f"{c.name}.json").exists()]
-  failures = {}
-  spawn = multiprocessing.get_context("spawn")  # JAX has threads: no fork.
+  todo = collections.deque(c for c in configs if not _is_finished(c, output))
+  failures, running, bars, workers = {}, {}, {}, None
   columns = (*rich.progress.Progress.get_default_columns(), "{task.completed}")
-  cores, steps = spawn.Queue(), spawn.Queue()
   with rich.progress.Progress(*columns, console=console) as progress:
-    for job in range(jobs):
-      cores.put(_cores_of(job, jobs))
     finished = progress.add_task("runs", total=len(configs))
     progress.update(finished, completed=len(configs) - len(todo))
-    bars = {}
-    pool = concurrent.futures.ProcessPoolExecutor(
-      jobs, spawn, _start_worker, (cores, steps)
-    )
-    try:
-      pending = {pool.submit(_work, c, output, data_root): c for c in todo}
-      while pending:
-        done, _ = concurrent.futures.wait(
-          pending, 1.0, concurrent.futures.FIRST_COMPLETED
-        )
-        for config, step in _drain(steps):
-          if config not in bars:
-            title = f"{config.dataset}, {config.regularizer.name}, {config.seed}"
-            bars[config] = progress.add_task(title, total=config.steps)
+    while todo or running:
+      workers = workers or _Workers(jobs)
+      while todo and len(running) < jobs:
+        config = todo.popleft()
+        running[workers.pool.submit(_work, config, output, data_root)] = config
+        title = f"{config.dataset}, {config.regularizer.name}, {config.seed}"
+        bars[config] = progress.add_task(title, total=config.steps)
+      done, _ = concurrent.futures.wait(
+        running, 1.0, concurrent.futures.FIRST_COMPLETED
+      )
+      for config, step in _drain(workers.steps):
+        if config in bars:
           progress.update(bars[config], completed=step)
-        for future in done:
-          config = pending.pop(future)
-          if future.exception():
-            failures[config.name] = f"{future.exception()}"
-          if config in bars:
-            progress.remove_task(bars.pop(config))
-          progress.advance(finished)
-    finally:  # Of an interrupt, too: what is not begun is not done.
-      pool.shutdown(cancel_futures=True)
+      for future in done:
+        config, error = running.pop(future), future.exception()
+        if isinstance(error, BrokenProcessPool):  # And so are all that run now.
+          workers = None
+          failures[config.name] = "a worker was killed; was there too little memory?"
+        elif error:
+          expected = isinstance(error, ValueError)
+          lines = [f"{error}"] if expected else traceback.format_exception(error)
+          failures[config.name] = "".join(lines)
+        progress.remove_task(bars.pop(config))
+        progress.advance(finished)
   return failures
+
+
+def _is_finished(config, output):
+  """And nothing is left of it that a run would remove."""
+  path = output / f"{config.name}.json"
+  return path.exists() and not path.with_suffix(".checkpoint").exists()
+
+
+class _Workers:
+  """Processes, and what they tell of their steps."""
+
+  def __init__(self, jobs):
+    spawn = multiprocessing.get_context("spawn")  # JAX has threads: no fork.
+    cores, self.steps = spawn.Queue(), spawn.Queue()
+    for job in range(jobs):
+      cores.put(_cores_of(job, jobs))
+    self.pool = concurrent.futures.ProcessPoolExecutor(
+      jobs, spawn, _start_worker, (cores, self.steps)
+    )
 
 
 def _cores_of(job, jobs):
@@ -177,8 +196,15 @@ def main(
         f"{name!r}.[/red]"
       )
       sys.exit(2)
+  if seeds is not None and TUNING_SEED in seeds:
+    console.print(f"[red]seeds must not have {TUNING_SEED}, that of tuning.[/red]")
+    sys.exit(2)
   configs = runs(sweeps or tuple(known), preset, seeds)
-  failures = sweep(configs, output, data_root, jobs, console)
+  try:
+    failures = sweep(configs, output, data_root, jobs, console)
+  except KeyboardInterrupt:
+    console.print("Stopped; the same command goes on.")
+    os._exit(130)  # At once: workers end with their parent, and lose little.
   for name, error in failures.items():
     console.print(f"[red]{name} failed: {error}[/red]", highlight=False)
   console.print(

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -18,7 +20,9 @@ import scipy.stats
 from PIL import Image
 
 from experiments import models, report
+from experiments.classification import Run, train
 from experiments.config import PRESETS, Config
+from experiments.data import Data, Split, load
 from experiments.paper import (
   BASELINE,
   HALF_MHE,
@@ -34,12 +38,12 @@ from experiments.sweep import runs
 from mhe_jax import Riesz, hyperspherical_energy, network_energy
 
 SMOKE = PRESETS["smoke"]
-VOLATILE = ("seconds", "device", "versions")
+VOLATILE = ("seconds", "device", "devices", "versions")
 
 
 @pytest.fixture
 def as_users():
-  """The schedules of optax promote dtypes."""
+  """Flax's pooling and the schedules of optax promote dtypes."""
   with jax.numpy_dtype_promotion("standard"):
     yield
 
@@ -120,19 +124,150 @@ def test_workers_end_with_their_sweep(tmp_path):
   assert len(list(tmp_path.glob("*.json"))) == count
 
 
-def test_bad_settings_are_named(tmp_path):
-  process = start(
-    "classification", "--preset", "cpu", "--data-root", tmp_path, "--output", tmp_path
+def test_an_interrupt_stops_a_sweep_at_once(tmp_path):
+  arguments = ("--preset", "smoke", "--output", tmp_path)
+  process = start("sweep", *arguments, "--jobs", 1)
+  deadline = time.monotonic() + 300
+  while not list(tmp_path.glob("*.json")):
+    assert time.monotonic() < deadline and process.poll() is None
+    time.sleep(0.1)
+  process.send_signal(signal.SIGINT)
+  assert "Stopped; the same command goes on." in finish(process, 130)
+  assert len(list(tmp_path.glob("*.json"))) < len(
+    runs(tuple(sweeps_of("smoke")), "smoke")
   )
-  assert "the folder of the data must exist" in finish(process, 2)
-  with pytest.raises(ValueError, match="multiple of measurements, got 5 and 2"):
-    Config(steps=5, measurements=2)
-  with pytest.raises(ValueError, match="width must be at least 1, got 0"):
-    Config(width=0)
+
+
+def test_a_killed_worker_ends_its_own_run_alone(tmp_path):
+  process = start(
+    "sweep", "layers", "--preset", "smoke", "--output", tmp_path, "--seeds", 0
+  )
+  deadline = time.monotonic() + 300
+  while not (locks := list(tmp_path.glob("*.lock"))):
+    assert time.monotonic() < deadline and process.poll() is None
+    time.sleep(0.01)
+  (worker,) = [
+    child for child in children_of(process.pid) if "spawn_main" in command_of(child)
+  ]
+  os.kill(worker, signal.SIGKILL)
+  text = finish(process, 1)
+  assert len(locks) == 1 and "5 of 6 runs are in" in text
+  assert f"{locks[0].stem} failed: a worker was killed" in text
+
+
+def children_of(pid):
+  path = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+  return [int(child) for child in path.read_text().split()]
+
+
+def command_of(pid):
+  return pathlib.Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def test_bad_settings_are_named(tmp_path):
+  arguments = ("--preset", "cpu", "--data-root", tmp_path, "--output", tmp_path)
+  text = finish(start("classification", *arguments), 2)
+  assert "the folder of the data must exist" in text and "Traceback" not in text
+  text = finish(start("classification", *arguments, "--steps", 5), 2)
+  assert "multiple of measurements, got 5 and 10" in text and "Traceback" not in text
   with pytest.raises(ValueError, match=r"model must be cnn-N .* got 'vgg-16'"):
     models.build("vgg-16", width=8, num_classes=10)
   with pytest.raises(ValueError, match=r"'none' has no weight, got 2\.0"):
     Regularizer(weight=2.0)
+  with pytest.raises(ValueError, match=r"shrink must divide .* \(28, 28\), got 8"):
+    Run(dataclasses.replace(SMOKE, shrink=8), load("digits"))
+
+
+@pytest.mark.parametrize(
+  ("setting", "value", "message"),
+  [
+    ("width", 0, "width must be at least 1, got 0"),
+    ("images_per_class", -5, "images_per_class must be at least 0, got -5"),
+    ("warmup", -3, "warmup must be at least 0"),
+    ("weight_decay", -1.0, "weight_decay must be at least 0"),
+    ("label_smoothing", 5.0, "label_smoothing must be 0 to 1, got 5"),
+    ("learning_rate", 0.0, "learning_rate must be positive"),
+    ("decay_at", (0.5, 1.5), "decay_at must be shares from 0 to 1"),
+    ("dropped", ((1, 0.5), (1, 0.9)), "dropped must name each class once"),
+  ],
+)
+def test_each_bad_setting_is_named(setting, value, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(SMOKE, **{setting: value})
+
+
+def blank_run(config, data):
+  """A run whose network says class 1 of every image, with logits (0, 1, 0)."""
+  run = Run(config, data)
+  params = jax.tree.map(jnp.zeros_like, run.state.params)
+  params["score"]["bias"] = jnp.array([0.0, 1.0, 0.0], jnp.float32)
+  run.state = run.state._replace(params=params)
+  return run
+
+
+def test_errors_and_losses_are_those_of_all_images_and_of_the_dropped_class(as_users):
+  rng = np.random.default_rng(0)
+
+  def split(labels):
+    images = rng.integers(0, 256, (len(labels), 8, 8, 3)).astype(np.uint8)
+    return Split(images, np.array(labels, np.int32))
+
+  train = split([0] * 10 + [1] * 10 + [2] * 10)
+  data = Data(train, split([0, 1, 1, 2, 1, 0, 1]), ("a", "b", "c"))
+  config = dataclasses.replace(SMOKE, images_per_class=4, dropped=((0, 0.5),))
+  run = blank_run(config, data)
+  measures = run.final_measures()
+  log_sum = np.log(2.0 + np.e)
+  assert measures == pytest.approx({
+    "test_error": 100 * 3 / 7,
+    "test_loss": log_sum - 4 / 7,
+    "train_error": 100 * 6 / 10,  # 2, 4 and 4 of the classes are trained on.
+    "train_loss": log_sum - 4 / 10,
+    "validation_error": 100 * 14 / 20,
+    "test_error_class_0": 100.0,
+  }, abs=1e-4)  # fmt: skip
+  measurement = run.measure(0)
+  assert measurement["test_error"] == pytest.approx(100 * 3 / 7, abs=1e-4)
+  assert measurement["train_loss"] is None  # There was no step yet.
+
+
+def test_a_run_that_is_stopped_goes_on_from_its_last_measurement(tmp_path, as_users):
+  config = dataclasses.replace(SMOKE, steps=6, measurements=3)
+  seen = []
+
+  def stop_at(last):
+    def on_step(step):
+      seen.append(step)
+      if step == last:
+        raise InterruptedError
+
+    return on_step
+
+  with pytest.raises(InterruptedError):
+    train(config, tmp_path / "a", on_step=stop_at(5))
+  assert seen == [1, 2, 3, 4, 5]
+  with pytest.raises(InterruptedError):  # After the last measurement, at the end.
+    train(config, tmp_path / "b", on_step=stop_at(6))
+  del seen[:]
+  stopped = train(config, tmp_path / "a", on_step=seen.append)
+  assert seen == [5, 6, 6]
+  whole = train(config, tmp_path / "whole")
+  for folder, result in (("a", stopped), ("b", train(config, tmp_path / "b"))):
+    assert {k: v for k, v in result.items() if k not in VOLATILE} == {
+      k: v for k, v in whole.items() if k not in VOLATILE
+    }
+    assert [path.suffix for path in (tmp_path / folder).iterdir()] == [".json"]
+
+
+def test_leftovers_of_a_finished_run_are_removed_and_it_is_not_trained_again(
+  tmp_path, as_users
+):
+  result = train(SMOKE, tmp_path)
+  (tmp_path / f"{SMOKE.name}.checkpoint").mkdir()
+  seen = []
+  assert train(SMOKE, tmp_path, on_step=seen.append) == result
+  assert seen == [SMOKE.steps]
+  assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
 
 
 def test_a_network_for_imagenet_trains_on_class_folders(tmp_path):
@@ -164,6 +299,18 @@ def test_names_of_runs_tell_all_settings_apart():
     dataclasses.replace(SMOKE, dropped=((0, 0.5),)),
   ]
   assert len({config.name for config in configs}) == len(configs)
+
+
+def test_settings_survive_the_json():
+  configs = [arm.config for sweep in sweeps_of("cpu").values() for arm in sweep.arms]
+  for config in configs:
+    settings = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert Config.from_json(settings) == config
+
+
+def test_a_new_setting_renames_no_run(monkeypatch):
+  """The digest is of what differs from the defaults."""
+  assert Config().name == "cifar100_cnn-9-w64_baseline_seed0_44136fa3"  # Of "{}".
 
 
 def test_the_schedule_of_the_paper(as_users):
@@ -302,7 +449,8 @@ def test_runs_of_sweeps_are_unique_and_go_seed_by_seed():
   assert {config.seed for config in runs(("rate", "layers"), "cpu")} == {
     0, 1, 2, TUNING_SEED,
   }  # fmt: skip
-  assert {config.seed for config in runs(("headline",), "cpu")} == set(range(10))
+  # Where settings were explored, nothing is confirmed.
+  assert {config.seed for config in runs(("headline",), "cpu")} == set(range(3, 10))
 
 
 def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
@@ -343,11 +491,11 @@ def test_what_fails_in_a_sweep_is_told_and_the_rest_is_done(tmp_path):
   assert "must be of rate, headline, variants" in finish(process, 2)
 
 
-def write_results(folder, config, errors):
+def write_results(folder, config, errors, **measures):
   folder.mkdir(exist_ok=True)
   for seed, error in errors.items():
     run = dataclasses.replace(config, seed=seed)
-    result = {"config": dataclasses.asdict(run), "test_error": error}
+    result = {"config": dataclasses.asdict(run), "test_error": error, **measures}
     (folder / f"{run.name}.json").write_text(json.dumps(result))
 
 
@@ -361,7 +509,8 @@ def test_tables_have_mean_spread_and_paired_interval(tmp_path):
   ])  # fmt: skip
   table = report.table(sweep, Results(tmp_path))
   header, _, plain, ours, _, seeds = table.splitlines()
-  assert seeds == "Seeds of a column: 3."  # Those that both have.
+  left_out = "Left out: 1 runs with seeds that not all rows of theirs have."
+  assert seeds == f"Seeds of a column: 3. {left_out}"
   assert header == "| kind | c | against plain | paper |"
   assert plain == "| plain | 11.00 ± 1.00 |  | 8.00 |"
   first, second = [10.0, 12.0, 11.0], [9.0, 11.5, 10.0]  # Without seed 7.
@@ -383,20 +532,32 @@ def test_the_summary_says_how_sure_it_is(tmp_path):
       wobble = dict.fromkeys(errors, 0.0)
     write_results(tmp_path, config, {
       seed: error + change + wobble[seed] for seed, error in errors.items()
-    })  # fmt: skip
+    }, train_error=1.0 if regularizer == BASELINE else 4.0)  # fmt: skip
   text = " ".join(report.summary("smoke", Results(tmp_path)).split())
   assert "CIFAR-10: 11.00 ± 1.00% errors without the energy." in text
-  assert (
-    "With MHE, s = 2: **-2.00 points** (-2.25 to -1.75, 3 seeds): it helps." in text
-  )
+  assert "With MHE, s = 2: **-2.00** (-2.25 to -1.75), 3 seeds: fewer." in text
   low, high = scipy.stats.ttest_1samp([1.0, -1.0, 0.5], 0.0).confidence_interval()
-  expected = f"**+0.17 points** ({low:+.2f} to {high:+.2f}, 3 seeds): not told apart"
+  expected = f"+0.17 ({low:+.2f} to {high:+.2f}), 3 seeds: not told apart from no"
   assert f"With half-space MHE, s = 2: {expected}" in text
-  # Seed by seed, the mean of both.
+  # The mean of both, seed by seed.
   both = scipy.stats.ttest_1samp([-0.45, -1.55, -0.75], 0.0).confidence_interval()
-  expected = f"**-0.92 points** ({both.low:+.2f} to {both.high:+.2f}, 3 seeds)"
+  expected = f"-0.92 ({both.low:+.2f} to {both.high:+.2f}), 3 seeds"
   assert f"mean of 2 variants of the energy: {expected}" in text
-  assert "1 of the 2 have fewer errors on average." in text
+  assert (
+    "Seed by seed: -0.45, -1.55, -0.75. The training error changes by +3.00." in text
+  )
+
+
+def test_diverged_runs_have_no_error(tmp_path):
+  mhe = dataclasses.replace(SMOKE, regularizer=MHE)
+  write_results(tmp_path, SMOKE, {0: 90.0, 1: 90.0}, test_loss=None)
+  write_results(tmp_path, mhe, {0: 9.0, 1: 11.0}, test_loss=0.1)
+  sweep = Sweep("title", "kind", [
+    Arm("plain", "c", SMOKE, math.nan), Arm("mhe", "c", mhe, 7.5),
+  ])  # fmt: skip
+  _, _, plain, ours, *_ = report.table(sweep, Results(tmp_path)).splitlines()
+  assert plain == "| plain | no convergence | no convergence |"
+  assert ours == "| mhe | 10.00 ± 1.41 | 7.50 |"
 
 
 def test_results_with_a_damaged_file_name_it(tmp_path):
@@ -405,6 +566,11 @@ def test_results_with_a_damaged_file_name_it(tmp_path):
     Results(tmp_path)
   with pytest.raises(ValueError, match="must exist"):
     Results(tmp_path / "nowhere")
+  write_results(tmp_path / "twice", SMOKE, {0: 1.0})
+  (path,) = (tmp_path / "twice").glob("*.json")
+  (tmp_path / "twice" / "zz.json").write_text(path.read_text())
+  with pytest.raises(ValueError, match=r"zz\.json has the settings of another result"):
+    Results(tmp_path / "twice")
 
 
 def test_only_what_is_generated_is_replaced_in_a_page():
