@@ -76,7 +76,7 @@ _PLACES = {
   "width": "CIFAR-100, width ",
   "depth": "CIFAR-100, ",
   "resnet": "ResNet-32, ",
-  "imbalance": "CIFAR-10, ",
+  "imbalance": "imbalanced CIFAR-10: ",
   "start": "all of CIFAR-100, rate 0.1,\n",
 }
 

@@ -128,7 +128,7 @@ def summary(preset: str, results: Results) -> str:
   for column in _comparable(sweeps["variants"], results):
     lines += _variants(column)
   for column in _comparable(sweeps["start"], results):
-    lines.append(f"Learning rate 0.1, {column.title}: {_effects(column)}")
+    lines.append(f"All images, rate 0.1, {column.title}: {_effects(column)}")
   wrap = textwrap.TextWrapper(88, subsequent_indent="  ", break_on_hyphens=False)
   return "\n".join(wrap.fill(f"- {line}") for line in lines)
 
@@ -178,8 +178,8 @@ def _effect(first, second):
   if len(first) < 2:
     return f"{difference(first, second)}."
   verdict = {
-    "better": "fewer",
-    "worse": "more",
+    "better": "fewer errors",
+    "worse": "more errors",
     "not told apart": "not told apart from no change",
   }[paired_difference(first, second).verdict]
   return f"{difference(first, second)}, {len(first)} seeds: {verdict}."
@@ -247,7 +247,7 @@ def main(
   (output / "images").mkdir(parents=True, exist_ok=True)
   path.write_text(page)
   pictures = draw_all(preset, found, output / "images")
-  console.print(texts["summary"], highlight=False)
+  console.print(texts["summary"], highlight=False, soft_wrap=True)
   console.print(f"Wrote {path} and {len(pictures)} pictures.", highlight=False)
 
 

@@ -535,7 +535,7 @@ def test_the_summary_says_how_sure_it_is(tmp_path):
     }, train_error=1.0 if regularizer == BASELINE else 4.0)  # fmt: skip
   text = " ".join(report.summary("smoke", Results(tmp_path)).split())
   assert "CIFAR-10: 11.00 ± 1.00% errors without the energy." in text
-  assert "With MHE, s = 2: **-2.00** (-2.25 to -1.75), 3 seeds: fewer." in text
+  assert "With MHE, s = 2: **-2.00** (-2.25 to -1.75), 3 seeds: fewer errors." in text
   low, high = scipy.stats.ttest_1samp([1.0, -1.0, 0.5], 0.0).confidence_interval()
   expected = f"+0.17 ({low:+.2f} to {high:+.2f}), 3 seeds: not told apart from no"
   assert f"With half-space MHE, s = 2: {expected}" in text
