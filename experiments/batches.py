@@ -26,6 +26,7 @@ def training_batches(
   steps: tuple[int, int],
   size: int = 0,
   augment: bool = True,
+  reflect: bool = False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields ``(images, labels)`` of the steps first, ..., last - 1.
 
@@ -39,13 +40,14 @@ def training_batches(
     size: pixels of the sides of a crop; 0 for small images, which are padded by 4
       pixels and cropped to their own size.
     augment: crop and flip at random.
+    reflect: pad with mirrored pixels, not with gray.
 
   Returns:
     Images uint8 ``[batch_size, height, width, channels]``, labels int32.
   """
 
   def make(indices, rng):
-    images = _images(split, indices, size, rng if augment else None)
+    images = _images(split, indices, size, rng if augment else None, reflect)
     return images, split.labels[indices]
 
   batches = grain.MapDataset.source(rows.tolist()).seed(seed).shuffle().repeat()
@@ -77,25 +79,31 @@ def _read_options():
   return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
 
 
-def _images(split, indices, size, rng):
+def _images(split, indices, size, rng, reflect=False):
   if size:
     crop = _center_crop if rng is None else _random_resized_crop
     return np.stack([crop(split.images[i], size, rng) for i in indices])
   images = split.images[indices]
-  return images if rng is None else crop_and_flip(images, rng)
+  return images if rng is None else crop_and_flip(images, rng, reflect=reflect)
 
 
-def crop_and_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def crop_and_flip(
+  images: np.ndarray, rng: np.random.Generator, *, reflect: bool = False
+) -> np.ndarray:
   """Each image shifted by up to 4 pixels, and mirrored or not.
 
   Args:
     images: ``[batch, height, width, channels]``.
     rng: source of randomness.
+    reflect: pad with mirrored pixels, not with gray.
   """
-  batch, height, width, channels = images.shape
-  shape = (batch, height + 2 * PADDING, width + 2 * PADDING, channels)
-  padded = np.full(shape, GRAY, images.dtype)
-  padded[:, PADDING:-PADDING, PADDING:-PADDING] = images
+  batch, height, width, _ = images.shape
+  margins = ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0))
+  padded = (
+    np.pad(images, margins, "symmetric")
+    if reflect
+    else np.pad(images, margins, constant_values=GRAY)
+  )
   tops, lefts = rng.integers(0, 2 * PADDING + 1, (2, batch)).tolist()
   mirrored = (rng.random(batch) < 0.5).tolist()
   crops = np.empty_like(images)

@@ -13,14 +13,17 @@ class Checkpoints:
 
   Args:
     folder: is made when something is saved.
+
+  Attributes:
+    folder: its absolute path.
   """
 
   def __init__(self, folder: pathlib.Path):
-    self._folder = folder.absolute()
+    self.folder = folder.absolute()
     options = ocp.CheckpointManagerOptions(
       max_to_keep=1, create=False, enable_async_checkpointing=False
     )
-    self._manager = ocp.CheckpointManager(self._folder, options=options)
+    self._manager = ocp.CheckpointManager(self.folder, options=options)
 
   def exist(self) -> bool:
     """Whether there is something to go on from."""
@@ -28,7 +31,7 @@ class Checkpoints:
 
   def save(self, step: int, state: Any, log: dict) -> None:
     """Replaces what was saved before, once all is on disk."""
-    self._folder.mkdir(parents=True, exist_ok=True)
+    self.folder.mkdir(parents=True, exist_ok=True)
     arguments = ocp.args.Composite(
       state=ocp.args.StandardSave(state), log=ocp.args.JsonSave(log)
     )
@@ -50,4 +53,4 @@ class Checkpoints:
   def remove(self) -> None:
     """Deletes all, after the run."""
     self._manager.close()
-    shutil.rmtree(self._folder, ignore_errors=True)
+    shutil.rmtree(self.folder, ignore_errors=True)

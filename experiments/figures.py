@@ -12,9 +12,9 @@ from experiments.paper import (
   ORTHONORMAL,
   SWEEPS,
   Base,
-  unweighted,
 )
 from experiments.runs import Results, columns_of, hidden_excess
+from experiments.statistics import paired_difference
 
 COLORS = {
   BASELINE: "#333333",
@@ -44,9 +44,13 @@ def draw_differences(base: Base, results: Results):
   entries = {}  # By configurations: width and depth have the network of the others.
   for name, place in _PLACES.items():
     for column in columns_of(SWEEPS[name](base), results):
-      rows = [row for row, arm in column.arms.items() if _kind(arm) in (MHE, HALF_MHE)]
-      if rows and column.rival in column.arms:
-        key = column.arms[column.rival].measure, *(column.arms[r].config for r in rows)
+      rows = [row for row, arm in column.arms.items() if arm.kind in (MHE, HALF_MHE)]
+      if rows and column.has_rival:
+        key = (
+          column.arms[column.rival].measure,
+          *column.seeds,
+          *(column.arms[row].config for row in rows),
+        )
         entries.setdefault(key, (name, f"{place}{column.title}", column, rows))
   groups = [
     [entry[1:] for entry in entries.values() if (entry[0] == "start") == last]
@@ -66,15 +70,16 @@ def draw_differences(base: Base, results: Results):
   for kind, label in {MHE: "MHE", HALF_MHE: "half-space MHE"}.items():
     axes.scatter([], [], color=COLORS[kind], s=16, label=label)
   axes.scatter([], [], color="#888888", marker="|", s=140, label="mean")
+  axes.plot([], [], color="#888888", linewidth=1, label="95% interval")
   axes.scatter([], [], **_diamond("#888888"), label="the paper's")
-  figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+  figure.legend(loc="outside lower center", ncols=5, fontsize=8)
   return figure
 
 
 _PLACES = {
-  "headline": "",
-  "width": "CIFAR-100, width ",
+  "headline": "new seeds: ",
   "depth": "CIFAR-100, ",
+  "width": "CIFAR-100, width ",
   "resnet": "ResNet-32, ",
   "imbalance": "imbalanced CIFAR-10: ",
   "start": "all of CIFAR-100, rate 0.1,\n",
@@ -84,11 +89,14 @@ _PLACES = {
 def _draw_differences(axes, group):
   for y, (_, column, rows) in enumerate(group):
     for row in rows:
-      kind = _kind(column.arms[row])
+      kind = column.arms[row].kind
       color, height = COLORS[kind], y + (0.16 if kind == HALF_MHE else -0.16)
       points = np.subtract(column.values(row), column.values(column.rival))
       axes.scatter(points, np.full(len(points), height), color=color, s=7, alpha=0.45)
       axes.scatter(points.mean(), height, color=color, marker="|", s=140, linewidths=2)
+      if len(points) > 2:  # Of two pairs it is wider than the picture.
+        paired = paired_difference(column.values(column.rival), column.values(row))
+        axes.hlines(height, paired.low, paired.high, color=color, linewidth=1)
       ours, rival = column.arms[row].paper, column.arms[column.rival].paper
       if ours is not None and rival is not None and not math.isnan(rival):
         axes.scatter(ours - rival, height, **_diamond(color))
@@ -105,11 +113,26 @@ def _diamond(color):
 
 def draw_curves(base: Base, results: Results):
   """Test error and redundancy over the iterations, mean over the seeds."""
-  return _curves(
-    columns_of(SWEEPS["variants"](base), results),
-    "test_error",
-    "test error on some images, %",
-  )
+  columns = columns_of(SWEEPS["variants"](base), results)
+  count = base("cifar10").curve_images
+  figure = _curves(columns, "test_error", f"test error on {count:,} images, %")
+  if figure is not None:
+    _zoom(figure.axes[: len(columns)])
+    for panel in figure.axes[len(columns) + 1 :]:
+      panel.sharey(figure.axes[len(columns)])
+      panel.autoscale(axis="y")
+  return figure
+
+
+def _zoom(panels):
+  """To the errors of the second half of training, which differ little."""
+  for panel in panels:
+    lines = [line.get_xydata() for line in panel.get_lines()]
+    half = lines[0][-1, 0] / 2
+    late = [y for line in lines for x, y in line if x >= half]
+    panel.set_xlim(left=0.9 * half)
+    low, high = np.nanmin(late), np.nanmax(late)
+    panel.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
 
 
 def draw_start(base: Base, results: Results):
@@ -124,7 +147,7 @@ def _curves(columns, measure, label, **options):
   figure, axes = _subplots(2, len(columns), (4.5 * len(columns), 5.5), **options)
   for (upper, lower), column in zip(axes.T, columns):
     for row, arm in column.arms.items():
-      color = COLORS.get(_kind(arm))
+      color = COLORS.get(arm.kind)
       if color is None:
         continue
       histories = [run["history"] for run in column.runs(row)]
@@ -148,43 +171,33 @@ def _curves(columns, measure, label, **options):
 
 
 def draw_weights(base: Base, results: Results):
-  """Test error over the weight of the energy, mean and spread over the seeds."""
+  """Test error over the weight of the energy, differences to the baseline."""
   columns = columns_of(SWEEPS["weight"](base), results)
-  columns = [column for column in columns if len(column.arms) > 1]
+  columns = [column for column in columns if column.has_rival and len(column.arms) > 1]
   if not columns:
     return None
   figure, ((axes,),) = _subplots(1, 1, figsize=(5.5, 3.6))
-  for column in columns:
-    spreads = {row: _mean_and_spread(column.values(row)) for row in column.arms}
-    if column is columns[0] and column.rival in spreads:
-      mean, spread = spreads[column.rival]
-      span = mean - spread, mean + spread
-      axes.axhspan(*span, color=COLORS[BASELINE], alpha=0.15, linewidth=0)
-      axes.axhline(mean, color=COLORS[BASELINE], label="baseline")
+  for column, shift in zip(columns, (0.93, 1.07)):
     weighted = [row for row in column.arms if row != column.rival]
-    axes.errorbar(
-      [column.arms[row].config.regularizer.weight for row in weighted],
-      *zip(*(spreads[row] for row in weighted)),
-      color=COLORS[_kind(column.arms[weighted[0]])],
-      marker="o",
-      capsize=3,
-      label=column.title,
+    weights = [shift * column.arms[row].config.regularizer.weight for row in weighted]
+    points = np.subtract(
+      [column.values(row) for row in weighted], column.values(column.rival)
     )
+    color = COLORS[column.arms[weighted[0]].kind]
+    axes.plot(weights, points, color=color, marker="o", ms=3, alpha=0.45, linestyle="")
+    axes.plot(weights, points.mean(1), color=color, label=column.title)
+  axes.axhline(0.0, color="black", linewidth=0.6)
   axes.set_xscale("log")
   axes.set_xlabel("weight of the energy")
-  axes.set_ylabel("test error, %")
+  axes.set_ylabel("test error, difference to the\nbaseline of the seed, points")
   axes.legend(fontsize=8)
   return figure
-
-
-def _mean_and_spread(numbers):
-  return np.mean(numbers), np.std(numbers, ddof=min(1, len(numbers) - 1))
 
 
 def draw_energies(base: Base, results: Results):
   """Test error against redundancy: a point a run, differences to its baseline."""
   columns = columns_of(SWEEPS["variants"](base), results)
-  columns = [column for column in columns if column.rival in column.arms]
+  columns = [column for column in columns if column.has_rival]
   if not columns:
     return None
   figure, (panels,) = _subplots(1, len(columns), figsize=(4.5 * len(columns), 3.8))
@@ -203,6 +216,7 @@ def draw_energies(base: Base, results: Results):
       )
     panel.axhline(0.0, color="black", linewidth=0.6)
     panel.set_title(column.title, fontsize=9)
+    panel.set_xscale("log")
     panel.set_xlabel("median relative excess of the hidden layers at the end")
   panels[0].set_ylabel("test error, difference to the\nbaseline of the seed, points")
   for regularizer, label in {
@@ -214,11 +228,6 @@ def draw_energies(base: Base, results: Results):
   handles, labels = panels[0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
   return figure
-
-
-def _kind(arm):
-  """Its regularizer, whatever the weight."""
-  return unweighted(arm.config.regularizer)
 
 
 def _subplots(rows, columns, figsize, **options):

@@ -25,6 +25,9 @@ class CNN(nn.Module):
     widths: channels of the three stages.
     num_classes: outputs.
     num_features: neurons of the linear layer.
+    authors: no bias in the classifier either, and the authors' constants of batch
+      normalization: epsilon 1e-3 and running averages of the last 1,000 batches,
+      which training of a few thousand steps does not fill.
 
   References:
     The authors' code, https://github.com/wy1iu/MHE.
@@ -34,6 +37,7 @@ class CNN(nn.Module):
   widths: Sequence[int] = (64, 128, 256)
   num_classes: int = 100
   num_features: int = 256
+  authors: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -41,13 +45,18 @@ class CNN(nn.Module):
     for stage, width in enumerate(self.widths):
       for block in range(self.depth):
         x = _convolution(width, f"conv{stage}_{block}")(x)
-        x = nn.relu(_norm(train, f"norm{stage}_{block}")(x))
+        x = nn.relu(_norm(train, f"norm{stage}_{block}", self.authors)(x))
       x = nn.max_pool(x, (2, 2), (2, 2))
     x = x.reshape(x.shape[0], -1)
     x = nn.Dense(
       self.num_features, use_bias=False, kernel_init=_he_normal, name="features"
     )(x)
-    return nn.Dense(self.num_classes, kernel_init=_he_normal, name="score")(x)
+    return nn.Dense(
+      self.num_classes,
+      use_bias=not self.authors,
+      kernel_init=_he_normal,
+      name="score",
+    )(x)
 
 
 class ResNet(nn.Module):
@@ -59,7 +68,8 @@ class ResNet(nn.Module):
     num_classes: outputs.
 
   References:
-    He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2.
+    He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2,
+    with projections (option B) where the shape changes.
   """
 
   num_layers: int = 32
@@ -116,7 +126,9 @@ class ImageNetResNet(nn.Module):
 _IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
-def build(name: str, *, width: int, num_classes: int) -> nn.Module:
+def build(
+  name: str, *, width: int, num_classes: int, authors: bool = False
+) -> nn.Module:
   """A network by its name in the paper.
 
   Args:
@@ -125,6 +137,8 @@ def build(name: str, *, width: int, num_classes: int) -> nn.Module:
       small images.
     width: channels of the first stage.
     num_classes: outputs.
+    authors: of a CNN, the details of the authors' code; see :class:`CNN`. They
+      published none of their residual networks, which are those of He et al.
 
   Raises:
     ValueError: there is no such network.
@@ -132,7 +146,8 @@ def build(name: str, *, width: int, num_classes: int) -> nn.Module:
   kind, _, number = name.partition("-")
   depth = int(number) if number.isdecimal() else 0
   if kind == "cnn" and depth >= 3 and depth % 3 == 0:
-    return CNN(depth // 3, (width, 2 * width, 4 * width), num_classes)
+    widths = width, 2 * width, 4 * width
+    return CNN(depth // 3, widths, num_classes, authors=authors)
   if kind == "resnet" and depth in _IMAGENET_BLOCKS:
     return ImageNetResNet(depth, width, num_classes)
   if kind == "resnet" and depth >= 8 and depth % 6 == 2:
@@ -174,5 +189,8 @@ def _convolution(
   )
 
 
-def _norm(train: bool, name: str) -> nn.BatchNorm:
-  return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=name)
+def _norm(train: bool, name: str, authors: bool = False) -> nn.BatchNorm:
+  momentum, epsilon = (0.999, 1e-3) if authors else (0.9, 1e-5)
+  return nn.BatchNorm(
+    use_running_average=not train, momentum=momentum, epsilon=epsilon, name=name
+  )

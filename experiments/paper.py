@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from experiments.config import PRESETS, Config
+from experiments.config import Config, preset
 from experiments.regularizers import Regularizer
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -25,7 +25,7 @@ class Arm(NamedTuple):
   Attributes:
     row: which regularizer.
     column: on what.
-    config: its runs, of all seeds of the preset; with the seed for tuning, of that.
+    config: its runs, but for the seed.
     paper: what the paper reports, if it does; NaN where it says that training does
       not converge.
     measure: which entry of a result is the error.
@@ -37,6 +37,11 @@ class Arm(NamedTuple):
   paper: float | None = None
   measure: str = "test_error"
 
+  @property
+  def kind(self) -> Regularizer:
+    """Its regularizer, with weight 1."""
+    return dataclasses.replace(self.config.regularizer, weight=1.0)
+
 
 class Sweep(NamedTuple):
   """A table.
@@ -46,24 +51,19 @@ class Sweep(NamedTuple):
     rows: what tells its rows apart.
     arms: its cells. Those of the first row are what the others of their column are
       compared with.
-    num_seeds: how many runs a cell has; as many as the preset says if 0.
-    first_seed: of them.
+    seeds: of the runs of a cell.
   """
 
   title: str
   rows: str
   arms: list[Arm]
-  num_seeds: int = 0
-  first_seed: int = 0
+  seeds: range
 
 
-def unweighted(regularizer: Regularizer) -> Regularizer:
-  """With weight 1."""
-  return dataclasses.replace(regularizer, weight=1.0)
-
-
-TUNING_SEED = 100  # Of the runs by whose validation errors settings are chosen.
-NUM_SEEDS = {"smoke": 2, "cpu": 3, "paper": 5}
+# Seeds that explore: those of all tables but these two.
+EXPLORING = {"smoke": range(2), "cpu": range(3), "paper": range(5)}
+CONFIRMING = {"smoke": range(2), "cpu": range(3, 8), "paper": range(5, 12)}
+TUNING = range(100, 101)  # By whose validation errors settings are chosen.
 
 
 class Base:
@@ -71,17 +71,15 @@ class Base:
 
   def __init__(self, preset: str):
     self.preset = preset
+    self.seeds = EXPLORING[preset]
 
   def __call__(self, dataset: str, **changes: Any) -> Config:
     """A configuration on a data set; all of ``smoke`` is on handwritten digits."""
-    config = PRESETS[self.preset]
     if self.preset == "smoke":
       kept = ("regularizer", "dropped", "seed")
       changes = {name: x for name, x in changes.items() if name in kept}
-      return dataclasses.replace(config, **changes)
-    if self.preset == "cpu":
-      changes = _CPU[dataset] | changes
-    return dataclasses.replace(config, dataset=dataset, **changes)
+      return dataclasses.replace(preset("smoke"), **changes)
+    return dataclasses.replace(preset(self.preset, dataset), **changes)
 
   def weighted(self, regularizer: Regularizer) -> Regularizer:
     """With the weight of the preset; the baseline has none."""
@@ -90,23 +88,17 @@ class Base:
     return dataclasses.replace(regularizer, weight=WEIGHTS[self.preset])
 
 
-# On few images, for few steps: with these learning rates the baseline has the fewest
-# errors in the sweep ``rate``. The weight makes up
-# for the shorter schedule: the sum of learning rate times weight over the steps is that
-# of the paper's schedule on CIFAR-10, and a fifth of it on CIFAR-100.
-_CPU = {
-  "cifar10": {"images_per_class": 200, "learning_rate": 0.1},
-  "cifar100": {"images_per_class": 50, "learning_rate": 0.02},
-}
+# That of cpu makes up for the shorter schedule: the sum of learning rate times weight
+# over the steps is that of the paper's schedule on CIFAR-10, and a fifth of it on
+# CIFAR-100.
 WEIGHTS = {"smoke": 1.0, "cpu": 10.0, "paper": 1.0}
 
 
 def headline(base: Base) -> Sweep:
   """The question itself, on seeds that no other table has."""
   papers = ((7.75, 28.13), (6.22, 27.15), (6.28, 25.61))
-  arms = _both(base, papers)
-  count, first = (0, 0) if base.preset == "smoke" else (7, NUM_SEEDS[base.preset])
-  return Sweep("Baseline, MHE and half-space MHE", "regularizer", arms, count, first)
+  arms, seeds = _both(base, papers), CONFIRMING[base.preset]
+  return Sweep("Baseline, MHE and half-space MHE", "regularizer", arms, seeds)
 
 
 def variants(base: Base) -> Sweep:
@@ -125,7 +117,7 @@ def variants(base: Base) -> Sweep:
     for name, title in DATASETS.items():
       config = base(name, regularizer=regularizer)
       arms.append(Arm(regularizer.name, title, config))
-  return Sweep("Variants of the energy", "regularizer", arms)
+  return Sweep("Variants of the energy", "regularizer", arms, base.seeds)
 
 
 _KINDS: tuple[tuple[Literal["chordal", "geodesic"], bool], ...] = (
@@ -198,7 +190,9 @@ def width(base: Base) -> Sweep:
   else:
     columns, papers = (8, 16, 32), ((None,) * 3,) * 3
   arms = _three(base, columns, papers, changes=lambda width: {"width": width})
-  return Sweep("Width: channels of the first stage of CNN-9", "regularizer", arms)
+  return Sweep(
+    "Width: channels of the first stage of CNN-9", "regularizer", arms, base.seeds
+  )
 
 
 def depth(base: Base) -> Sweep:
@@ -206,7 +200,7 @@ def depth(base: Base) -> Sweep:
   papers = ((32.08, 28.13, math.nan), (28.16, 26.75, 26.90), (27.56, 25.96, 25.84))
   columns = ("cnn-6", "cnn-9", "cnn-15")
   arms = _three(base, columns, papers, changes=lambda model: {"model": model})
-  return Sweep("Depth", "regularizer", arms)
+  return Sweep("Depth", "regularizer", arms, base.seeds)
 
 
 def layers(base: Base) -> Sweep:
@@ -229,7 +223,7 @@ def layers(base: Base) -> Sweep:
           regularizer=dataclasses.replace(base.weighted(regularizer), layers=row),
         )
         arms.append(Arm(row, column, config, papers[column, row]))
-  return Sweep("Layers that have an energy", "layers", arms)
+  return Sweep("Layers that have an energy", "layers", arms, base.seeds)
 
 
 def weight(base: Base) -> Sweep:
@@ -243,7 +237,7 @@ def weight(base: Base) -> Sweep:
         "cifar100", regularizer=dataclasses.replace(regularizer, weight=value)
       )
       arms.append(Arm(f"{value:g}", column, config))
-  return Sweep("Weight of the energy", "weight", arms)
+  return Sweep("Weight of the energy", "weight", arms, base.seeds)
 
 
 def rate(base: Base) -> Sweep:
@@ -251,22 +245,21 @@ def rate(base: Base) -> Sweep:
 
   By errors on training images that the run has not seen, never on test images.
   """
-  changes = {"seed": TUNING_SEED}
-  arms = []
+  changes, arms = {}, []
   for value in (0.01, 0.02, 0.05, 0.1, 0.2):
     for name, title in DATASETS.items():
       if base.preset == "paper":
         changes["images_per_class"] = {"cifar10": 4500, "cifar100": 450}[name]
       config = base(name, learning_rate=value, **changes)
       arms.append(Arm(f"{value:g}", title, config, measure="validation_error"))
-  return Sweep("Learning rate of the baseline", "learning rate", arms)
+  return Sweep("Learning rate of the baseline", "learning rate", arms, TUNING)
 
 
 def resnet(base: Base) -> Sweep:
   """ResNet-32."""
   papers = ((5.19, 22.87), (4.72, 22.19), (4.66, 22.04))
   arms = _both(base, papers, model="resnet-32")
-  return Sweep("ResNet-32", "regularizer", arms)
+  return Sweep("ResNet-32", "regularizer", arms, base.seeds)
 
 
 def imagenet(base: Base) -> Sweep:
@@ -282,7 +275,7 @@ def imagenet(base: Base) -> Sweep:
         curve_images=2000, weight_decay=1e-4, label_smoothing=0.0, learning_rate=0.1,
       )  # fmt: skip
       arms.append(Arm(regularizer.name, _title(model), config, paper))
-  return Sweep("ImageNet", "regularizer", arms, num_seeds=1)
+  return Sweep("ImageNet", "regularizer", arms, base.seeds[:1])
 
 
 def imbalance(base: Base) -> Sweep:
@@ -312,7 +305,7 @@ def imbalance(base: Base) -> Sweep:
     for regularizer, row in zip(map(base.weighted, papers), papers.values())
     for (column, dropped, measure), paper in zip(cases, row)
   ]
-  return Sweep("Class imbalance", "regularizer", arms)
+  return Sweep("Class imbalance", "regularizer", arms, base.seeds)
 
 
 def start(base: Base) -> Sweep:
@@ -334,7 +327,9 @@ def start(base: Base) -> Sweep:
     for regularizer in map(base.weighted, (BASELINE, HALF_MHE))
     for warmup in (0, 500)
   ]
-  return Sweep("The start of training at learning rate 0.1", "regularizer", arms)
+  return Sweep(
+    "The start of training at learning rate 0.1", "regularizer", arms, base.seeds
+  )
 
 
 SWEEPS: dict[str, Callable[[Base], Sweep]] = {

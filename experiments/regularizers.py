@@ -70,8 +70,9 @@ class Regularizer:
         rules=OUTPUT_RULES,
       )
     if self.kind == "authors":
-      factors = (0.1, 1.0) if self.metric == "geodesic" else (1.0, 10.0)
-      hidden, output = hidden * factors[0], output * factors[1]
+      hidden, output = 1.0 * hidden, 10.0 * output
+      if self.metric == "geodesic" and self.s > 0:
+        hidden, output = 0.1 * hidden, 0.1 * output
 
     def energy(params):
       total = jnp.zeros(())

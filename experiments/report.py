@@ -8,6 +8,7 @@ is there already, only what stands between "<!-- NAME -->" and "<!-- end of NAME
 replaced, NAME being a sweep or "summary".
 """
 
+import json
 import math
 import pathlib
 import sys
@@ -18,24 +19,40 @@ from typing import Literal
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
+from experiments.benchmarks import train_step
 from experiments.figures import draw_all
 from experiments.markdown import markdown
 from experiments.models import OUTPUT
-from experiments.paper import BASELINE, DATASETS, ORTHONORMAL, Sweep, sweeps_of
+from experiments.paper import (
+  BASELINE,
+  DATASETS,
+  HALF_MHE,
+  MHE,
+  ORTHONORMAL,
+  Sweep,
+  sweeps_of,
+)
 from experiments.runs import Column, Results, columns_of, hidden_excess, number
 from experiments.statistics import paired_difference
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "classification"
+COST = RESULTS.parent / "benchmark_train_step.json"
 
 
 def mean_and_spread(numbers: Iterable[float], digits: int = 2) -> str:
   """Mean and standard deviation."""
   numbers = list(numbers)
-  if not numbers:
+  count = len(numbers)
+  numbers = [x for x in numbers if math.isfinite(x)]
+  if not count:
     return ""
-  if not np.all(np.isfinite(numbers)):
+  if not numbers:
     return "no convergence"
+  if len(numbers) < count:
+    rest = mean_and_spread(numbers, digits)
+    return f"{count - len(numbers)} of {count} do not converge, others {rest}"
   text = f"{np.mean(numbers):.{digits}f}"
   return f"{text} ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else text
 
@@ -63,10 +80,11 @@ def table(sweep: Sweep, results: Results) -> str:
       if arm is None:
         line += ["", "", ""]
         continue
-      compared = row != column.rival and arm.config.regularizer != BASELINE
-      own = difference(column.values(column.rival), column.values(row))
+      own = ""
+      if column.has_rival and arm.config.regularizer != BASELINE:
+        own = difference(column.values(column.rival), column.values(row))
       paper = _paper(arm, column.arms.get(column.rival))
-      line += [mean_and_spread(column.values(row)), own if compared else "", paper]
+      line += [mean_and_spread(column.values(row)), own, paper]
   finished = [line for line in lines.values() if any(line[1:])]
   # A column of numbers that nobody reports is not shown.
   shown = [i for i in range(len(header)) if any(line[i] for line in finished)]
@@ -76,10 +94,9 @@ def table(sweep: Sweep, results: Results) -> str:
 
 def _seeds(columns):
   counts = sorted({len(column.seeds) for column in columns})
-  text = f"Seeds of a column: {' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))}."
-  left_out = sum(column.left_out for column in columns)
-  if left_out:
-    text += f" Left out: {left_out} runs with seeds that not all rows of theirs have."
+  text = f"Runs of a cell: {' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))}."
+  if any(column.left_out for column in columns):
+    text += " Not shown: seeds that are not finished in all rows of their column."
   return text
 
 
@@ -108,7 +125,7 @@ def details(column: Column) -> str:
         row,
         mean_and_spread(losses, 3),
         difference(column.values(column.rival, "test_loss"), losses, 3)
-        if row != column.rival
+        if column.has_rival and row != column.rival
         else "",
         f"{np.mean(column.values(row, 'train_error')):.2f}",
         f"{np.mean(column.values(row, 'train_loss')):.3f}",
@@ -120,34 +137,50 @@ def details(column: Column) -> str:
 
 
 def summary(preset: str, results: Results) -> str:
-  """Whether the energy helped, by how much, and how sure that is."""
+  """Whether the energy helped, by how much, how sure that is, and what it cost."""
   sweeps = sweeps_of(preset)
-  lines = []
-  for column in _comparable(sweeps["headline"], results):
-    lines.append(f"{column.title}: {_effects(column)}")
-  for column in _comparable(sweeps["variants"], results):
-    lines += _variants(column)
-  for column in _comparable(sweeps["start"], results):
-    lines.append(f"All images, rate 0.1, {column.title}: {_effects(column)}")
+  kinds = [kind.name for kind in (MHE, HALF_MHE)]
+  lines = [
+    _summarize(f"{column.title}, new seeds", column)
+    for column in _comparable(sweeps["headline"], results)
+  ] + [
+    _summarize(f"all of CIFAR-100, rate 0.1, {column.title}", column)
+    for column in _comparable(sweeps["start"], results)
+  ]
+  header = ["test errors, %", "seeds", "without", *(f"with {kind}" for kind in kinds)]
+  bullets = [
+    text
+    for column in _comparable(sweeps["variants"], results)
+    for text in _variants(column)
+  ]
+  cost = train_step.costs(json.loads(COST.read_text()))
+  bullets.append(
+    f"Cost, half-space energies of all layers: a training step takes {cost}."
+  )
   wrap = textwrap.TextWrapper(88, subsequent_indent="  ", break_on_hyphens=False)
-  return "\n".join(wrap.fill(f"- {line}") for line in lines)
+  bullets = "\n".join(wrap.fill(f"- {text}") for text in bullets)
+  return f"{markdown(header, *lines)}\n\n{bullets}"
 
 
 def _comparable(sweep, results):
-  columns = columns_of(sweep, results)
-  return [column for column in columns if column.rival in column.arms]
+  return [column for column in columns_of(sweep, results) if column.has_rival]
 
 
-def _effects(column):
-  """What each regularizer does to the error."""
+def _summarize(title, column):
+  """A line: errors, paired differences, what the training errors do."""
   baseline = column.values(column.rival)
-  sentences = [f"{mean_and_spread(baseline)}% errors without the energy."]
-  sentences += [
-    f"With {row}: {_effect(baseline, column.values(row))}"
-    for row in column.arms
-    if row != column.rival
-  ]
-  return " ".join(sentences)
+  line = [title, str(len(column.seeds)), mean_and_spread(baseline)]
+  for kind in (MHE, HALF_MHE):
+    # Its weight is that of the preset.
+    rows = [r for r, a in column.arms.items() if a.kind == kind]
+    line += [_effect(column, rows[0]) if rows else ""]
+  return line
+
+
+def _effect(column, row):
+  test = difference(column.values(column.rival), column.values(row))
+  train = [column.values(r, "train_error") for r in (column.rival, row)]
+  return f"{test}; training {np.mean(np.subtract(*train[::-1])):+.2f}"
 
 
 def _variants(column):
@@ -155,34 +188,24 @@ def _variants(column):
   rows = [r for r, a in column.arms.items() if a.config.regularizer.kind == "mhe"]
   if not rows:
     return []
-
-  def both(measure):
-    energies = np.asarray([column.values(row, measure) for row in rows]).mean(0)
-    return np.asarray(column.values(column.rival, measure)), energies
-
-  baseline, energies = both("test_error")
-  first, second = both("train_error")
-  by_seed = ", ".join(f"{x:+.2f}" for x in energies - baseline)
+  energies = np.mean([column.values(row) for row in rows], 0)
+  baseline = column.values(column.rival)
   text = (
-    f"{column.title}, mean of {len(rows)} variants of the energy: "
-    f"{_effect(baseline.tolist(), energies.tolist())} Seed by seed: {by_seed}. The "
-    f"training error changes by {np.mean(second - first):+.2f}."
+    f"{column.title}, exploring on {len(column.seeds)} seeds, mean of {len(rows)} "
+    f"variants of the energy: {_plain(baseline, energies)}."
   )
   if ORTHONORMAL.name in column.arms:
-    rival = _effect(baseline.tolist(), column.values(ORTHONORMAL.name))
-    text += f" The rival, orthonormal neurons: {rival}"
+    rival = column.values(ORTHONORMAL.name)
+    text += (
+      f" Orthonormal neurons, the rival: {_plain(baseline, rival)}; compared with that "
+      f"mean, {_plain(energies, rival)}."
+    )
   return [text]
 
 
-def _effect(first, second):
-  if len(first) < 2:
-    return f"{difference(first, second)}."
-  verdict = {
-    "better": "fewer errors",
-    "worse": "more errors",
-    "not told apart": "not told apart from no change",
-  }[paired_difference(first, second).verdict]
-  return f"{difference(first, second)}, {len(first)} seeds: {verdict}."
+def _plain(first, second):
+  """Not bold: what explores proves nothing."""
+  return difference(list(first), list(second)).replace("**", "")
 
 
 def blocks(preset: str, results: Results) -> dict[str, str]:
@@ -196,8 +219,13 @@ def blocks(preset: str, results: Results) -> dict[str, str]:
   return {name: text or "Not run yet." for name, text in texts.items()}
 
 
-def fill(page: str, texts: dict[str, str]) -> str:
+def fill(page: str, texts: dict[str, str], name_of_page: str = "the page") -> str:
   """The page, with new text between the marks of each name.
+
+  Args:
+    page: its text.
+    texts: ``{name: text}``.
+    name_of_page: for the error.
 
   Raises:
     ValueError: a name has no place in the page.
@@ -205,7 +233,10 @@ def fill(page: str, texts: dict[str, str]) -> str:
   for name, text in texts.items():
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     if page.count(start) != 1 or page.count(end) != 1:
-      raise ValueError(f"the page must have {start} and {end} once.")
+      raise ValueError(
+        f"{name_of_page} must have {start} and {end} once; if it is of another preset, "
+        "name another output."
+      )
     before, rest = page.split(start)
     page = f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}"
   return page
@@ -238,11 +269,12 @@ def main(
     texts = blocks(preset, found)
     path = output / "classification.md"
     page = path.read_text() if path.exists() else new_page(texts)
-    page = fill(page, texts)
+    page = fill(page, texts, str(path))
     if readme is not None:
-      readme.write_text(fill(readme.read_text(), {"summary": texts["summary"]}))
+      summary_alone = {"summary": texts["summary"]}
+      readme.write_text(fill(readme.read_text(), summary_alone, str(readme)))
   except ValueError as error:
-    console.print(f"[red]{error}[/red]")
+    console.print(f"[red]{escape(str(error))}[/red]")
     sys.exit(2)
   (output / "images").mkdir(parents=True, exist_ok=True)
   path.write_text(page)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.config import Config
+from experiments.config import Config, settings_of
 from experiments.models import OUTPUT
-from experiments.paper import TUNING_SEED, Arm, Sweep
+from experiments.paper import Arm, Sweep
 
 
 class Results:
@@ -20,29 +20,31 @@ class Results:
     folder: with a JSON file for each.
 
   Raises:
-    ValueError: it is not there, a file is no result, or two are of the same run.
+    ValueError: it is not there, a file is no result, two are of the same run, or of
+      different images that are called the same.
   """
 
   def __init__(self, folder: pathlib.Path):
     if not folder.is_dir():
       raise ValueError(f"the folder of the results must exist, got {folder}.")
-    self._runs = {}
+    self._runs, sources = {}, {}
     for path in sorted(folder.glob("*.json")):
-      try:
-        result = json.loads(path.read_text())
-        config = Config.from_json(result["config"])
-      except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the result of a run: {error!r}") from error
+      config = settings_of(path)
+      result = json.loads(path.read_text())
+      data = sources.setdefault(config.dataset, result.get("data"))
+      if result.get("data") != data:
+        raise ValueError(
+          f"{path} must have the images of the results beside it, {data}, got "
+          f"{result.get('data')}."
+        )
       runs = self._runs.setdefault(_without_seed(config), {})
       if config.seed in runs:
         raise ValueError(f"{path} has the settings of another result beside it.")
       runs[config.seed] = result
 
   def of(self, config: Config) -> dict[int, dict]:
-    """``{seed: result}`` of the runs of a configuration, as :class:`Arm` says."""
-    tuning = config.seed == TUNING_SEED
-    runs = self._runs.get(_without_seed(config), {})
-    return {s: runs[s] for s in sorted(runs) if (s == TUNING_SEED) == tuning}
+    """``{seed: result}`` of the runs of a configuration, whatever its seed."""
+    return self._runs.get(_without_seed(config), {})
 
 
 def _without_seed(config):
@@ -55,7 +57,7 @@ class Column:
   Args:
     results: the runs.
     arms: of one column of a sweep, first the one that the others are compared with.
-    first_seed: of the sweep.
+    seeds: of the sweep.
 
   Attributes:
     title: of the column.
@@ -65,10 +67,10 @@ class Column:
     left_out: how many runs have other seeds.
   """
 
-  def __init__(self, results: Results, arms: Sequence[Arm], first_seed: int = 0):
+  def __init__(self, results: Results, arms: Sequence[Arm], seeds: range):
     self.title, self.rival = arms[0].column, arms[0].row
     found = {
-      arm.row: {s: r for s, r in results.of(arm.config).items() if s >= first_seed}
+      arm.row: {s: r for s, r in results.of(arm.config).items() if s in seeds}
       for arm in arms
     }
     self.arms = {arm.row: arm for arm in arms if found[arm.row]}
@@ -76,6 +78,11 @@ class Column:
     self.seeds = sorted(set.intersection(*shared)) if shared else []
     self._runs = {row: [found[row][s] for s in self.seeds] for row in self.arms}
     self.left_out = sum(map(len, shared)) - len(self.seeds) * len(self.arms)
+
+  @property
+  def has_rival(self) -> bool:
+    """Whether there is something to compare with."""
+    return self.rival in self.arms
 
   def runs(self, row: str) -> list[dict]:
     """Of an arm, in the order of the seeds; none if it has none."""
@@ -94,9 +101,7 @@ def columns_of(sweep: Sweep, results: Results) -> list[Column]:
   """Those that have runs."""
   titles = dict.fromkeys(arm.column for arm in sweep.arms)
   columns = [
-    Column(
-      results, [arm for arm in sweep.arms if arm.column == title], sweep.first_seed
-    )
+    Column(results, [arm for arm in sweep.arms if arm.column == title], sweep.seeds)
     for title in titles
   ]
   return [column for column in columns if column.seeds]

@@ -7,47 +7,63 @@
 Finished runs are skipped and unfinished ones go on, so that a sweep can be stopped, in
 any way, and continued at any time, or in parts: seed by seed, sweep by sweep. All arms
 of a seed come before those of the next. On CPU, as many jobs as there are cores, each
-on a core of its own, are faster than one job on all of them.
+on a core of its own, are faster than one job on all of them. Several processes of the
+same command share the runs among them, if they share the folder: one for each GPU,
+say, told apart by ``CUDA_VISIBLE_DEVICES``.
 """
 
 import collections
-import concurrent.futures
-import contextlib
 import dataclasses
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
-import queue
+import signal
 import sys
 import threading
 import time
 import traceback
-from concurrent.futures.process import BrokenProcessPool
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import rich.progress
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
-from experiments.classification import train
+from experiments.classification import OccupiedError, train
 from experiments.config import Config
-from experiments.paper import NUM_SEEDS, TUNING_SEED, sweeps_of
+from experiments.paper import sweeps_of
 
 
 def runs(
   names: tuple[str, ...], preset: str, seeds: tuple[int, ...] | None = None
 ) -> list[Config]:
-  """Runs of some sweeps, each once, all of a seed before those of a larger one."""
-  configs = []
-  for name in names:
-    plan = sweeps_of(preset)[name]
-    last = plan.first_seed + (plan.num_seeds or NUM_SEEDS[preset])
-    chosen = range(plan.first_seed, last) if seeds is None else seeds
-    for arm in plan.arms:
-      of_arm = (TUNING_SEED,) if arm.config.seed == TUNING_SEED else chosen
-      configs += [dataclasses.replace(arm.config, seed=seed) for seed in of_arm]
-  configs.sort(key=lambda config: config.seed)
+  """Runs of some sweeps, each once, all of a seed before those of a larger one.
+
+  Those of ImageNet, which take days, come last.
+  """
+  plans = [sweeps_of(preset)[name] for name in names]
+  configs = [
+    dataclasses.replace(arm.config, seed=seed)
+    for plan in plans
+    for arm in plan.arms
+    for seed in plan.seeds
+    if seeds is None or seed in seeds
+  ]
+  configs.sort(key=lambda config: (config.dataset == "imagenet", config.seed))
   return list(dict.fromkeys(configs))
+
+
+class Outcome(NamedTuple):
+  """How the runs of a sweep ended.
+
+  Attributes:
+    failures: ``{name: error}`` of those that failed.
+    occupied: names of those that other processes train.
+  """
+
+  failures: dict[str, str]
+  occupied: list[str]
 
 
 def sweep(
@@ -56,44 +72,39 @@ def sweep(
   data_root: pathlib.Path | None,
   jobs: int,
   console: Console,
-) -> dict[str, str]:
-  """Does the runs that are not finished.
-
-  Returns:
-    ``{name: error}`` of those that failed.
-  """
+) -> Outcome:
+  """Does the runs that are not finished."""
   output.mkdir(parents=True, exist_ok=True)
   todo = collections.deque(c for c in configs if not _is_finished(c, output))
-  failures, running, bars, workers = {}, {}, {}, None
+  outcome = Outcome({}, [])
   columns = (*rich.progress.Progress.get_default_columns(), "{task.completed}")
   with rich.progress.Progress(*columns, console=console) as progress:
     finished = progress.add_task("runs", total=len(configs))
     progress.update(finished, completed=len(configs) - len(todo))
-    while todo or running:
-      workers = workers or _Workers(jobs)
-      while todo and len(running) < jobs:
-        config = todo.popleft()
-        running[workers.pool.submit(_work, config, output, data_root)] = config
-        title = f"{config.dataset}, {config.regularizer.name}, {config.seed}"
-        bars[config] = progress.add_task(title, total=config.steps)
-      done, _ = concurrent.futures.wait(
-        running, 1.0, concurrent.futures.FIRST_COMPLETED
-      )
-      for config, step in _drain(workers.steps):
-        if config in bars:
-          progress.update(bars[config], completed=step)
-      for future in done:
-        config, error = running.pop(future), future.exception()
-        if isinstance(error, BrokenProcessPool):  # And so are all that run now.
-          workers = None
-          failures[config.name] = "a worker was killed; was there too little memory?"
-        elif error:
-          expected = isinstance(error, ValueError)
-          lines = [f"{error}"] if expected else traceback.format_exception(error)
-          failures[config.name] = "".join(lines)
-        progress.remove_task(bars.pop(config))
+    workers = [
+      _Worker(_cores_of(job, jobs), output, data_root)
+      for job in range(min(jobs, len(todo)))
+    ]
+    bars = {}
+    while todo or bars:
+      for worker in workers:
+        if worker not in bars and todo:
+          config = worker.start(todo.popleft())
+          title = f"{config.dataset}, {config.regularizer.name}, {config.seed}"
+          bars[worker] = progress.add_task(title, total=config.steps)
+      for pipe in multiprocessing.connection.wait([w.pipe for w in bars]):
+        worker = next(w for w in bars if w.pipe is pipe)
+        message = worker.receive()
+        if isinstance(message, int):
+          progress.update(bars[worker], completed=message)
+          continue
+        if isinstance(message, OccupiedError):
+          outcome.occupied.append(worker.config.name)
+        elif message is not None:
+          outcome.failures[worker.config.name] = message
+        progress.remove_task(bars.pop(worker))
         progress.advance(finished)
-  return failures
+  return outcome
 
 
 def _is_finished(config, output):
@@ -102,48 +113,64 @@ def _is_finished(config, output):
   return path.exists() and not path.with_suffix(".checkpoint").exists()
 
 
-class _Workers:
-  """Processes, and what they tell of their steps."""
+class _Worker:
+  """A process that does one run after another; a new one takes the place of a dead."""
 
-  def __init__(self, jobs):
-    spawn = multiprocessing.get_context("spawn")  # JAX has threads: no fork.
-    cores, self.steps = spawn.Queue(), spawn.Queue()
-    for job in range(jobs):
-      cores.put(_cores_of(job, jobs))
-    self.pool = concurrent.futures.ProcessPoolExecutor(
-      jobs, spawn, _start_worker, (cores, self.steps)
-    )
+  def __init__(self, *arguments):
+    self._arguments = arguments
+    self._spawn()
 
+  def _spawn(self):
+    context = multiprocessing.get_context("spawn")  # JAX has threads: no fork.
+    self.pipe, other = context.Pipe()
+    arguments = (other, *self._arguments)
+    self._process = context.Process(target=_serve, args=arguments, daemon=True)
+    self._process.start()
+    other.close()  # Or the end of the process would not end the pipe.
 
-def _cores_of(job, jobs):
-  """The cores of a job: an equal share, or all where there are too few or no names."""
-  if not hasattr(os, "sched_getaffinity"):
-    return None
-  cores = sorted(os.sched_getaffinity(0))
-  return cores[job::jobs] if jobs <= len(cores) else cores
+  def start(self, config):
+    if not self._process.is_alive():
+      self._spawn()
+    self.config = config
+    self.pipe.send(config)
+    return config
 
-
-def _drain(steps):
-  """What workers have told, the last of each run."""
-  told = {}
-  with contextlib.suppress(queue.Empty):
-    while True:
-      config, step = steps.get_nowait()
-      told[config] = step
-  return told.items()
-
-
-_worker = {}
+  def receive(self):
+    """A number of steps; or, of a run that ended, None or its error."""
+    try:
+      return self.pipe.recv()
+    except (EOFError, OSError):
+      self._process.join()
+      return "a worker was killed; was there too little memory?"
 
 
-def _start_worker(cores, steps):
-  mine = cores.get()
-  if mine:
-    os.sched_setaffinity(0, mine)
+def _serve(pipe, cores, output, data_root):
+  """The life of a worker."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # The sweep hears it, and ends us.
   threading.Thread(target=_die_with_parent, daemon=True).start()
+  if cores:
+    os.sched_setaffinity(0, cores)
   # Jobs share an accelerator's memory; it is read when JAX starts its backend.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-  _worker["steps"] = steps
+  last = 0.0
+
+  def on_step(step):
+    nonlocal last
+    if time.monotonic() - last > 1.0:
+      last = time.monotonic()
+      pipe.send(step)
+
+  while True:
+    config = pipe.recv()
+    try:
+      train(config, output, data_root, on_step)
+      pipe.send(None)
+    except OccupiedError as error:
+      pipe.send(error)
+    except ValueError as error:
+      pipe.send(str(error))
+    except Exception:
+      pipe.send(traceback.format_exc())
 
 
 def _die_with_parent():
@@ -154,16 +181,12 @@ def _die_with_parent():
     os._exit(1)
 
 
-def _work(config, output, data_root):
-  last = 0.0
-
-  def on_step(step):
-    nonlocal last
-    if time.monotonic() - last > 1.0:
-      last = time.monotonic()
-      _worker["steps"].put((config, step))
-
-  train(config, output, data_root, on_step)
+def _cores_of(job, jobs):
+  """The cores of a job: an equal share, or all where there are too few or no names."""
+  if not hasattr(os, "sched_getaffinity"):
+    return None
+  cores = sorted(os.sched_getaffinity(0))
+  return cores[job::jobs] if jobs <= len(cores) else cores
 
 
 def main(
@@ -185,7 +208,7 @@ def main(
     data_root: folder of local copies of the data sets, called cifar10, cifar100 and
       imagenet; without it, the Hugging Face hub is asked.
     jobs: runs at a time, each on its share of the cores.
-    seeds: which seeds; by default the first few, as many as the sweep has.
+    seeds: only these of the seeds that each sweep has.
   """
   console = Console()
   known = sweeps_of(preset)
@@ -196,20 +219,27 @@ def main(
         f"{name!r}.[/red]"
       )
       sys.exit(2)
-  if seeds is not None and TUNING_SEED in seeds:
-    console.print(f"[red]seeds must not have {TUNING_SEED}, that of tuning.[/red]")
+  sweeps = sweeps or tuple(known)
+  planned = {seed for name in sweeps for seed in known[name].seeds}
+  if seeds is not None and not planned.issuperset(seeds):
+    console.print(
+      f"[red]seeds must be of {', '.join(map(str, sorted(planned)))}, those of the "
+      f"sweeps, got {', '.join(map(str, seeds))}.[/red]"
+    )
     sys.exit(2)
-  configs = runs(sweeps or tuple(known), preset, seeds)
+  configs = runs(sweeps, preset, seeds)
   try:
-    failures = sweep(configs, output, data_root, jobs, console)
+    failures, occupied = sweep(configs, output, data_root, jobs, console)
   except KeyboardInterrupt:
     console.print("Stopped; the same command goes on.")
     os._exit(130)  # At once: workers end with their parent, and lose little.
   for name, error in failures.items():
-    console.print(f"[red]{name} failed: {error}[/red]", highlight=False)
+    console.print(f"[red]{name} failed: {escape(error)}[/red]", highlight=False)
+  if occupied:
+    console.print(f"{len(occupied)} runs are being trained by other processes.")
+  num_done = len(configs) - len(failures) - len(occupied)
   console.print(
-    f"{len(configs) - len(failures)} of {len(configs)} runs are in {output}.",
-    highlight=False,
+    f"{num_done} of {len(configs)} runs are in {escape(str(output))}.", highlight=False
   )
   sys.exit(bool(failures))
 

@@ -21,24 +21,25 @@ from PIL import Image
 
 from experiments import models, report
 from experiments.classification import Run, train
-from experiments.config import PRESETS, Config
+from experiments.config import PRESETS, Config, preset
 from experiments.data import Data, Split, load
 from experiments.paper import (
   BASELINE,
+  CONFIRMING,
+  EXPLORING,
   HALF_MHE,
   MHE,
-  TUNING_SEED,
   Arm,
   Sweep,
   sweeps_of,
 )
 from experiments.regularizers import Regularizer, authors_energy, orthonormality
-from experiments.runs import Results
+from experiments.runs import Results, columns_of
 from experiments.sweep import runs
 from mhe_jax import Riesz, hyperspherical_energy, network_energy
 
 SMOKE = PRESETS["smoke"]
-VOLATILE = ("seconds", "device", "devices", "versions")
+VOLATILE = ("seconds", "device", "versions", "environments")
 
 
 @pytest.fixture
@@ -139,20 +140,34 @@ def test_an_interrupt_stops_a_sweep_at_once(tmp_path):
 
 
 def test_a_killed_worker_ends_its_own_run_alone(tmp_path):
+  """The run of the other worker ends well, and a new worker does the rest."""
   process = start(
-    "sweep", "layers", "--preset", "smoke", "--output", tmp_path, "--seeds", 0
-  )
+    "sweep", "layers", "--preset", "smoke", "--output", tmp_path, "--seeds", 0,
+    "--jobs", 2,
+  )  # fmt: skip
   deadline = time.monotonic() + 300
-  while not (locks := list(tmp_path.glob("*.lock"))):
+  while len(locks := list(tmp_path.glob("*.lock"))) < 2:
     assert time.monotonic() < deadline and process.poll() is None
     time.sleep(0.01)
-  (worker,) = [
+  worker, _ = [
     child for child in children_of(process.pid) if "spawn_main" in command_of(child)
   ]
   os.kill(worker, signal.SIGKILL)
   text = finish(process, 1)
-  assert len(locks) == 1 and "5 of 6 runs are in" in text
-  assert f"{locks[0].stem} failed: a worker was killed" in text
+  assert "5 of 6 runs are in" in text
+  assert text.count("failed: a worker was killed") == 1
+  assert any(f"{lock.stem} failed: a worker was killed" in text for lock in locks)
+
+
+def test_processes_share_the_runs_of_a_sweep(tmp_path):
+  """What another one trains is left to it."""
+  config, *_ = runs(("layers",), "smoke", (0,))
+  with filelock.FileLock(tmp_path / f"{config.name}.lock"):
+    process = start(
+      "sweep", "layers", "--preset", "smoke", "--output", tmp_path, "--seeds", 0
+    )
+    text = finish(process)
+  assert "1 runs are being trained by other processes. 5 of 6 runs are in" in text
 
 
 def children_of(pid):
@@ -213,7 +228,7 @@ def test_errors_and_losses_are_those_of_all_images_and_of_the_dropped_class(as_u
     return Split(images, np.array(labels, np.int32))
 
   train = split([0] * 10 + [1] * 10 + [2] * 10)
-  data = Data(train, split([0, 1, 1, 2, 1, 0, 1]), ("a", "b", "c"))
+  data = Data(train, split([0, 1, 1, 2, 1, 0, 1]), ("a", "b", "c"), "here")
   config = dataclasses.replace(SMOKE, images_per_class=4, dropped=((0, 0.5),))
   run = blank_run(config, data)
   measures = run.final_measures()
@@ -246,7 +261,7 @@ def test_a_run_that_is_stopped_goes_on_from_its_last_measurement(tmp_path, as_us
   with pytest.raises(InterruptedError):
     train(config, tmp_path / "a", on_step=stop_at(5))
   assert seen == [1, 2, 3, 4, 5]
-  with pytest.raises(InterruptedError):  # After the last measurement, at the end.
+  with pytest.raises(InterruptedError):  # Before the last measurement.
     train(config, tmp_path / "b", on_step=stop_at(6))
   del seen[:]
   stopped = train(config, tmp_path / "a", on_step=seen.append)
@@ -308,9 +323,44 @@ def test_settings_survive_the_json():
     assert Config.from_json(settings) == config
 
 
-def test_a_new_setting_renames_no_run(monkeypatch):
+def test_a_new_setting_renames_no_run():
   """The digest is of what differs from the defaults."""
   assert Config().name == "cifar100_cnn-9-w64_baseline_seed0_44136fa3"  # Of "{}".
+
+
+def test_a_finished_run_of_other_settings_is_no_answer(tmp_path, as_users):
+  """As if a default had changed since."""
+  result = train(SMOKE, tmp_path)
+  result["config"]["weight_decay"] = 0.1
+  (tmp_path / f"{SMOKE.name}.json").write_text(json.dumps(result))
+  with pytest.raises(
+    ValueError, match=r"must have the settings of the run, got .*0\.1"
+  ):
+    train(SMOKE, tmp_path)
+
+
+def test_a_result_can_be_repeated(tmp_path):
+  arguments = ("--preset", "smoke", "--regularizer.kind", "mhe", "--dropped", 1, 0.5)
+  finish(start("classification", *arguments, "--output", tmp_path / "a"))
+  (path,) = (tmp_path / "a").glob("*.json")
+  arguments = ("--repeat", path, "--output", tmp_path / "b")
+  finish(start("classification", *arguments))
+  assert result_in(tmp_path / "a") == result_in(tmp_path / "b")
+  finish(start("classification", *arguments, "--seed", 1))
+  assert len(list((tmp_path / "b").glob("*.json"))) == 2
+  path.write_text("{}")
+  text = finish(start("classification", *arguments), 2)
+  assert "is not the result of a run: KeyError('config')" in text
+
+
+def test_the_command_for_one_run_makes_a_cell_of_the_tables():
+  first = {}
+  for arm in sweeps_of("cpu")["variants"].arms:
+    first.setdefault(arm.config.dataset, arm.config)
+  assert first == {name: preset("cpu", name) for name in ("cifar10", "cifar100")}
+  assert preset("paper", "cifar10") == dataclasses.replace(
+    PRESETS["paper"], dataset="cifar10"
+  )
 
 
 def test_the_schedule_of_the_paper(as_users):
@@ -347,6 +397,40 @@ def test_networks_for_imagenet_have_their_known_size(name, size, classes, millio
   params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   assert round(count / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("authors", [False, True])
+def test_details_of_the_authors_network(authors, as_users):
+  """No bias in the classifier; running averages of 1,000 batches; epsilon 1e-3."""
+  model = models.build("cnn-3", width=2, num_classes=3, authors=authors)
+  images = 100.0 * jax.random.normal(jax.random.key(1), (4, 8, 8, 1), jnp.float32)
+  variables = model.init(jax.random.key(0), images)
+  assert ("bias" in variables["params"]["score"]) != authors
+  _, new = model.apply(variables, images, train=True, mutable=["batch_stats"])
+  for old, last in zip(
+    jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(new["batch_stats"])
+  ):
+    assert last.shape == old.shape
+  # The variance goes from 1 to that of the batch, by a share of 0.1 or 0.001.
+  x = jax.lax.conv_general_dilated(
+    images, variables["params"]["conv0_0"]["kernel"], (1, 1), "SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )  # fmt: skip
+  share = 0.001 if authors else 0.1
+  np.testing.assert_allclose(
+    new["batch_stats"]["norm0_0"]["var"], 1 + share * (x.var((0, 1, 2)) - 1), rtol=1e-4
+  )
+  zeros = jax.tree.map(jnp.zeros_like, variables)
+  zeros["params"]["norm0_0"]["scale"] = jnp.ones(2, jnp.float32)
+  _, states = model.apply(
+    zeros | {"params": zeros["params"] | {"conv0_0": variables["params"]["conv0_0"]}},
+    images,
+    capture_intermediates=lambda module, _: module.name == "norm0_0",
+    mutable=["intermediates"],
+  )
+  (normed,) = states["intermediates"]["norm0_0"]["__call__"]
+  epsilon = 1e-3 if authors else 1e-5
+  np.testing.assert_allclose(normed, x / math.sqrt(epsilon), rtol=1e-4, atol=1e-2)
 
 
 def params_of_a_network():
@@ -404,20 +488,61 @@ def test_the_authors_energy_is_the_papers_up_to_its_constants(half_space, key):
     np.testing.assert_allclose(theirs, np.pi**s * ours, rtol=2e-3)
 
 
-def test_the_authors_multipliers():
-  """Hidden 1 and output 10; of angles 0.1 and 1."""
+@pytest.mark.parametrize("half_space", [False, True])
+@pytest.mark.parametrize("metric", ["chordal", "geodesic"])
+@pytest.mark.parametrize("s", [0.0, 1.0, 2.0])
+def test_the_authors_constants_are_there(s, metric, half_space, key):
+  """Pair by pair in NumPy, on rows so small and close that each epsilon counts."""
+  w = np.asarray(0.01 * (1.0 + 0.01 * jax.random.normal(key, (5, 7))))
+  rows = np.concatenate([w, -w]) if half_space else w
+  total, count = 0.0, 0
+  for i, x in enumerate(rows):
+    for y in rows[:i]:
+      cosine = x @ y / math.sqrt((x @ x + 1e-4) * (y @ y + 1e-4))
+      if metric == "geodesic":
+        z = math.acos(cosine) / math.pi + 1e-4
+        total += -math.log(z) if s == 0 else z**-s
+      else:
+        squared = 2.0 - 2.0 * cosine
+        total += -math.log(squared) if s == 0 else squared ** (-s / 2)
+      count += 1
+  energy = authors_energy(jnp.asarray(w), s, metric, half_space=half_space)
+  np.testing.assert_allclose(energy, total / count, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+  ("s", "metric", "hidden", "output"),
+  [
+    (0.0, "chordal", 1.0, 10.0),
+    (1.0, "chordal", 1.0, 10.0),
+    (2.0, "chordal", 1.0, 10.0),
+    (0.0, "geodesic", 1.0, 10.0),
+    (1.0, "geodesic", 0.1, 1.0),
+    (2.0, "geodesic", 0.1, 1.0),
+  ],
+)
+def test_the_authors_multipliers(s, metric, hidden, output):
   params = params_of_a_network()
-  for metric, (hidden, output) in (("chordal", (1, 10)), ("geodesic", (0.1, 1))):
-    updates = added(Regularizer("authors", 1.0, metric))
-    for name, factor, half_space in (
-      ("features", hidden, True), ("score", output, False),
-    ):  # fmt: skip
-      gradient = jax.grad(
-        lambda w, half_space=half_space, metric=metric: authors_energy(
-          w.T, 1.0, metric, half_space=half_space
-        )
-      )(params[name]["kernel"])
-      np.testing.assert_allclose(updates[name]["kernel"], factor * gradient, rtol=1e-10)
+  updates = added(Regularizer("authors", s, metric))
+  for name, factor, half_space in (
+    ("features", hidden, True), ("score", output, False),
+  ):  # fmt: skip
+    gradient = jax.grad(
+      lambda w, half_space=half_space: authors_energy(
+        w.T, s, metric, half_space=half_space
+      )
+    )(params[name]["kernel"])
+    np.testing.assert_allclose(updates[name]["kernel"], factor * gradient, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["mhe", "authors", "orthonormal"])
+def test_a_single_neuron_is_left_alone(kind):
+  params = params_of_a_network() | {"features": {"kernel": jnp.ones((4, 1))}}
+  tx = Regularizer(kind).transformation()
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = tx.update(zeros, tx.init(params), params)
+  assert not updates["features"]["kernel"].any()
+  assert bool(updates["score"]["kernel"].any())
 
 
 def test_orthonormality_is_0_of_orthogonal_and_1_of_equal_neurons():
@@ -428,8 +553,8 @@ def test_orthonormality_is_0_of_orthogonal_and_1_of_equal_neurons():
 
 
 def test_pairs_of_a_sweep_differ_in_the_regularizer_alone():
-  for preset in PRESETS:
-    for name, sweep in sweeps_of(preset).items():
+  for name_of_preset in PRESETS:
+    for name, sweep in sweeps_of(name_of_preset).items():
       if name == "rate":
         continue
       first = sweep.arms[0].row
@@ -445,12 +570,24 @@ def test_runs_of_sweeps_are_unique_and_go_seed_by_seed():
   assert len(set(configs)) == len(configs)
   seeds = [config.seed for config in configs]
   assert seeds == sorted(seeds)
-  assert set(seeds) == {1, 3, TUNING_SEED}
-  assert {config.seed for config in runs(("rate", "layers"), "cpu")} == {
-    0, 1, 2, TUNING_SEED,
-  }  # fmt: skip
-  # Where settings were explored, nothing is confirmed.
-  assert {config.seed for config in runs(("headline",), "cpu")} == set(range(3, 10))
+  assert set(seeds) == {1, 3}
+  assert {c.seed for c in runs(("rate", "layers"), "cpu")} == {0, 1, 2, 100}
+  datasets = [config.dataset for config in runs(("imagenet", "layers"), "paper")]
+  assert datasets == ["cifar100"] * 30 + ["imagenet"] * 8
+
+
+@pytest.mark.parametrize("name_of_preset", ["cpu", "paper"])
+def test_seeds_that_confirm_are_in_no_other_table(name_of_preset, tmp_path):
+  """Or what is seen would choose what is confirmed."""
+  sweeps = sweeps_of(name_of_preset)
+  new = set(sweeps["headline"].seeds)
+  for name, sweep in sweeps.items():
+    assert name == "headline" or new.isdisjoint(sweep.seeds)
+  baseline = sweeps["headline"].arms[0].config
+  write_results(tmp_path, baseline, dict.fromkeys(range(12), 1.0))
+  for name in ("headline", "variants", "depth", "width"):
+    for column in columns_of(sweeps[name], Results(tmp_path)):
+      assert column.seeds == list(sweeps[name].seeds)
 
 
 def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
@@ -459,11 +596,12 @@ def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
   arguments = ("--preset", "smoke", "--seeds", 0, "--output", folder)
   assert f"6 of 6 runs are in {folder}." in finish(start("sweep", "layers", *arguments))
   before = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
-  finish(start("sweep", *arguments, "--jobs", 2))
+  everything = (*arguments[:2], "--seeds", 0, 100, *arguments[4:])
+  finish(start("sweep", *everything, "--jobs", 2))
   after = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
   assert set(after) == {
     folder / f"{config.name}.json"
-    for config in runs(tuple(sweeps_of("smoke")), "smoke", (0,))
+    for config in runs(tuple(sweeps_of("smoke")), "smoke", (0, 100))
   }
   assert before.items() < after.items()
   options = ("--preset", "smoke", "--results", folder, "--output", tmp_path)
@@ -487,6 +625,10 @@ def test_what_fails_in_a_sweep_is_told_and_the_rest_is_done(tmp_path):
   text = finish(process, 1)
   assert "0 of 6 runs" in text
   assert text.count("failed: the folder of the data must exist") == 6
+  process = start("sweep", "headline", "--preset", "cpu", "--seeds", 0)
+  assert "seeds must be of 3, 4, 5, 6, 7, those of the sweeps, got 0" in finish(
+    process, 2
+  )
   process = start("sweep", "widths", "--preset", "cpu")
   assert "must be of rate, headline, variants" in finish(process, 2)
 
@@ -502,15 +644,14 @@ def write_results(folder, config, errors, **measures):
 def test_tables_have_mean_spread_and_paired_interval(tmp_path):
   mhe = dataclasses.replace(SMOKE, regularizer=MHE)
   write_results(tmp_path, SMOKE, {0: 10.0, 1: 12.0, 2: 11.0, 7: 50.0})
-  write_results(tmp_path, SMOKE, {TUNING_SEED: 99.0})
   write_results(tmp_path, mhe, {0: 9.0, 1: 11.5, 2: 10.0})
   sweep = Sweep("title", "kind", [
     Arm("plain", "c", SMOKE, 8.0), Arm("mhe", "c", mhe, 7.5),
-  ])  # fmt: skip
+  ], range(10))  # fmt: skip
   table = report.table(sweep, Results(tmp_path))
   header, _, plain, ours, _, seeds = table.splitlines()
-  left_out = "Left out: 1 runs with seeds that not all rows of theirs have."
-  assert seeds == f"Seeds of a column: 3. {left_out}"
+  left_out = "Not shown: seeds that are not finished in all rows of their column."
+  assert seeds == f"Runs of a cell: 3. {left_out}"
   assert header == "| kind | c | against plain | paper |"
   assert plain == "| plain | 11.00 ± 1.00 |  | 8.00 |"
   first, second = [10.0, 12.0, 11.0], [9.0, 11.5, 10.0]  # Without seed 7.
@@ -522,7 +663,9 @@ def test_tables_have_mean_spread_and_paired_interval(tmp_path):
   )
 
 
-def test_the_summary_says_how_sure_it_is(tmp_path):
+def test_the_summary_says_how_sure_it_is(tmp_path, monkeypatch):
+  monkeypatch.setitem(EXPLORING, "smoke", range(3))
+  monkeypatch.setitem(CONFIRMING, "smoke", range(3))
   errors = {0: 10.0, 1: 12.0, 2: 11.0}
   energies = {BASELINE: 0.0, MHE: -2.0, HALF_MHE: 0.0}
   for regularizer, change in energies.items():
@@ -534,18 +677,17 @@ def test_the_summary_says_how_sure_it_is(tmp_path):
       seed: error + change + wobble[seed] for seed, error in errors.items()
     }, train_error=1.0 if regularizer == BASELINE else 4.0)  # fmt: skip
   text = " ".join(report.summary("smoke", Results(tmp_path)).split())
-  assert "CIFAR-10: 11.00 ± 1.00% errors without the energy." in text
-  assert "With MHE, s = 2: **-2.00** (-2.25 to -1.75), 3 seeds: fewer errors." in text
   low, high = scipy.stats.ttest_1samp([1.0, -1.0, 0.5], 0.0).confidence_interval()
-  expected = f"+0.17 ({low:+.2f} to {high:+.2f}), 3 seeds: not told apart from no"
-  assert f"With half-space MHE, s = 2: {expected}" in text
+  assert (
+    "| CIFAR-10, new seeds | 3 | 11.00 ± 1.00 | **-2.00** (-2.25 to -1.75); training "
+    f"+3.00 | +0.17 ({low:+.2f} to {high:+.2f}); training +3.00 |"
+  ) in text
   # The mean of both, seed by seed.
   both = scipy.stats.ttest_1samp([-0.45, -1.55, -0.75], 0.0).confidence_interval()
-  expected = f"-0.92 ({both.low:+.2f} to {both.high:+.2f}), 3 seeds"
-  assert f"mean of 2 variants of the energy: {expected}" in text
   assert (
-    "Seed by seed: -0.45, -1.55, -0.75. The training error changes by +3.00." in text
-  )
+    "CIFAR-10, exploring on 3 seeds, mean of 2 variants of the energy: -0.92 "
+    f"({both.low:+.2f} to {both.high:+.2f})."
+  ) in text
 
 
 def test_diverged_runs_have_no_error(tmp_path):
@@ -554,10 +696,30 @@ def test_diverged_runs_have_no_error(tmp_path):
   write_results(tmp_path, mhe, {0: 9.0, 1: 11.0}, test_loss=0.1)
   sweep = Sweep("title", "kind", [
     Arm("plain", "c", SMOKE, math.nan), Arm("mhe", "c", mhe, 7.5),
-  ])  # fmt: skip
+  ], range(2))  # fmt: skip
   _, _, plain, ours, *_ = report.table(sweep, Results(tmp_path)).splitlines()
   assert plain == "| plain | no convergence | no convergence |"
   assert ours == "| mhe | 10.00 ± 1.41 | 7.50 |"
+  write_results(tmp_path, mhe, {1: 90.0}, test_loss=None)
+  *_, ours, _, _ = report.table(sweep, Results(tmp_path)).splitlines()
+  assert ours == "| mhe | 1 of 2 do not converge, others 9.00 | 7.50 |"
+
+
+def test_a_table_without_its_baseline_has_no_differences(tmp_path):
+  mhe = dataclasses.replace(SMOKE, regularizer=MHE)
+  write_results(tmp_path, mhe, {0: 9.0, 1: 11.0})
+  sweep = Sweep("title", "kind", [
+    Arm("plain", "c", SMOKE, 8.0), Arm("mhe", "c", mhe, 7.5),
+  ], range(2))  # fmt: skip
+  header, _, ours, *_ = report.table(sweep, Results(tmp_path)).splitlines()
+  assert (header, ours) == ("| kind | c | paper |", "| mhe | 10.00 ± 1.41 | 7.50 |")
+
+
+def test_results_of_different_images_are_not_mixed(tmp_path):
+  write_results(tmp_path, SMOKE, {0: 9.0}, data={"fingerprint": "a"})
+  write_results(tmp_path, SMOKE, {1: 9.0}, data={"fingerprint": "b"})
+  with pytest.raises(ValueError, match=r"must have the images of the results beside"):
+    Results(tmp_path)
 
 
 def test_results_with_a_damaged_file_name_it(tmp_path):

@@ -68,7 +68,7 @@ def cifar_like() -> Data:
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (5000, 32, 32, 3)).astype(np.uint8)
   split = Split(images, rng.integers(0, 10, 5000).astype(np.int32))
-  return Data(split, split, tuple(map(str, range(10))))
+  return Data(split, split, tuple(map(str, range(10))), "random")
 
 
 def seconds_per_step(stream) -> float:

@@ -107,6 +107,21 @@ def summarize(result: dict) -> list[str]:
   return [_sentences(network) for network in result["networks"]]
 
 
+def costs(result: dict) -> str:
+  """What the energy adds to a step of each network, in words."""
+  return ", ".join(
+    f"{_percent(network['seconds'])} (CNN-{3 * config['depth']}, widths "
+    f"{'/'.join(map(str, config['widths']))}, {config['batch_size']} images of "
+    f"{config['image_size']} x {config['image_size']} pixels)"
+    for network in result["networks"]
+    for config in (network["config"],)
+  )
+
+
+def _percent(seconds):
+  return f"{100 * (ratio(seconds, 'with', 'without') - 1):+.1f}%"
+
+
 def _sentences(network):
   config, seconds = network["config"], network["seconds"]
   without, with_, alone = (
@@ -118,7 +133,7 @@ def _sentences(network):
     f"A training step of CNN-{3 * config['depth']} (widths {widths}, "
     f"{config['batch_size']} images of {side} x {side} pixels) takes {without} "
     f"without and {with_} with the half-space energy of all its {network['layers']} "
-    f"layers, {100 * (ratio(seconds, 'with', 'without') - 1):+.1f}%; value and "
+    f"layers, {_percent(seconds)}; value and "
     f"gradient of the energy alone take {alone}."
   )
 
