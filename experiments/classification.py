@@ -9,7 +9,8 @@
 The presets: smoke (handwritten digits, seconds), cpu (a narrow CNN-9 on a small part of
 CIFAR, minutes on two cores), paper (the paper's schedule, for an accelerator). Every
 setting of a preset, or of the result whose run is to be repeated, can be changed. The
-second command is the cell "MHE, s = 2" of CIFAR-10 in docs/classification.md.
+second command is one of the runs of the cell "MHE, s = 2", CIFAR-10, in
+docs/classification.md. What is repeated needs an output of its own.
 
 A run that is stopped, at any moment and in any way, goes on from its last measurement
 when the same command is given again, and ends with the same numbers, if the device and
@@ -196,14 +197,21 @@ def train(
   path.with_suffix(".lock").unlink(missing_ok=True)  # It guards nothing any more.
   on_step(config.steps)
   result = json.loads(path.read_text())
-  _check_settings(result["config"], config, path)
+  check_settings(settings_of(path), config, path)
   return result
 
 
-def _check_settings(settings, config, path):
-  """Names have what differs from the defaults, and these may have changed."""
-  if Config.from_json(settings) != config:
-    raise ValueError(f"{path} must have the settings of the run, got {settings}.")
+def check_settings(found: Config, config: Config, path: pathlib.Path) -> None:
+  """Names have what differs from the defaults, and these may have changed.
+
+  Raises:
+    ValueError: what was found under the name of a run has other settings.
+  """
+  if found != config:
+    raise ValueError(
+      f"{path} must have the settings of the run, {config}, got {found}; name another "
+      "output."
+    )
 
 
 def _train(run, checkpoints, on_step):
@@ -211,7 +219,7 @@ def _train(run, checkpoints, on_step):
   config = run.config
   if checkpoints.exist():
     run.state, log = checkpoints.restore(run.state)
-    _check_settings(log["config"], config, checkpoints.folder)
+    check_settings(Config.from_json(log["config"]), config, checkpoints.folder)
   else:
     log = {
       "config": dataclasses.asdict(config),
@@ -263,9 +271,10 @@ class Arguments:
 def main() -> None:
   """Trains one network."""
   parser = argparse.ArgumentParser(add_help=False)
-  parser.add_argument("--preset", choices=PRESETS, default="cpu")
+  start = parser.add_mutually_exclusive_group()
+  start.add_argument("--preset", choices=PRESETS, default="cpu")
+  start.add_argument("--repeat", type=pathlib.Path)
   parser.add_argument("--dataset")
-  parser.add_argument("--repeat", type=pathlib.Path)
   chosen, rest = parser.parse_known_args()
   console = Console()
   columns = (*rich.progress.Progress.get_default_columns(), "{task.completed}")
@@ -274,10 +283,15 @@ def main() -> None:
       default = preset(chosen.preset, chosen.dataset)
     else:
       default = settings_of(chosen.repeat)
+      rest += ["--dataset", chosen.dataset or default.dataset]
     arguments = tyro.cli(
       Arguments, args=rest, default=Arguments(default), description=__doc__
     )
     config, output = arguments.config, arguments.output
+    if chosen.repeat and (output / f"{config.name}.json").exists():
+      raise ValueError(
+        f"output must be a folder that does not hold the run yet, got {output}."
+      )
     output.mkdir(parents=True, exist_ok=True)
     with rich.progress.Progress(*columns, console=console) as progress:
       task = progress.add_task(config.regularizer.name, total=config.steps)

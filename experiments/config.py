@@ -147,7 +147,7 @@ def _changes(settings):
 
 
 def _decays(params):
-  """All parameters but the bias of the classifier, which the authors' has none of."""
+  """All parameters but the bias of the classifier; the authors' has none."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: jax.tree_util.keystr(path) != "['score']['bias']", params
   )
@@ -164,8 +164,7 @@ PRESETS = {
   ),
   "paper": Config(authors=True),
 }  # fmt: skip
-# On few images, for few steps: with these learning rates the baseline has the fewest
-# errors in the sweep ``rate``.
+# On few images, for few steps. Learning rates: see the sweep ``rate``.
 _ON_CPU = {"cifar10": {"images_per_class": 200, "learning_rate": 0.1}}
 
 

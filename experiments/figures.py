@@ -128,6 +128,8 @@ def _zoom(panels):
   """To the errors of the second half of training, which differ little."""
   for panel in panels:
     lines = [line.get_xydata() for line in panel.get_lines()]
+    if not lines:
+      continue
     half = lines[0][-1, 0] / 2
     late = [y for line in lines for x, y in line if x >= half]
     panel.set_xlim(left=0.9 * half)

@@ -27,7 +27,7 @@ class CNN(nn.Module):
     num_features: neurons of the linear layer.
     authors: no bias in the classifier either, and the authors' constants of batch
       normalization: epsilon 1e-3 and running averages of the last 1,000 batches,
-      which training of a few thousand steps does not fill.
+      which lag behind in short training.
 
   References:
     The authors' code, https://github.com/wy1iu/MHE.

@@ -139,15 +139,18 @@ def details(column: Column) -> str:
 def summary(preset: str, results: Results) -> str:
   """Whether the energy helped, by how much, how sure that is, and what it cost."""
   sweeps = sweeps_of(preset)
-  kinds = [kind.name for kind in (MHE, HALF_MHE)]
-  lines = [
-    _summarize(f"{column.title}, new seeds", column)
+  header = [
+    "test errors, %", "seeds", "without", f"{MHE.name}: difference",
+    f"{HALF_MHE.name}: difference",
+  ]  # fmt: skip
+  confirming = [
+    _summarize(f"{column.title}, confirming", column, sweeps["headline"])
     for column in _comparable(sweeps["headline"], results)
-  ] + [
-    _summarize(f"all of CIFAR-100, rate 0.1, {column.title}", column)
+  ]
+  exploring = [
+    _summarize(f"start, {column.title}, exploring", column, sweeps["start"])
     for column in _comparable(sweeps["start"], results)
   ]
-  header = ["test errors, %", "seeds", "without", *(f"with {kind}" for kind in kinds)]
   bullets = [
     text
     for column in _comparable(sweeps["variants"], results)
@@ -155,21 +158,24 @@ def summary(preset: str, results: Results) -> str:
   ]
   cost = train_step.costs(json.loads(COST.read_text()))
   bullets.append(
-    f"Cost, half-space energies of all layers: a training step takes {cost}."
+    f"Cost of half-space energies of all layers, in time of a training step: {cost}."
   )
   wrap = textwrap.TextWrapper(88, subsequent_indent="  ", break_on_hyphens=False)
   bullets = "\n".join(wrap.fill(f"- {text}") for text in bullets)
-  return f"{markdown(header, *lines)}\n\n{bullets}"
+  # Not bold: what explores proves nothing.
+  exploring = [[cell.replace("**", "") for cell in line] for line in exploring]
+  return f"{markdown(header, *confirming, *exploring)}\n\n{bullets}"
 
 
 def _comparable(sweep, results):
   return [column for column in columns_of(sweep, results) if column.has_rival]
 
 
-def _summarize(title, column):
+def _summarize(title, column, sweep):
   """A line: errors, paired differences, what the training errors do."""
-  baseline = column.values(column.rival)
-  line = [title, str(len(column.seeds)), mean_and_spread(baseline)]
+  done, planned = len(column.seeds), len(sweep.seeds)
+  seeds = f"{done}" if done == planned else f"{done} of {planned}"
+  line = [title, seeds, mean_and_spread(column.values(column.rival))]
   for kind in (MHE, HALF_MHE):
     # Its weight is that of the preset.
     rows = [r for r, a in column.arms.items() if a.kind == kind]
@@ -178,9 +184,16 @@ def _summarize(title, column):
 
 
 def _effect(column, row):
-  test = difference(column.values(column.rival), column.values(row))
-  train = [column.values(r, "train_error") for r in (column.rival, row)]
-  return f"{test}; training {np.mean(np.subtract(*train[::-1])):+.2f}"
+  test, train = (
+    (column.values(column.rival, measure), column.values(row, measure))
+    for measure in ("test_error", "train_error")
+  )
+  change = f"; of training errors {np.mean(np.subtract(*train[::-1])):+.2f}"
+  return _effect_of(*test) + (change if difference(*test) else "")
+
+
+def _effect_of(first, second):
+  return difference(list(first), list(second)) or "no convergence"
 
 
 def _variants(column):
@@ -192,20 +205,15 @@ def _variants(column):
   baseline = column.values(column.rival)
   text = (
     f"{column.title}, exploring on {len(column.seeds)} seeds, mean of {len(rows)} "
-    f"variants of the energy: {_plain(baseline, energies)}."
+    f"variants of the energy: {_effect_of(baseline, energies)}."
   )
   if ORTHONORMAL.name in column.arms:
     rival = column.values(ORTHONORMAL.name)
     text += (
-      f" Orthonormal neurons, the rival: {_plain(baseline, rival)}; compared with that "
-      f"mean, {_plain(energies, rival)}."
+      f" Orthonormal neurons, the rival: {_effect_of(baseline, rival)}; compared with "
+      f"that mean, {_effect_of(energies, rival)}."
     )
-  return [text]
-
-
-def _plain(first, second):
-  """Not bold: what explores proves nothing."""
-  return difference(list(first), list(second)).replace("**", "")
+  return [text.replace("**", "")]
 
 
 def blocks(preset: str, results: Results) -> dict[str, str]:

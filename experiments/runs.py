@@ -31,11 +31,11 @@ class Results:
     for path in sorted(folder.glob("*.json")):
       config = settings_of(path)
       result = json.loads(path.read_text())
-      data = sources.setdefault(config.dataset, result.get("data"))
-      if result.get("data") != data:
+      images = result["data"]["fingerprint"]
+      if images != sources.setdefault(config.dataset, images):
         raise ValueError(
-          f"{path} must have the images of the results beside it, {data}, got "
-          f"{result.get('data')}."
+          f"{path} must have the images of the results beside it, "
+          f"{sources[config.dataset]}, got {images}."
         )
       runs = self._runs.setdefault(_without_seed(config), {})
       if config.seed in runs:

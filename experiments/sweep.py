@@ -30,8 +30,8 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from experiments.classification import OccupiedError, train
-from experiments.config import Config
+from experiments.classification import OccupiedError, check_settings, train
+from experiments.config import Config, settings_of
 from experiments.paper import sweeps_of
 
 
@@ -59,11 +59,11 @@ class Outcome(NamedTuple):
 
   Attributes:
     failures: ``{name: error}`` of those that failed.
-    occupied: names of those that other processes train.
+    occupied: those that other processes trained when their turn came.
   """
 
   failures: dict[str, str]
-  occupied: list[str]
+  occupied: list[Config]
 
 
 def sweep(
@@ -73,7 +73,13 @@ def sweep(
   jobs: int,
   console: Console,
 ) -> Outcome:
-  """Does the runs that are not finished."""
+  """Does the runs that are not finished.
+
+  Raises:
+    ValueError: jobs is not positive, or a finished run has other settings.
+  """
+  if jobs < 1:
+    raise ValueError(f"jobs must be at least 1, got {jobs}.")
   output.mkdir(parents=True, exist_ok=True)
   todo = collections.deque(c for c in configs if not _is_finished(c, output))
   outcome = Outcome({}, [])
@@ -99,18 +105,23 @@ def sweep(
           progress.update(bars[worker], completed=message)
           continue
         if isinstance(message, OccupiedError):
-          outcome.occupied.append(worker.config.name)
+          outcome.occupied.append(worker.config)
         elif message is not None:
           outcome.failures[worker.config.name] = message
         progress.remove_task(bars.pop(worker))
         progress.advance(finished)
+    for worker in workers:
+      worker.stop()
   return outcome
 
 
 def _is_finished(config, output):
   """And nothing is left of it that a run would remove."""
   path = output / f"{config.name}.json"
-  return path.exists() and not path.with_suffix(".checkpoint").exists()
+  if not path.exists():
+    return False
+  check_settings(settings_of(path), config, path)
+  return not path.with_suffix(".checkpoint").exists()
 
 
 class _Worker:
@@ -129,11 +140,17 @@ class _Worker:
     other.close()  # Or the end of the process would not end the pipe.
 
   def start(self, config):
-    if not self._process.is_alive():
-      self._spawn()
     self.config = config
-    self.pipe.send(config)
+    try:
+      self.pipe.send(config)
+    except OSError:  # It died between two runs.
+      self._spawn()
+      self.pipe.send(config)
     return config
+
+  def stop(self):
+    self.pipe.close()
+    self._process.join()
 
   def receive(self):
     """A number of steps; or, of a run that ended, None or its error."""
@@ -141,7 +158,10 @@ class _Worker:
       return self.pipe.recv()
     except (EOFError, OSError):
       self._process.join()
-      return "a worker was killed; was there too little memory?"
+      return (
+        "a worker ended, or was killed; was there too little memory? Exit code "
+        f"{self._process.exitcode}."
+      )
 
 
 def _serve(pipe, cores, output, data_root):
@@ -161,7 +181,10 @@ def _serve(pipe, cores, output, data_root):
       pipe.send(step)
 
   while True:
-    config = pipe.recv()
+    try:
+      config = pipe.recv()
+    except EOFError:
+      return
     try:
       train(config, output, data_root, on_step)
       pipe.send(None)
@@ -230,18 +253,25 @@ def main(
   configs = runs(sweeps, preset, seeds)
   try:
     failures, occupied = sweep(configs, output, data_root, jobs, console)
+    missing = [config for config in occupied if not _is_finished(config, output)]
+  except ValueError as error:
+    console.print(f"[red]{escape(str(error))}[/red]")
+    sys.exit(2)
   except KeyboardInterrupt:
     console.print("Stopped; the same command goes on.")
     os._exit(130)  # At once: workers end with their parent, and lose little.
   for name, error in failures.items():
     console.print(f"[red]{name} failed: {escape(error)}[/red]", highlight=False)
-  if occupied:
-    console.print(f"{len(occupied)} runs are being trained by other processes.")
-  num_done = len(configs) - len(failures) - len(occupied)
+  if missing:
+    console.print(
+      f"Left to other processes, and not finished yet: {len(missing)}; the same "
+      "command goes on with them when those end."
+    )
+  num_done = len(configs) - len(failures) - len(missing)
   console.print(
     f"{num_done} of {len(configs)} runs are in {escape(str(output))}.", highlight=False
   )
-  sys.exit(bool(failures))
+  sys.exit(bool(failures or missing))
 
 
 if __name__ == "__main__":

@@ -109,13 +109,14 @@ def summarize(result: dict) -> list[str]:
 
 def costs(result: dict) -> str:
   """What the energy adds to a step of each network, in words."""
-  return ", ".join(
+  costs = ", ".join(
     f"{_percent(network['seconds'])} (CNN-{3 * config['depth']}, widths "
     f"{'/'.join(map(str, config['widths']))}, {config['batch_size']} images of "
     f"{config['image_size']} x {config['image_size']} pixels)"
     for network in result["networks"]
     for config in (network["config"],)
   )
+  return f"{costs}; {result['device']}"
 
 
 def _percent(seconds):
