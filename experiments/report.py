@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
+import scipy.stats
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -35,7 +36,7 @@ from experiments.paper import (
   sweeps_of,
 )
 from experiments.runs import Column, Results, columns_of, hidden_excess, number
-from experiments.statistics import paired_difference
+from experiments.statistics import holm, paired_difference
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "classification"
 COST = RESULTS.parent / "benchmark_train_step.json"
@@ -148,10 +149,10 @@ def summary(preset: str, results: Results) -> str:
     for column in _comparable(sweeps["headline"], results)
   ]
   exploring = [
-    _summarize(f"start, {column.title}, exploring", column, sweeps["start"])
+    _summarize(f"start of training, {column.title}, exploring", column, sweeps["start"])
     for column in _comparable(sweeps["start"], results)
   ]
-  bullets = [
+  bullets = _together(_comparable(sweeps["headline"], results)) + [
     text
     for column in _comparable(sweeps["variants"], results)
     for text in _variants(column)
@@ -190,6 +191,24 @@ def _effect(column, row):
   )
   change = f"; of training errors {np.mean(np.subtract(*train[::-1])):+.2f}"
   return _effect_of(*test) + (change if difference(*test) else "")
+
+
+def _together(columns):
+  """What is left of the confirming comparisons if one accounts for their number."""
+  names, p_values = [], []
+  for column in columns:
+    baseline = column.values(column.rival)
+    for row in column.arms:
+      if row != column.rival and len(column.seeds) > 1:
+        names.append(f"{row} on {column.title}")
+        p_values.append(scipy.stats.ttest_rel(column.values(row), baseline).pvalue)
+  if not p_values:
+    return []
+  texts = [f"{name} {p:.2f}" for name, p in zip(names, holm(p_values))]
+  return [
+    f"P values of the confirming comparisons, corrected for their number (Holm): "
+    f"{', '.join(texts)}."
+  ]
 
 
 def _effect_of(first, second):

@@ -1,4 +1,4 @@
-"""Paired comparison of two arms that share their seeds."""
+"""Paired comparisons of arms that share their seeds."""
 
 import math
 from collections.abc import Sequence
@@ -44,3 +44,16 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
   half_width = float(scipy.stats.t.ppf(0.975, n - 1)) * error
   mean = float(differences.mean())
   return Paired(mean, error, mean - half_width, mean + half_width, n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """P values of several comparisons, corrected for their number.
+
+  Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal
+  of Statistics 6 (1979).
+  """
+  corrected, least = {}, 0.0
+  for rank, p in enumerate(sorted(p_values)):
+    least = max(least, min(1.0, (len(p_values) - rank) * p))
+    corrected[p] = least
+  return [corrected[p] for p in p_values]

@@ -16,7 +16,7 @@ from experiments.accuracy import (
   exact,
   values_and_gradients,
 )
-from experiments.statistics import paired_difference
+from experiments.statistics import holm, paired_difference
 from mhe_jax import hyperspherical_energy
 
 
@@ -97,6 +97,12 @@ def test_paired_difference_is_the_paired_t_interval():
   np.testing.assert_allclose((paired.low, paired.high), expected)
   assert paired.verdict == "worse"  # Larger is worse for an error.
   assert paired_difference(second, first).verdict == "better"
+
+
+def test_holm_corrects_step_by_step():
+  """The example of two small ones, a large one, and one held up by the one before."""
+  np.testing.assert_allclose(holm([0.01, 0.9, 0.02, 0.015]), [0.04, 0.9, 0.045, 0.045])
+  assert holm([0.6, 0.7]) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("first", "second"), [([1.0], [2.0]), ([1.0, 2.0], [1.0])])
