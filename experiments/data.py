@@ -11,12 +11,13 @@ ImageNet's of validation, CIFAR's of the test.
 import dataclasses
 import functools
 import hashlib
-import io
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from experiments.files import EncodedImages, open_splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ def load(name: str = "digits", root: pathlib.Path | None = None) -> Data:
     return _digits()
   source = SOURCES[name]
   folder = None if root is None else root / name
-  splits, where = _open(source, folder)
+  splits, where = open_splits(source.hub, source.test, folder)
   if "image" in splits["train"].column_names and folder is not None:
     source = dataclasses.replace(source, image="image")  # Of class folders.
     if source.label not in splits["train"].column_names:
@@ -145,7 +146,7 @@ def load(name: str = "digits", root: pathlib.Path | None = None) -> Data:
         f"column {source.label!r}, got {sorted(set(values.tolist()))[:5]} ..."
       )
   images = {
-    split: _Encoded(rows, source.image, f"{split} split of {where}")
+    split: EncodedImages(rows, source.image, f"{split} split of {where}")
     for split, rows in splits.items()
   }
   if not source.size:
@@ -218,79 +219,6 @@ def _digits() -> Data:
   )
 
 
-def _open(source, folder):
-  """``{"train": rows, "test": rows}`` and where they are from."""
-  import datasets  # noqa: PLC0415  (slow to import)
-
-  if folder is None:
-    try:
-      splits = {
-        "train": datasets.load_dataset(source.hub, split="train"),
-        "test": datasets.load_dataset(source.hub, split=source.test),
-      }
-    except Exception as error:
-      raise ValueError(
-        f"{source.hub} cannot be read from the Hugging Face hub; a local copy is "
-        f"named by its folder. {type(error).__name__}: {error}"
-      ) from error
-    return splits, source.hub
-  if not folder.is_dir():
-    raise ValueError(f"the folder of the data must exist, got {folder}.")
-  datasets.disable_progress_bars()  # A download's are left on.
-  parquet = _files(folder, "*.parquet", source.test)
-  if parquet["train"] or parquet["test"]:
-    builder, files = "parquet", parquet
-    _check_parquet([*parquet["train"], *parquet["test"]], whole=False)
-  else:
-    builder, files = "imagefolder", _files(folder, "*/*", source.test)
-  for split, names in files.items():
-    if not names:
-      raise ValueError(
-        f"{folder} must hold train*.parquet and test*.parquet (or val*.parquet), or "
-        f"class folders train/CLASS/ and test/CLASS/ (or val/CLASS/); found no file "
-        f"of the {split} split."
-      )
-  try:
-    splits = {
-      split: datasets.load_dataset(
-        builder, data_files=list(map(str, names)), split="train"
-      )
-      for split, names in files.items()
-    }
-  except Exception as error:
-    _check_parquet([*parquet["train"], *parquet["test"]], whole=True)
-    cause = error.__cause__ or error
-    raise ValueError(
-      f"{folder} cannot be read: {type(cause).__name__}: {cause}"
-    ) from error
-  return splits, str(folder)
-
-
-def _files(folder, pattern, test):
-  """Files of both splits, told by the first part of the path that names one."""
-  files = {"train": [], "test": [], "val": []}
-  for path in sorted(folder.rglob(pattern)):
-    parts = path.relative_to(folder).parts
-    split = next((s for part in parts for s in files if part.startswith(s)), None)
-    if split and path.is_file():
-      files[split].append(path)
-  first, second = ("val", "test") if test == "validation" else ("test", "val")
-  return {"train": files["train"], "test": files[first] or files[second]}
-
-
-def _check_parquet(paths: Sequence[pathlib.Path], *, whole: bool) -> None:
-  """Names the first that cannot be read: as a whole, or its description alone."""
-  import pyarrow.parquet  # noqa: PLC0415  (slow to import)
-
-  for path in paths:
-    try:
-      with pyarrow.parquet.ParquetFile(path) as file:
-        for _ in file.iter_batches() if whole else ():
-          pass
-    except Exception as error:
-      raise ValueError(f"{path} is not a readable parquet file: {error}") from error
-
-
 def _check_columns(rows, columns, where):
   for column in columns:
     if column not in rows.column_names:
@@ -315,45 +243,3 @@ def _labels(rows, column, where):
 def _class_names(rows, column, labels):
   names = getattr(rows.features[column], "names", None)
   return tuple(names or map(str, range(labels.max() + 1)))
-
-
-class _Encoded:
-  """Images as they are stored, each decoded when it is asked for."""
-
-  def __init__(self, rows, column, where):
-    from datasets import Image  # noqa: PLC0415  (slow to import)
-
-    self._rows = rows.cast_column(column, Image(decode=False))
-    self._column = column
-    self._where = where
-
-  def __len__(self):
-    return len(self._rows)
-
-  def __getitem__(self, index):
-    """The image as a PIL image in RGB."""
-    return self._decode(int(index), self._rows[int(index)][self._column])
-
-  def array(self) -> np.ndarray:
-    """All of them, uint8 ``[n, height, width, 3]``."""
-    records = self._rows[self._column]
-    images = [np.asarray(self._decode(*pair)) for pair in enumerate(records)]
-    for index, image in enumerate(images):
-      if image.shape != images[0].shape:
-        raise ValueError(
-          f"images of one size are needed, the {self._where} has {images[0].shape} "
-          f"and, in row {index}, {image.shape}."
-        )
-    return np.stack(images)
-
-  def _decode(self, index, record):
-    from PIL import Image  # noqa: PLC0415  (an optional dependency)
-
-    try:
-      content = record["bytes"] or pathlib.Path(record["path"]).read_bytes()
-      return Image.open(io.BytesIO(content)).convert("RGB")
-    except Exception as error:
-      name = record.get("path") or "" if isinstance(record, dict) else ""
-      raise ValueError(
-        f"row {index} of the {self._where} is not a readable image: {name} {error}"
-      ) from error

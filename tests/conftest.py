@@ -19,3 +19,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key():
   return jax.random.key(0)
+
+
+@pytest.fixture
+def as_users():
+  """Flax's pooling and the schedules of optax promote dtypes."""
+  with jax.numpy_dtype_promotion("standard"):
+    yield

@@ -1,0 +1,34 @@
+"""Experiments as processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+VOLATILE = ("seconds", "device", "versions", "environments")
+
+
+def start(module, *arguments):
+  """A process of an experiment, without the fake devices of this one."""
+  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  return subprocess.Popen(
+    [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env={**environment, "PYTHONIOENCODING": "utf-8"},
+  )
+
+
+def finish(process, code=0):
+  """What it printed."""
+  text, _ = process.communicate(timeout=600)
+  assert process.returncode == code, text
+  return " ".join(text.split())
+
+
+def result_in(folder):
+  (path,) = folder.glob("*.json")
+  result = json.loads(path.read_text())
+  assert path.stem == result["name"]
+  return {name: value for name, value in result.items() if name not in VOLATILE}

@@ -1,0 +1,184 @@
+"""Settings of runs: checks, names, schedules, networks."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from processes import finish, start
+
+from experiments import models
+from experiments.batches import GRAY
+from experiments.classification import Run
+from experiments.config import PRESETS, Config
+from experiments.data import load
+from experiments.paper import (
+  HALF_MHE,
+  MHE,
+  sweeps_of,
+)
+from experiments.regularizers import Regularizer
+
+SMOKE = PRESETS["smoke"]
+
+
+def test_bad_settings_are_named(tmp_path):
+  arguments = ("--preset", "cpu", "--data-root", tmp_path, "--output", tmp_path)
+  text = finish(start("classification", *arguments), 2)
+  assert "the folder of the data must exist" in text and "Traceback" not in text
+  text = finish(start("classification", *arguments, "--steps", 5), 2)
+  assert "multiple of measurements, got 5 and 10" in text and "Traceback" not in text
+  with pytest.raises(ValueError, match=r"model must be cnn-N .* got 'vgg-16'"):
+    models.build("vgg-16", width=8, num_classes=10)
+  with pytest.raises(ValueError, match=r"'none' has no weight, got 2\.0"):
+    Regularizer(weight=2.0)
+  with pytest.raises(ValueError, match=r"shrink must divide .* \(28, 28\), got 8"):
+    Run(dataclasses.replace(SMOKE, shrink=8), load("digits"))
+
+
+@pytest.mark.parametrize(
+  ("setting", "value", "message"),
+  [
+    ("width", 0, "width must be at least 1, got 0"),
+    ("images_per_class", -5, "images_per_class must be at least 0, got -5"),
+    ("warmup", -3, "warmup must be at least 0"),
+    ("weight_decay", -1.0, "weight_decay must be at least 0"),
+    ("label_smoothing", 5.0, "label_smoothing must be 0 to 1, got 5"),
+    ("learning_rate", 0.0, "learning_rate must be positive"),
+    ("decay_at", (0.5, 1.5), "decay_at must be shares from 0 to 1"),
+    ("dropped", ((1, 0.5), (1, 0.9)), "dropped must name each class once"),
+  ],
+)
+def test_each_bad_setting_is_named(setting, value, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(SMOKE, **{setting: value})
+
+
+def test_names_of_runs_tell_all_settings_apart():
+  configs = [
+    SMOKE,
+    dataclasses.replace(SMOKE, seed=1),
+    dataclasses.replace(SMOKE, steps=8),
+    dataclasses.replace(SMOKE, regularizer=MHE),
+    dataclasses.replace(SMOKE, regularizer=HALF_MHE),
+    dataclasses.replace(SMOKE, dropped=((0, 0.5),)),
+  ]
+  assert len({config.name for config in configs}) == len(configs)
+
+
+def test_settings_survive_the_json():
+  configs = [arm.config for sweep in sweeps_of("cpu").values() for arm in sweep.arms]
+  for config in configs:
+    settings = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert Config.from_json(settings) == config
+
+
+def test_a_new_setting_renames_no_run():
+  """The digest is of what differs from the defaults."""
+  assert Config().name == "cifar100_cnn-9-w64_baseline_seed0_44136fa3"  # Of "{}".
+
+
+def test_the_schedule_of_the_paper(as_users):
+  """Learning rate 0.1, divided by 10 after 20, 30 and 37.5 thousand steps."""
+  rate = PRESETS["paper"].learning_rate_at
+  for step, expected in (
+    (0, 0.1), (19999, 0.1), (20000, 0.01), (30000, 1e-3), (37500, 1e-4), (42499, 1e-4),
+  ):  # fmt: skip
+    np.testing.assert_allclose(rate(jnp.asarray(step)), expected, rtol=1e-5)
+  rate = dataclasses.replace(PRESETS["paper"], warmup=10).learning_rate_at
+  np.testing.assert_allclose(rate(jnp.asarray(4)), 0.05, rtol=1e-6)
+
+
+def test_all_but_biases_decay(as_users):
+  model = models.build("cnn-3", width=2, num_classes=3)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1), jnp.float32))["params"]
+  config = dataclasses.replace(SMOKE, learning_rate=1.0, weight_decay=0.5)
+  tx = config.optimizer()
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  ones = jax.tree.map(jnp.ones_like, params)
+  updates, _ = tx.update(zeros, tx.init(ones), ones)
+  assert float(abs(updates["score"]["bias"]).max()) == 0.0
+  for leaf in (updates["score"]["kernel"], updates["norm0_0"]["scale"]):
+    np.testing.assert_allclose(leaf, -0.5, rtol=1e-6)
+
+
+def test_the_second_step_has_momentum(as_users):
+  """0.1 (1 + 0.9)."""
+  config = dataclasses.replace(SMOKE, weight_decay=0.0)
+  tx = config.optimizer()
+  params = {"score": {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}}
+  grads = jax.tree.map(jnp.ones_like, params)
+  state = tx.init(params)
+  first, state = tx.update(grads, state, params)
+  second, _ = tx.update(grads, state, optax.apply_updates(params, first))
+  np.testing.assert_allclose(second["score"]["bias"], -0.19, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("name", "size", "classes", "millions"),
+  [("resnet-18", 224, 1000, 11.69), ("resnet-34", 224, 1000, 21.80)],
+)
+def test_networks_for_imagenet_have_their_known_size(name, size, classes, millions):
+  model = models.build(name, width=64, num_classes=classes)
+  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert round(count / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("authors", [False, True])
+def test_details_of_the_authors_network(authors, as_users):
+  """No bias in the classifier; running averages of 1,000 batches; epsilon 1e-3."""
+  model = models.build("cnn-3", width=2, num_classes=3, authors=authors)
+  images = 100.0 * jax.random.normal(jax.random.key(1), (4, 8, 8, 1), jnp.float32)
+  variables = model.init(jax.random.key(0), images)
+  assert ("bias" in variables["params"]["score"]) != authors
+  _, new = model.apply(variables, images, train=True, mutable=["batch_stats"])
+  # The variance goes from 1 to that of the batch, by a share of 0.1 or 0.001.
+  x = jax.lax.conv_general_dilated(
+    images, variables["params"]["conv0_0"]["kernel"], (1, 1), "SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )  # fmt: skip
+  share = 0.001 if authors else 0.1
+  np.testing.assert_allclose(
+    new["batch_stats"]["norm0_0"]["var"], 1 + share * (x.var((0, 1, 2)) - 1), rtol=1e-4
+  )
+  zeros = jax.tree.map(jnp.zeros_like, variables)
+  zeros["params"]["norm0_0"]["scale"] = jnp.ones(2, jnp.float32)
+  _, states = model.apply(
+    zeros | {"params": zeros["params"] | {"conv0_0": variables["params"]["conv0_0"]}},
+    images,
+    capture_intermediates=lambda module, _: module.name == "norm0_0",
+    mutable=["intermediates"],
+  )
+  (normed,) = states["intermediates"]["norm0_0"]["__call__"]
+  epsilon = 1e-3 if authors else 1e-5
+  np.testing.assert_allclose(normed, x / math.sqrt(epsilon), rtol=1e-4, atol=1e-2)
+
+
+def test_the_paper_preset_has_the_details_of_the_authors(as_users):
+  assert PRESETS["paper"].authors and not PRESETS["cpu"].authors
+  share_of_gray = {}
+  for authors in (False, True):
+    run = Run(dataclasses.replace(SMOKE, authors=authors), load("digits"))
+    assert ("bias" in run.state.params["score"]) != authors
+    batches = training_batches_of(run)
+    share_of_gray[authors] = np.mean([images == GRAY for images, _ in batches])
+  assert share_of_gray[False] > 0.05 > 0.02 > share_of_gray[True]
+
+
+def training_batches_of(run):
+  """What its update is given."""
+  batches = []
+
+  def update(state, images, labels):
+    batches.append((images, labels))
+    return state
+
+  run._update = update
+  list(run.steps(0, 2))
+  return batches

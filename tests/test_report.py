@@ -1,0 +1,159 @@
+"""What is reported of finished runs."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments import report
+from experiments.config import PRESETS
+from experiments.paper import (
+  BASELINE,
+  CONFIRMING,
+  EXPLORING,
+  HALF_MHE,
+  MHE,
+  Arm,
+  Sweep,
+  sweeps_of,
+)
+from experiments.runs import Results, columns_of
+
+SMOKE = PRESETS["smoke"]
+
+
+@pytest.mark.parametrize("name_of_preset", ["cpu", "paper"])
+def test_seeds_that_confirm_are_in_no_other_table(name_of_preset, tmp_path):
+  """Or what is seen would choose what is confirmed."""
+  sweeps = sweeps_of(name_of_preset)
+  new = set(sweeps["headline"].seeds)
+  for name, sweep in sweeps.items():
+    assert name == "headline" or new.isdisjoint(sweep.seeds)
+  for arm in sweeps["headline"].arms:
+    if arm.config.regularizer == BASELINE:
+      write_results(tmp_path, arm.config, dict.fromkeys(range(12), 1.0))
+  for name, count in (("headline", 2), ("variants", 2), ("depth", 1)):
+    columns = columns_of(sweeps[name], Results(tmp_path))
+    assert len(columns) == count
+    assert all(column.seeds == list(sweeps[name].seeds) for column in columns)
+
+
+def write_results(folder, config, errors, **measures):
+  folder.mkdir(exist_ok=True)
+  for seed, error in errors.items():
+    run = dataclasses.replace(config, seed=seed)
+    result = {
+      "config": dataclasses.asdict(run),
+      "test_error": error,
+      "data": {"fingerprint": "same"},
+      **measures,
+    }
+    (folder / f"{run.name}.json").write_text(json.dumps(result))
+
+
+def test_tables_have_mean_spread_and_paired_interval(tmp_path):
+  mhe = dataclasses.replace(SMOKE, regularizer=MHE)
+  write_results(tmp_path, SMOKE, {0: 10.0, 1: 12.0, 2: 11.0, 7: 50.0})
+  write_results(tmp_path, mhe, {0: 9.0, 1: 11.5, 2: 10.0})
+  sweep = Sweep("title", "kind", [
+    Arm("plain", "c", SMOKE, 8.0), Arm("mhe", "c", mhe, 7.5),
+  ], range(10))  # fmt: skip
+  table = report.table(sweep, Results(tmp_path))
+  header, _, plain, ours, _, seeds = table.splitlines()
+  left_out = "Not shown: seeds that are not finished in all rows of their column."
+  assert seeds == f"Runs of a cell: 3. {left_out}"
+  assert header == "| kind | c | against plain | paper |"
+  assert plain == "| plain | 11.00 ± 1.00 |  | 8.00 |"
+  first, second = [10.0, 12.0, 11.0], [9.0, 11.5, 10.0]  # Without seed 7.
+  interval = scipy.stats.ttest_rel(second, first).confidence_interval()
+  low, high = interval.low, interval.high
+  expected = f"-0.83 ({low:+.2f} to {high:+.2f}) | 7.50 (-0.50) |"
+  assert ours == f"| mhe | 10.17 ± {np.std(second, ddof=1):.2f} | {expected}".replace(
+    "-0.83", "**-0.83**" if high < 0 else "-0.83"
+  )
+
+
+def test_the_summary_says_how_sure_it_is(tmp_path, monkeypatch):
+  monkeypatch.setitem(EXPLORING, "smoke", range(3))
+  monkeypatch.setitem(CONFIRMING, "smoke", range(3))
+  errors = {0: 10.0, 1: 12.0, 2: 11.0}
+  energies = {BASELINE: 0.0, MHE: -2.0, HALF_MHE: 0.0}
+  for regularizer, change in energies.items():
+    config = dataclasses.replace(SMOKE, regularizer=regularizer)
+    wobble = {0: 0.1, 1: -0.1, 2: 0.0} if change else {0: 1.0, 1: -1.0, 2: 0.5}
+    if regularizer == BASELINE:
+      wobble = dict.fromkeys(errors, 0.0)
+    write_results(tmp_path, config, {
+      seed: error + change + wobble[seed] for seed, error in errors.items()
+    }, train_error=1.0 if regularizer == BASELINE else 4.0)  # fmt: skip
+  text = " ".join(report.summary("smoke", Results(tmp_path)).split())
+  low, high = scipy.stats.ttest_1samp([1.0, -1.0, 0.5], 0.0).confidence_interval()
+  assert (
+    "| CIFAR-10, confirming | 3 | 11.00 ± 1.00 | **-2.00** (-2.25 to -1.75); of "
+    f"training errors +3.00 | +0.17 ({low:+.2f} to {high:+.2f}); of training errors "
+    "+3.00 |"
+  ) in text
+  # The mean of both, seed by seed.
+  both = scipy.stats.ttest_1samp([-0.45, -1.55, -0.75], 0.0).confidence_interval()
+  assert (
+    "CIFAR-10, exploring on 3 seeds, mean of 2 variants of the energy: -0.92 "
+    f"({both.low:+.2f} to {both.high:+.2f})."
+  ) in text
+
+
+def test_diverged_runs_have_no_error(tmp_path):
+  mhe = dataclasses.replace(SMOKE, regularizer=MHE)
+  write_results(tmp_path, SMOKE, {0: 90.0, 1: 90.0}, test_loss=None)
+  write_results(tmp_path, mhe, {0: 9.0, 1: 11.0}, test_loss=0.1)
+  sweep = Sweep("title", "kind", [
+    Arm("plain", "c", SMOKE, math.nan), Arm("mhe", "c", mhe, 7.5),
+  ], range(2))  # fmt: skip
+  _, _, plain, ours, *_ = report.table(sweep, Results(tmp_path)).splitlines()
+  assert plain == "| plain | no convergence | no convergence |"
+  assert ours == "| mhe | 10.00 ± 1.41 | 7.50 |"
+  write_results(tmp_path, SMOKE, {0: 9.0, 1: 9.0}, test_loss=0.1, train_error=1.0)
+  write_results(tmp_path, mhe, {0: 9.0}, test_loss=0.1, train_error=1.0)
+  write_results(tmp_path, mhe, {1: 90.0}, test_loss=None, train_error=1.0)
+  assert "| no convergence |" in report.summary("smoke", Results(tmp_path))
+  *_, ours, _, _ = report.table(sweep, Results(tmp_path)).splitlines()
+  assert ours == "| mhe | 1 of 2 do not converge, others 9.00 | 7.50 |"
+
+
+def test_a_table_without_its_baseline_has_no_differences(tmp_path):
+  mhe = dataclasses.replace(SMOKE, regularizer=MHE)
+  write_results(tmp_path, mhe, {0: 9.0, 1: 11.0})
+  sweep = Sweep("title", "kind", [
+    Arm("plain", "c", SMOKE, 8.0), Arm("mhe", "c", mhe, 7.5),
+  ], range(2))  # fmt: skip
+  header, _, ours, *_ = report.table(sweep, Results(tmp_path)).splitlines()
+  assert (header, ours) == ("| kind | c | paper |", "| mhe | 10.00 ± 1.41 | 7.50 |")
+
+
+def test_results_of_different_images_are_not_mixed(tmp_path):
+  write_results(tmp_path, SMOKE, {0: 9.0}, data={"fingerprint": "a"})
+  write_results(tmp_path, SMOKE, {1: 9.0}, data={"fingerprint": "b"})
+  with pytest.raises(ValueError, match=r"must have the images of the results beside"):
+    Results(tmp_path)
+
+
+def test_results_with_a_damaged_file_name_it(tmp_path):
+  (tmp_path / "x.json").write_text("{")
+  with pytest.raises(ValueError, match=r"x\.json is not the result of a run"):
+    Results(tmp_path)
+  with pytest.raises(ValueError, match="must exist"):
+    Results(tmp_path / "nowhere")
+  write_results(tmp_path / "twice", SMOKE, {0: 1.0})
+  (path,) = (tmp_path / "twice").glob("*.json")
+  (tmp_path / "twice" / "zz.json").write_text(path.read_text())
+  with pytest.raises(ValueError, match=r"zz\.json has the settings of another result"):
+    Results(tmp_path / "twice")
+
+
+def test_only_what_is_generated_is_replaced_in_a_page():
+  page = "before\n<!-- a -->\nold\n<!-- end of a -->\nafter"
+  assert report.fill(page, {"a": "new"}) == page.replace("old", "new")
+  with pytest.raises(ValueError, match="must have <!-- b -->"):
+    report.fill(page, {"b": "new"})
