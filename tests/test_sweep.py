@@ -34,7 +34,10 @@ def test_workers_end_with_their_sweep(tmp_path):
 
 def test_an_interrupt_stops_a_sweep_at_once(tmp_path):
   arguments = ("--preset", "smoke", "--output", tmp_path)
+  # Where the tests run in the background, interrupts are ignored, and that is inherited.
+  previous = signal.signal(signal.SIGINT, signal.default_int_handler)
   process = start("sweep", *arguments, "--jobs", 1)
+  signal.signal(signal.SIGINT, previous)
   deadline = time.monotonic() + 300
   while not list(tmp_path.glob("*.json")):
     assert time.monotonic() < deadline and process.poll() is None
