@@ -34,7 +34,7 @@ def test_workers_end_with_their_sweep(tmp_path):
 
 def test_an_interrupt_stops_a_sweep_at_once(tmp_path):
   arguments = ("--preset", "smoke", "--output", tmp_path)
-  # Where the tests run in the background, interrupts are ignored, and that is inherited.
+  # Jobs in the background ignore interrupts, and so does what they start.
   previous = signal.signal(signal.SIGINT, signal.default_int_handler)
   process = start("sweep", *arguments, "--jobs", 1)
   signal.signal(signal.SIGINT, previous)
