@@ -10,10 +10,11 @@ from importlib.metadata import version as _version
 
 from mhe_jax.diagnostics import LayerReport, Report, describe
 from mhe_jax.energy import hyperspherical_energy
-from mhe_jax.flax_layouts import NeuronAxes
+from mhe_jax.layers.axes import NeuronAxes
+from mhe_jax.layers.rules import LayerRule
+from mhe_jax.layers.select import neuron_matrices
 from mhe_jax.minimize import minimize_energy
 from mhe_jax.network import layer_energies, network_energy
-from mhe_jax.neurons import LayerRule, neuron_matrices
 from mhe_jax.potentials import Gaussian, Potential, Riesz
 from mhe_jax.theory import energy_lower_bound, relative_excess, uniform_energy
 from mhe_jax.transforms import (

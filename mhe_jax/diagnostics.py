@@ -12,7 +12,8 @@ import numpy as np
 from jax.core import Tracer
 
 from mhe_jax.energy import hyperspherical_energy
-from mhe_jax.neurons import LayerRule, select
+from mhe_jax.layers.rules import LayerRule
+from mhe_jax.layers.select import select
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import compute_dtype
 from mhe_jax.theory import excess_of

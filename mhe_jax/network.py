@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from mhe_jax.checks import check_weight
 from mhe_jax.energy import hyperspherical_energy
-from mhe_jax.neurons import Layer, LayerRule, select
+from mhe_jax.layers.rules import LayerRule
+from mhe_jax.layers.select import Layer, select
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import compute_dtype
 

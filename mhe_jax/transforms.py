@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from mhe_jax.checks import check_weight
+from mhe_jax.layers.rules import LayerRule, check_rules
+from mhe_jax.layers.select import select
+from mhe_jax.layers.trees import flatten
 from mhe_jax.network import weighted_energy
-from mhe_jax.neurons import LayerRule, check_rules, flatten, select
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import compute_dtype
 

@@ -1,0 +1,1 @@
+"""From a tree of parameters, or a model, to matrices of neurons."""

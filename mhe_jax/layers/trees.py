@@ -1,0 +1,53 @@
+"""Paths and leaves of a tree of parameters."""
+
+import sys
+from typing import Any
+
+import jax
+import optax
+
+from mhe_jax.layers.nnx import is_nnx_module
+
+
+def flatten(params: Any) -> tuple[list[tuple[str, ...]], list, Any]:
+  """Paths, leaves and structure of a tree; an nnx module stands for its Params.
+
+  None and MaskedNode count as leaves: trees of updates have them where the
+  parameters have arrays, and their paths are still known to the rules.
+  """
+  if is_nnx_module(params):
+    from flax import nnx  # noqa: PLC0415
+
+    params = nnx.state(params, nnx.Param)
+  leaves, treedef = jax.tree.flatten(params, is_leaf=_is_hole)
+  paths = []
+  for path, node in jax.tree_util.tree_flatten_with_path(
+    params, is_leaf=lambda x: _is_hole(x) or _is_box(x)
+  )[0]:
+    paths += [_keys(path)] * len(jax.tree.leaves(node, is_leaf=_is_hole))
+  return paths, leaves, treedef
+
+
+def _is_hole(x) -> bool:
+  return x is None or isinstance(x, optax.MaskedNode)
+
+
+def _is_box(x) -> bool:
+  """Whether x is an nnx variable or a boxed linen parameter around an array.
+
+  Their paths end at the box: some trees of the same parameters have an attribute
+  ``value`` below it and others do not, and the same optimizer meets both.
+  """
+  nnx, meta = sys.modules.get("flax.nnx"), sys.modules.get("flax.core.meta")
+  return (nnx is not None and isinstance(x, nnx.Variable)) or (
+    meta is not None and isinstance(x, meta.AxisMetadata)
+  )
+
+
+def is_array(leaf) -> bool:
+  """Whether a leaf is an array: concrete, traced or abstract."""
+  return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _keys(path) -> tuple[str, ...]:
+  return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
