@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
-import scipy.stats
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -201,10 +200,13 @@ def _together(columns):
     for row in column.arms:
       if row != column.rival and len(column.seeds) > 1:
         names.append(f"{row} on {column.title}")
-        p_values.append(scipy.stats.ttest_rel(column.values(row), baseline).pvalue)
+        p_values.append(paired_difference(baseline, column.values(row)).p_value)
   if not p_values:
     return []
-  texts = [f"{name} {p:.2f}" for name, p in zip(names, holm(p_values))]
+  texts = [
+    f"{name} {'no convergence' if math.isnan(p) else f'{p:.2f}'}"
+    for name, p in zip(names, holm(p_values))
+  ]
   return [
     f"P values of the confirming comparisons, corrected for their number (Holm): "
     f"{', '.join(texts)}."

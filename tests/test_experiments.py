@@ -96,13 +96,46 @@ def test_paired_difference_is_the_paired_t_interval():
   expected = scipy.stats.ttest_rel(second, first).confidence_interval(0.95)
   np.testing.assert_allclose((paired.low, paired.high), expected)
   assert paired.verdict == "worse"  # Larger is worse for an error.
+  assert paired.p_value == pytest.approx(scipy.stats.ttest_rel(second, first).pvalue)
   assert paired_difference(second, first).verdict == "better"
+
+
+def test_equal_differences_have_an_interval_of_no_width():
+  """Also where they are equal but for rounding; and none of it warns."""
+  assert paired_difference([1.0, 3.0], [2.0, 4.0]) == (1.0, 0.0, 1.0, 1.0, 2, 0.0)
+  assert paired_difference([1.0, 3.0], [1.0, 3.0]) == (0.0, 0.0, 0.0, 0.0, 2, 1.0)
+  paired = paired_difference([0.1, 0.2, 0.3], [0.2, 0.3, 0.4])
+  np.testing.assert_allclose((paired.low, paired.high), 0.1)
+  assert paired.verdict == "worse" and paired.p_value < 1e-9
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_diverged_run_is_no_comparison(bad):
+  for first, second in (
+    ([bad, 2.0, 3.0], [1.0, 2.0, 4.0]), ([1.0, 2.0, 4.0], [1.0, 2.0, bad]),
+    ([bad, 2.0], [bad, 2.0]), ([bad, bad], [1.0, 2.0]),
+  ):  # fmt: skip
+    paired = paired_difference(first, second)
+    assert np.isnan(paired[:4]).all() and np.isnan(paired.p_value)
+    assert paired.verdict == "not told apart"
 
 
 def test_holm_corrects_step_by_step():
   """The example of two small ones, a large one, and one held up by the one before."""
   np.testing.assert_allclose(holm([0.01, 0.9, 0.02, 0.015]), [0.04, 0.9, 0.045, 0.045])
   assert holm([0.6, 0.7]) == [1.0, 1.0]
+  assert holm([0.02, 0.5, 0.02]) == [0.06, 0.5, 0.06]
+  assert holm([]) == []
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_holm_leaves_out_what_is_no_comparison(place):
+  """Wherever it stands."""
+  p_values, expected = [0.01, 0.9, 0.02], [0.03, 0.9, 0.04]
+  p_values.insert(place, np.nan)
+  expected.insert(place, np.nan)
+  np.testing.assert_allclose(holm(p_values), expected)
+  assert np.isnan(holm([np.nan, np.nan])).all()
 
 
 @pytest.mark.parametrize(("first", "second"), [([1.0], [2.0]), ([1.0, 2.0], [1.0])])

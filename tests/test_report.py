@@ -117,7 +117,9 @@ def test_diverged_runs_have_no_error(tmp_path):
   write_results(tmp_path, SMOKE, {0: 9.0, 1: 9.0}, test_loss=0.1, train_error=1.0)
   write_results(tmp_path, mhe, {0: 9.0}, test_loss=0.1, train_error=1.0)
   write_results(tmp_path, mhe, {1: 90.0}, test_loss=None, train_error=1.0)
-  assert "| no convergence |" in report.summary("smoke", Results(tmp_path))
+  summary = report.summary("smoke", Results(tmp_path))
+  assert "| no convergence |" in summary
+  assert "MHE, s = 2 on CIFAR-10 no convergence" in " ".join(summary.split())
   *_, ours, _, _ = report.table(sweep, Results(tmp_path)).splitlines()
   assert ours == "| mhe | 1 of 2 do not converge, others 9.00 | 7.50 |"
 
