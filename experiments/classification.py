@@ -23,7 +23,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -35,7 +34,6 @@ import numpy as np
 import rich.progress
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
 from experiments import models, training
 from experiments.batches import test_batches, training_batches
@@ -43,9 +41,10 @@ from experiments.checkpoints import Checkpoints
 from experiments.config import PRESETS, Config, preset, settings_of
 from experiments.data import Data, Split, load, select
 from experiments.environment import environment
+from experiments.errors import InputError, make_folder, told_in_a_line
 
 
-class OccupiedError(ValueError):
+class OccupiedError(InputError):
   """Another process trains this run."""
 
 
@@ -72,7 +71,7 @@ class Run:
       dropped=dict(config.dropped),
     )
     if config.shrink > 1 and any(x % config.shrink for x in data.image_shape[:2]):
-      raise ValueError(
+      raise InputError(
         f"shrink must divide the sides of the images, which are "
         f"{data.image_shape[:2]}, got {config.shrink}."
       )
@@ -177,7 +176,7 @@ def train(
 
   Raises:
     OccupiedError: another process trains it.
-    ValueError: of :func:`experiments.data.load`; or what is finished has other
+    InputError: of :func:`experiments.data.load`; or what is finished has other
       settings, for the defaults were others then.
   """
   path = output / f"{config.name}.json"
@@ -205,10 +204,10 @@ def check_settings(found: Config, config: Config, path: pathlib.Path) -> None:
   """Names have what differs from the defaults, and these may have changed.
 
   Raises:
-    ValueError: what was found under the name of a run has other settings.
+    InputError: what was found under the name of a run has other settings.
   """
   if found != config:
-    raise ValueError(
+    raise InputError(
       f"{path} must have the settings of the run, {config}, got {found}; name another "
       "output."
     )
@@ -278,7 +277,7 @@ def main() -> None:
   chosen, rest = parser.parse_known_args()
   console = Console()
   columns = (*rich.progress.Progress.get_default_columns(), "{task.completed}")
-  try:
+  with told_in_a_line(console):
     if chosen.repeat is None:
       default = preset(chosen.preset, chosen.dataset)
     else:
@@ -289,10 +288,10 @@ def main() -> None:
     )
     config, output = arguments.config, arguments.output
     if chosen.repeat and (output / f"{config.name}.json").exists():
-      raise ValueError(
+      raise InputError(
         f"output must be a folder that does not hold the run yet, got {output}."
       )
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     with rich.progress.Progress(*columns, console=console) as progress:
       task = progress.add_task(config.regularizer.name, total=config.steps)
       result = train(
@@ -301,9 +300,6 @@ def main() -> None:
         arguments.data_root,
         lambda step: progress.update(task, completed=step),
       )
-  except ValueError as error:
-    console.print(f"[red]{escape(str(error))}[/red]")
-    sys.exit(2)
   console.print(
     f"test error {result['test_error']:.2f}%, training error "
     f"{result['train_error']:.2f}%, {result['seconds']:.0f} s; wrote "

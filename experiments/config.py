@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.errors import InputError
 from experiments.regularizers import Regularizer
 
 
@@ -66,20 +67,20 @@ class Config:
   def __post_init__(self):
     for name, least in _LEAST.items():
       if getattr(self, name) < least:
-        raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}.")
     if self.steps % self.measurements:
-      raise ValueError(
+      raise InputError(
         f"steps must be a multiple of measurements, got {self.steps} and "
         f"{self.measurements}."
       )
     if not 0 <= self.label_smoothing <= 1:
-      raise ValueError(f"label_smoothing must be 0 to 1, got {self.label_smoothing}.")
+      raise InputError(f"label_smoothing must be 0 to 1, got {self.label_smoothing}.")
     if self.learning_rate <= 0:
-      raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
+      raise InputError(f"learning_rate must be positive, got {self.learning_rate}.")
     if not all(0 <= share <= 1 for share in self.decay_at):
-      raise ValueError(f"decay_at must be shares from 0 to 1, got {self.decay_at}.")
+      raise InputError(f"decay_at must be shares from 0 to 1, got {self.decay_at}.")
     if len(dict(self.dropped)) < len(self.dropped):
-      raise ValueError(f"dropped must name each class once, got {self.dropped}.")
+      raise InputError(f"dropped must name each class once, got {self.dropped}.")
 
   @classmethod
   def from_json(cls, settings: dict) -> "Config":
@@ -181,9 +182,9 @@ def settings_of(path: pathlib.Path) -> Config:
   """Those of a result.
 
   Raises:
-    ValueError: the file is no result.
+    InputError: the file is no result.
   """
   try:
     return Config.from_json(json.loads(path.read_text())["config"])
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"{path} is not the result of a run: {error!r}") from error
+    raise InputError(f"{path} is not the result of a run: {error!r}") from error

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.errors import InputError
 from experiments.files import EncodedImages, open_splits
 
 
@@ -111,13 +112,13 @@ def load(name: str = "digits", root: pathlib.Path | None = None) -> Data:
       asked. ``digits`` needs neither.
 
   Raises:
-    ValueError: an unknown name; a folder that is not there, is of neither layout or
+    InputError: an unknown name; a folder that is not there, is of neither layout or
       lacks a split; a file that cannot be read; a column that is missing; labels
       that are no class numbers; classes that are not the same in both splits; images
       of different sizes where one is needed.
   """
   if name not in NAMES:
-    raise ValueError(f"dataset must be one of {', '.join(NAMES)}, got {name!r}.")
+    raise InputError(f"dataset must be one of {', '.join(NAMES)}, got {name!r}.")
   if name == "digits":
     return _digits()
   source = SOURCES[name]
@@ -134,14 +135,14 @@ def load(name: str = "digits", root: pathlib.Path | None = None) -> Data:
   tested = _class_names(splits["test"], source.label, labels["train"])
   if tested != classes:
     different = sorted({*tested} ^ {*classes})[:5]
-    raise ValueError(
+    raise InputError(
       f"both splits of {where} must have the same classes, got {len(classes)} for "
       f"training and {len(tested)} for testing; not in both: "
       f"{', '.join(different) or 'none, but their order differs'}."
     )
   for split, values in labels.items():
     if len(values) == 0 or values.min() < 0 or values.max() >= len(classes):
-      raise ValueError(
+      raise InputError(
         f"the {split} split of {where} must have labels 0 to {len(classes) - 1} in "
         f"column {source.label!r}, got {sorted(set(values.tolist()))[:5]} ..."
       )
@@ -175,13 +176,13 @@ def select(
     Sorted row numbers.
 
   Raises:
-    ValueError: a class that is not there, a share outside 0 to 1, or no rows left.
+    InputError: a class that is not there, a share outside 0 to 1, or no rows left.
   """
   dropped = dict(dropped or {})
   classes = np.unique(labels)
   for label, share in dropped.items():
     if label not in classes or not 0 <= share <= 1:
-      raise ValueError(
+      raise InputError(
         f"dropped must map classes up to {classes.max()} to shares from 0 to 1, got "
         f"{label}: {share}."
       )
@@ -192,7 +193,7 @@ def select(
     kept.append(rows[: round(len(rows) * (1 - dropped.get(int(label), 0.0)))])
   rows = np.sort(np.concatenate(kept))
   if not len(rows):
-    raise ValueError(
+    raise InputError(
       "images_per_class and dropped must leave some images, got "
       f"{images_per_class} and {dropped}."
     )
@@ -222,7 +223,7 @@ def _digits() -> Data:
 def _check_columns(rows, columns, where):
   for column in columns:
     if column not in rows.column_names:
-      raise ValueError(
+      raise InputError(
         f"the {where} must have a column {column!r}, got "
         f"{', '.join(map(repr, rows.column_names))}."
       )
@@ -234,7 +235,7 @@ def _labels(rows, column, where):
     if not np.issubdtype(labels.dtype, np.integer):
       raise TypeError(f"they are of type {labels.dtype}")
   except Exception as error:
-    raise ValueError(
+    raise InputError(
       f"column {column!r} of {where} must hold class numbers: {error}"
     ) from error
   return labels.astype(np.int32)

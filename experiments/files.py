@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.errors import InputError
+
 
 def open_splits(
   hub: str, test: str, folder: pathlib.Path | None
@@ -22,7 +24,7 @@ def open_splits(
     ``{"train": rows, "test": rows}`` and where they are from.
 
   Raises:
-    ValueError: the hub or the folder cannot be read; a file that is damaged is named.
+    InputError: the hub or the folder cannot be read; a file that is damaged is named.
   """
   import datasets  # noqa: PLC0415  (slow to import)
 
@@ -33,13 +35,13 @@ def open_splits(
         "test": datasets.load_dataset(hub, split=test),
       }
     except Exception as error:
-      raise ValueError(
+      raise InputError(
         f"{hub} cannot be read from the Hugging Face hub; a local copy is "
         f"named by its folder. {type(error).__name__}: {error}"
       ) from error
     return splits, hub
   if not folder.is_dir():
-    raise ValueError(f"the folder of the data must exist, got {folder}.")
+    raise InputError(f"the folder of the data must exist, got {folder}.")
   datasets.disable_progress_bars()  # A download's are left on.
   parquet = _files(folder, "*.parquet", test)
   if parquet["train"] or parquet["test"]:
@@ -49,7 +51,7 @@ def open_splits(
     builder, files = "imagefolder", _files(folder, "*/*", test)
   for split, names in files.items():
     if not names:
-      raise ValueError(
+      raise InputError(
         f"{folder} must hold train*.parquet and test*.parquet (or val*.parquet), or "
         f"class folders train/CLASS/ and test/CLASS/ (or val/CLASS/); found no file "
         f"of the {split} split."
@@ -64,7 +66,7 @@ def open_splits(
   except Exception as error:
     _check_parquet([*parquet["train"], *parquet["test"]], whole=True)
     cause = error.__cause__ or error
-    raise ValueError(
+    raise InputError(
       f"{folder} cannot be read: {type(cause).__name__}: {cause}"
     ) from error
   return splits, str(folder)
@@ -92,7 +94,7 @@ def _check_parquet(paths: Sequence[pathlib.Path], *, whole: bool) -> None:
         for _ in file.iter_batches() if whole else ():
           pass
     except Exception as error:
-      raise ValueError(f"{path} is not a readable parquet file: {error}") from error
+      raise InputError(f"{path} is not a readable parquet file: {error}") from error
 
 
 class EncodedImages:
@@ -124,7 +126,7 @@ class EncodedImages:
     images = [np.asarray(self._decode(*pair)) for pair in enumerate(records)]
     for index, image in enumerate(images):
       if image.shape != images[0].shape:
-        raise ValueError(
+        raise InputError(
           f"images of one size are needed, the {self._where} has {images[0].shape} "
           f"and, in row {index}, {image.shape}."
         )
@@ -138,6 +140,6 @@ class EncodedImages:
       return Image.open(io.BytesIO(content)).convert("RGB")
     except Exception as error:
       name = record.get("path") or "" if isinstance(record, dict) else ""
-      raise ValueError(
+      raise InputError(
         f"row {index} of the {self._where} is not a readable image: {name} {error}"
       ) from error

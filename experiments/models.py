@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
+from experiments.errors import InputError
 from mhe_jax import LayerRule
 
 OUTPUT = "score/kernel"
@@ -141,7 +142,7 @@ def build(
       published none of their residual networks, which are those of He et al.
 
   Raises:
-    ValueError: there is no such network.
+    InputError: there is no such network.
   """
   kind, _, number = name.partition("-")
   depth = int(number) if number.isdecimal() else 0
@@ -152,7 +153,7 @@ def build(
     return ImageNetResNet(depth, width, num_classes)
   if kind == "resnet" and depth >= 8 and depth % 6 == 2:
     return ResNet(depth, width, num_classes)
-  raise ValueError(
+  raise InputError(
     "model must be cnn-N with N a multiple of 3, resnet-18, resnet-34, or resnet-N "
     f"with N = 6 k + 2, got {name!r}."
   )

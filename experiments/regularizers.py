@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.errors import InputError
 from experiments.models import OUTPUT, OUTPUT_RULES
 from mhe_jax import Riesz, add_hyperspherical_energy, neuron_matrices
 
@@ -43,7 +44,7 @@ class Regularizer:
     for name in unused.get(self.kind, ()):
       value = getattr(self, name)
       if value != getattr(type(self), name):
-        raise ValueError(f"regularizer {self.kind!r} has no {name}, got {value!r}.")
+        raise InputError(f"regularizer {self.kind!r} has no {name}, got {value!r}.")
 
   @property
   def name(self) -> str:

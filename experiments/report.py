@@ -11,7 +11,6 @@ replaced, NAME being a sweep or "summary".
 import json
 import math
 import pathlib
-import sys
 import textwrap
 from collections.abc import Iterable
 from typing import Literal
@@ -19,9 +18,9 @@ from typing import Literal
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
 from experiments.benchmarks import train_step
+from experiments.errors import InputError, make_folder, told_in_a_line
 from experiments.figures import draw_all
 from experiments.markdown import markdown
 from experiments.models import OUTPUT
@@ -257,12 +256,12 @@ def fill(page: str, texts: dict[str, str], name_of_page: str = "the page") -> st
     name_of_page: for the error.
 
   Raises:
-    ValueError: a name has no place in the page.
+    InputError: a name has no place in the page.
   """
   for name, text in texts.items():
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     if page.count(start) != 1 or page.count(end) != 1:
-      raise ValueError(
+      raise InputError(
         f"{name_of_page} must have {start} and {end} once; if it is of another preset, "
         "name another output."
       )
@@ -293,19 +292,18 @@ def main(
     readme: a page whose summary is replaced, too.
   """
   console = Console()
-  try:
+  with told_in_a_line(console):
     found = Results(results)
     texts = blocks(preset, found)
     path = output / "classification.md"
     page = path.read_text() if path.exists() else new_page(texts)
     page = fill(page, texts, str(path))
     if readme is not None:
+      if not readme.is_file():
+        raise InputError(f"readme must be a file, got {readme}.")
       summary_alone = {"summary": texts["summary"]}
       readme.write_text(fill(readme.read_text(), summary_alone, str(readme)))
-  except ValueError as error:
-    console.print(f"[red]{escape(str(error))}[/red]")
-    sys.exit(2)
-  (output / "images").mkdir(parents=True, exist_ok=True)
+    make_folder(output / "images")
   path.write_text(page)
   pictures = draw_all(preset, found, output / "images")
   console.print(texts["summary"], highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.config import Config, settings_of
+from experiments.errors import InputError
 from experiments.models import OUTPUT
 from experiments.paper import Arm, Sweep
 
@@ -20,26 +21,26 @@ class Results:
     folder: with a JSON file for each.
 
   Raises:
-    ValueError: it is not there, a file is no result, two are of the same run, or of
+    InputError: it is not there, a file is no result, two are of the same run, or of
       different images that are called the same.
   """
 
   def __init__(self, folder: pathlib.Path):
     if not folder.is_dir():
-      raise ValueError(f"the folder of the results must exist, got {folder}.")
+      raise InputError(f"the folder of the results must exist, got {folder}.")
     self._runs, sources = {}, {}
     for path in sorted(folder.glob("*.json")):
       config = settings_of(path)
       result = json.loads(path.read_text())
       images = result["data"]["fingerprint"]
       if images != sources.setdefault(config.dataset, images):
-        raise ValueError(
+        raise InputError(
           f"{path} must have the images of the results beside it, "
           f"{sources[config.dataset]}, got {images}."
         )
       runs = self._runs.setdefault(_without_seed(config), {})
       if config.seed in runs:
-        raise ValueError(f"{path} has the settings of another result beside it.")
+        raise InputError(f"{path} has the settings of another result beside it.")
       runs[config.seed] = result
 
   def of(self, config: Config) -> dict[int, dict]:

@@ -32,6 +32,7 @@ from rich.markup import escape
 
 from experiments.classification import OccupiedError, check_settings, train
 from experiments.config import Config, settings_of
+from experiments.errors import InputError, make_folder, told_in_a_line
 from experiments.paper import sweeps_of
 
 
@@ -76,11 +77,11 @@ def sweep(
   """Does the runs that are not finished.
 
   Raises:
-    ValueError: jobs is not positive, or a finished run has other settings.
+    InputError: jobs is not positive, or a finished run has other settings.
   """
   if jobs < 1:
-    raise ValueError(f"jobs must be at least 1, got {jobs}.")
-  output.mkdir(parents=True, exist_ok=True)
+    raise InputError(f"jobs must be at least 1, got {jobs}.")
+  make_folder(output)
   todo = collections.deque(c for c in configs if not _is_finished(c, output))
   outcome = Outcome({}, [])
   columns = (*rich.progress.Progress.get_default_columns(), "{task.completed}")
@@ -190,7 +191,7 @@ def _serve(pipe, cores, output, data_root):
       pipe.send(None)
     except OccupiedError as error:
       pipe.send(error)
-    except ValueError as error:
+    except InputError as error:
       pipe.send(str(error))
     except Exception:
       pipe.send(traceback.format_exc())
@@ -210,6 +211,24 @@ def _cores_of(job, jobs):
     return None
   cores = sorted(os.sched_getaffinity(0))
   return cores[job::jobs] if jobs <= len(cores) else cores
+
+
+def _chosen(names, preset, seeds):
+  """The runs that the arguments of the command name."""
+  known = sweeps_of(preset)
+  for name in names:
+    if name not in known:
+      raise InputError(
+        f"sweeps of preset {preset!r} must be of {', '.join(known)}, got {name!r}."
+      )
+  names = names or tuple(known)
+  planned = {seed for name in names for seed in known[name].seeds}
+  if seeds is not None and not planned.issuperset(seeds):
+    raise InputError(
+      f"seeds must be of {', '.join(map(str, sorted(planned)))}, those of the "
+      f"sweeps, got {', '.join(map(str, seeds))}."
+    )
+  return runs(names, preset, seeds)
 
 
 def main(
@@ -234,32 +253,14 @@ def main(
     seeds: only these of the seeds that each sweep has.
   """
   console = Console()
-  known = sweeps_of(preset)
-  for name in sweeps:
-    if name not in known:
-      console.print(
-        f"[red]sweeps of preset {preset!r} must be of {', '.join(known)}, got "
-        f"{name!r}.[/red]"
-      )
-      sys.exit(2)
-  sweeps = sweeps or tuple(known)
-  planned = {seed for name in sweeps for seed in known[name].seeds}
-  if seeds is not None and not planned.issuperset(seeds):
-    console.print(
-      f"[red]seeds must be of {', '.join(map(str, sorted(planned)))}, those of the "
-      f"sweeps, got {', '.join(map(str, seeds))}.[/red]"
-    )
-    sys.exit(2)
-  configs = runs(sweeps, preset, seeds)
-  try:
-    failures, occupied = sweep(configs, output, data_root, jobs, console)
-    missing = [config for config in occupied if not _is_finished(config, output)]
-  except ValueError as error:
-    console.print(f"[red]{escape(str(error))}[/red]")
-    sys.exit(2)
-  except KeyboardInterrupt:
-    console.print("Stopped; the same command goes on.")
-    os._exit(130)  # At once: workers end with their parent, and lose little.
+  with told_in_a_line(console):
+    configs = _chosen(sweeps, preset, seeds)
+    try:
+      failures, occupied = sweep(configs, output, data_root, jobs, console)
+      missing = [config for config in occupied if not _is_finished(config, output)]
+    except KeyboardInterrupt:
+      console.print("Stopped; the same command goes on.")
+      os._exit(130)  # At once: workers end with their parent, and lose little.
   for name, error in failures.items():
     console.print(f"[red]{name} failed: {escape(error)}[/red]", highlight=False)
   if missing:

@@ -8,15 +8,20 @@ import sys
 VOLATILE = ("seconds", "device", "versions", "environments")
 
 
+def environment():
+  """Without the fake devices of this process."""
+  variables = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  return {**variables, "PYTHONIOENCODING": "utf-8"}
+
+
 def start(module, *arguments):
-  """A process of an experiment, without the fake devices of this one."""
-  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  """A process of an experiment."""
   return subprocess.Popen(
     [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)],
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-    env={**environment, "PYTHONIOENCODING": "utf-8"},
+    env=environment(),
   )
 
 
