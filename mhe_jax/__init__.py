@@ -11,6 +11,7 @@ from importlib.metadata import version as _version
 from mhe_jax.diagnostics import LayerReport, Report, describe
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.layers.axes import NeuronAxes
+from mhe_jax.layers.model import layer_rules
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import neuron_matrices
 from mhe_jax.minimize import minimize_energy
@@ -40,6 +41,7 @@ __all__ = [
   "energy_lower_bound",
   "hyperspherical_energy",
   "layer_energies",
+  "layer_rules",
   "minimize_energy",
   "network_energy",
   "neuron_matrices",

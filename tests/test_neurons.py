@@ -161,10 +161,11 @@ def test_axes_that_do_not_fit(axes, complaint):
     neuron_matrices(PARAMS, [LayerRule("body/kernel", axes)])
 
 
-def test_explicit_axes_need_two_axes():
-  with pytest.raises(
-    ValueError, match=r"'body/bias'.*no axis for the features.*\(4,\)"
-  ):
+def test_a_rule_with_axes_passes_over_parameters_of_one_axis():
+  params = {"norm": {"weight": normal(4)}, "dense": {"weight": normal(4, 5)}}
+  matrices = neuron_matrices(params, [LayerRule(".*/weight", NeuronAxes(0))])
+  assert list(matrices) == ["dense/weight"]
+  with pytest.raises(ValueError, match=r"matches no neurons.*'body/bias'.*two axes"):
     neuron_matrices(PARAMS, [LayerRule("body/bias", NeuronAxes(0))])
 
 

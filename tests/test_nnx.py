@@ -11,6 +11,7 @@ from mhe_jax import (
   NeuronAxes,
   Riesz,
   layer_energies,
+  layer_rules,
   network_energy,
   neuron_matrices,
 )
@@ -63,10 +64,12 @@ ZOO_READINGS = {
   "conv/kernel": last,
   "embed/embedding": lambda table: table,
   "general/kernel": last_two,
-  "gru/dense_h/kernel": last,
-  "gru/dense_i/kernel": last,
+  "gru/dense_h/kernel": lambda kernel: last(kernel).reshape(3, 4, 4),
+  "gru/dense_i/kernel": lambda kernel: last(kernel).reshape(3, 4, 3),
   "layers/0/kernel": last,
   "linear/kernel": last,
+  "linear/lora/lora_a": last,
+  "linear/lora/lora_b": last,
   "up/kernel": last,
   "up_transposed/kernel": second_last,
 }
@@ -77,9 +80,11 @@ def zoo():
   return nnx_init(Zoo)
 
 
+@pytest.mark.parametrize("by_class", [False, True])
 @forms
-def test_nnx_layers(zoo, form):
-  arrays, matrices = nnx_arrays(zoo), neuron_matrices(form(zoo))
+def test_nnx_layers(zoo, form, by_class):
+  rules = layer_rules(zoo) if by_class else None
+  arrays, matrices = nnx_arrays(zoo), neuron_matrices(form(zoo), rules)
   assert list(matrices) == list(ZOO_READINGS)
   for path, reading in ZOO_READINGS.items():
     assert np.array_equal(matrices[path], reading(arrays[path])), path

@@ -1,80 +1,238 @@
-"""Where the neurons are, by the names of Flax, the shape, and the bias beside it."""
+"""Where the neurons are, by name: what a tree without its modules says of itself.
 
+Flax names its weights ``kernel`` and ``embedding``. A layout follows from the names
+of parameter and module, and from the bias beside a kernel, which has one entry per
+neuron (and layer), where they leave no choice; from shapes alone it does not.
+docs/layers.md has the table of what is read.
+"""
+
+import dataclasses
 import re
+from collections.abc import Mapping
+from typing import cast
 
 from mhe_jax.layers.axes import NeuronAxes
 
+Shapes = Mapping[tuple[str, ...], tuple[int, ...]]
+
+UNKNOWN = "not a weight of Flax's modules; give a rule if it has neurons"
+POSITIONS = "a relative position table, not neurons"
+_RELATIVE = re.compile(r"rel(ative)?_?(pos|attention)", re.IGNORECASE)
 _PROJECTIONS = ("query", "key", "value")
-# linen's own name for a Dense, whose kernel has two axes: any before are stacks.
-_DENSE = re.compile(r"Dense_\d+")
+_DENSE = re.compile(r"(Dense|DenseGeneral|Einsum)_\d+")
+_CONV = re.compile(r"conv", re.IGNORECASE)
+# Whose kernels may be (..., out, in), or of which each place has its own.
+_OTHER_CONV = re.compile(r"transpos|deconv|convlocal", re.IGNORECASE)
+_LARGEST_WINDOW = 11
 # linen names a lifted module after its transformations: nn.scan(Block) is
-# "ScanBlock_0". Each stacks its layers along a leading axis.
+# "ScanBlock_0". Each stacks its layers, along a leading axis if nothing else is said.
 _LIFTED = re.compile(r"(?:Checkpoint|Remat)*(Scan|Vmap)(?=[A-Z])")
 
 
-def layout_from_names(
-  path: tuple[str, ...],
-  shape: tuple[int, ...],
-  bias_shape: tuple[int, ...] | None,
-) -> NeuronAxes | str:
+class UnreadableError(ValueError):
+  """Names, shape and bias of a parameter allow several readings, or none.
+
+  Attributes:
+    candidates: readings that a rule could choose.
+  """
+
+  def __init__(self, reason: str, *candidates: NeuronAxes):
+    super().__init__(reason)
+    self.candidates = tuple(dict.fromkeys(candidates))
+
+
+def layout_from_names(path: tuple[str, ...], shapes: Shapes) -> NeuronAxes | str:
   """The neuron axes of a Flax parameter, or the reason why it has none.
 
   Args:
     path: keys from the root to the parameter.
-    shape: its shape.
-    bias_shape: shape of the ``bias`` beside it, if there is one.
+    shapes: of all parameters of the tree, by path.
 
   Raises:
-    ValueError: two readings fit the shape of the bias, or none does.
+    UnreadableError: there is a choice, or nothing fits.
   """
-  if not path or path[-1] not in ("kernel", "embedding"):
-    return "not a weight of Flax's modules; give a rule if it has neurons"
+  shape, module = shapes[path], path[-2] if len(path) > 1 else ""
+  if not path or path[-1:] not in (
+    ("kernel",),
+    ("embedding",),
+    ("lora_a",),
+    ("lora_b",),
+  ):
+    return UNKNOWN
   if len(shape) < 2:
     return "fewer than two axes"
-  if path[-1] == "embedding":
-    return NeuronAxes(-2, tuple(range(len(shape) - 2)))
-  is_projection = path[-2:-1] and path[-2] in _PROJECTIONS
-  if bias_shape:
-    readings = _readings_of_bias(shape, bias_shape)
-    if len(readings) > 1 and is_projection:
-      # Attention maps one input axis to (heads, head_dim).
-      readings = [axes for axes in readings if len(axes.neurons) == 2]
-    if len(readings) > 1:
-      stacks = [a for a in readings if len(a.batch) == _count_lifted(path)]
-      readings = stacks if _count_lifted(path) else readings
-    if len(readings) > 1:
-      raise ValueError(
-        f"shape {shape} with a bias of shape {bias_shape} can be read as "
-        f"{' or '.join(map(str, readings))}; say which with a LayerRule"
+  if path[-1] == "kernel":
+    bias = shapes.get((*path[:-1], "bias"))
+    axes = _with_bias(path, shapes, bias) if bias else _without_bias(path, shapes)
+    return dataclasses.replace(axes, groups=_num_gates(path, shapes))
+  if is_position_table(module):
+    return POSITIONS
+  neurons = -2 if path[-1] == "embedding" else -1
+  num_stacked = len(shape) - 2
+  if num_stacked and _leading_stacks(path, shapes) != num_stacked:
+    stacks = (NeuronAxes(neurons, tuple(range(num_stacked))), NeuronAxes(-1, -2))
+    raise UnreadableError(f"{len(shape)} axes", *stacks)
+  return NeuronAxes(neurons, tuple(range(num_stacked)))
+
+
+def is_position_table(module: str) -> bool:
+  """Whether an embedding in a module of this name is of relative positions."""
+  return _RELATIVE.search(module) is not None
+
+
+def _with_bias(path, shapes, bias) -> NeuronAxes:
+  shape, module = shapes[path], _name_of_module(path)
+  readings = _readings_of_bias(shape, bias)
+  if module in _PROJECTIONS:  # Attention maps one input axis to (heads, head_dim).
+    heads = [axes for axes in readings if len(cast(tuple, axes.neurons)) == 2]
+    readings = heads or readings
+  if _count_lifted(path) and len(readings) > 1:
+    stacks = [a for a in readings if len(cast(tuple, a.batch)) == _count_lifted(path)]
+    readings = stacks or readings
+  if _keeps_out_last(module, shape) or _of_attention(path, shapes, has_bias=True):
+    plain = [axes for axes in readings if axes.neurons != (-2,)]
+    readings = plain or readings
+  what = f"a bias of shape {bias}"
+  if len(shape) == 2:
+    rows = NeuronAxes(0)
+    if not readings:
+      raise UnreadableError(f"{what} that fits no reading of Flax", rows)
+    if shape[0] == shape[1] and _has_transposed(shapes):
+      raise UnreadableError(
+        f"{what}, in a tree with kernels of (out, in)", rows, NeuronAxes(-1)
       )
-    if readings:
-      return readings[0]
-    raise ValueError(
-      f"no reading of shape {shape} fits its bias of shape {bias_shape}; say which "
-      "axes are neurons with a LayerRule"
-    )
-  num_stacked = min(_count_lifted(path), len(shape) - 2)
-  if len(path) > 1 and _DENSE.fullmatch(path[-2]):
-    num_stacked = len(shape) - 2
-  if is_projection and len(shape) >= 3:
-    # Without a bias only the rank tells a stack of projections.
-    return NeuronAxes((-2, -1), tuple(range(len(shape) - 3)))
-  return NeuronAxes(-1, tuple(range(num_stacked)))
+  if not readings:
+    raise UnreadableError(f"{what} that fits no reading of Flax", *_guesses(shape))
+  if len(readings) > 1:
+    raise UnreadableError(what, *readings)
+  return readings[0]
 
 
-def _readings_of_bias(shape, bias_shape):
+def _readings_of_bias(shape, bias):
   """All layouts in which the bias has one entry per neuron (and layer)."""
   readings = []
-  for k in range(len(bias_shape)):  # k leading axes are layers of a stack.
-    out = bias_shape[k:]
-    if shape[:k] != bias_shape[:k] or len(shape) - k - len(out) < 1:
+  for k in range(len(bias)):  # k leading axes are layers of a stack.
+    out, stack = bias[k:], tuple(range(k))
+    if shape[:k] != bias[:k] or len(shape) - k - len(out) < 1:
       continue
     if shape[-len(out) :] == out:
-      readings.append(NeuronAxes(tuple(range(-len(out), 0)), tuple(range(k))))
-    elif len(out) == 1 and len(shape) - k >= 3 and shape[-2:-1] == out:
+      readings.append(NeuronAxes(tuple(range(-len(out), 0)), stack))
+    if len(out) == 1 and len(shape) - k >= 3 and shape[-2:-1] == out:
       # ConvTranspose(transpose_kernel=True) keeps its kernel as (..., out, in).
-      readings.append(NeuronAxes(-2, tuple(range(k))))
+      readings.append(NeuronAxes(-2, stack))
   return readings
+
+
+def _without_bias(path, shapes) -> NeuronAxes:
+  shape, module = shapes[path], _name_of_module(path)
+  num_stacked = _leading_stacks(path, shapes)
+  layer, stack = shape[num_stacked:], tuple(range(num_stacked))
+  if _of_attention(path, shapes):
+    stack = tuple(range(len(shape) - 3))
+    return NeuronAxes(-1 if module == "out" else (-2, -1), stack)
+  is_conv = _CONV.search(module) and not _OTHER_CONV.search(module)
+  if len(layer) == 2:  # Kernels of convolutions have more axes: here none is a stack.
+    certain = not (num_stacked and is_conv)
+  elif _is_window(layer):
+    certain = not _OTHER_CONV.search(module) and not (num_stacked and _is_window(shape))
+  else:
+    # Three dimensions with unequal windows could be a stack of two, unless linen
+    # itself gave the name.
+    most = 5 if re.fullmatch(r"Conv_\d+", module) else 4
+    certain = is_conv and len(layer) <= most
+  if certain:
+    return NeuronAxes(-1, stack)
+  raise UnreadableError("no bias", *_guesses(shape))
+
+
+def _guesses(shape):
+  """What kernels of so many axes are in modules that exist."""
+  yield NeuronAxes(-1)
+  yield NeuronAxes((-2, -1))
+  yield NeuronAxes(-1, batch=0)
+  if len(shape) == 3:
+    yield NeuronAxes(-1, batch=1)
+  yield NeuronAxes(-2)
+  if len(shape) > 3:
+    yield NeuronAxes((-2, -1), batch=0)
+
+
+def _is_window(shape):
+  """Whether it begins as the windows of two or three dimensions do."""
+  window = shape[:-2]
+  return len(window) in (2, 3) and len({*window}) == 1 and window[0] <= _LARGEST_WINDOW
+
+
+def _keeps_out_last(module, shape):
+  if _OTHER_CONV.search(module):
+    return False
+  return _CONV.search(module) or _DENSE.fullmatch(module) or _is_window(shape)
+
+
+def _of_attention(path, shapes, has_bias=False) -> bool:
+  """Whether query, key, value and out beside each other can only be attention's.
+
+  Their kernels are (in, heads, head_dim) and (heads, head_dim, out), perhaps stacked;
+  where the inputs are as many as the heads, and no bias says otherwise, they could
+  also be stacks of dense layers.
+  """
+  if len(path) < 2 or path[-2] not in (*_PROJECTIONS, "out"):
+    return False
+  kernels = [shapes.get((*path[:-2], name, "kernel")) for name in _PROJECTIONS]
+  out = shapes.get((*path[:-2], "out", "kernel"))
+  if out is None or None in kernels or {len(k) for k in kernels} != {len(out)}:
+    return False
+  k = len(out) - 3
+  return k >= 0 and all(
+    x[:k] == out[:k]
+    and x[-2:] == out[k : k + 2]
+    and (has_bias or k > 0 or x[k] != out[k])
+    for x in kernels
+  )
+
+
+def _num_gates(path, shapes) -> int:
+  """How many gates the kernels of nnx's recurrent cells hold: (in, gates * hidden)."""
+  if len(path) < 2 or path[-2] not in ("dense_i", "dense_h"):
+    return 1
+  inputs, hidden = (
+    shapes.get((*path[:-2], name, "kernel"), ()) for name in ("dense_i", "dense_h")
+  )
+  if len(hidden) < 2 or not inputs or inputs[-1] != hidden[-1]:
+    return 1
+  gates = hidden[-1] // max(hidden[-2], 1)
+  return gates if gates in (3, 4) and gates * hidden[-2] == hidden[-1] else 1
+
+
+def _has_transposed(shapes) -> bool:
+  """Whether a bias says of some kernel that it is (out, in), as GPT-2's are."""
+  return any(
+    path[-1:] == ("kernel",)
+    and len(shape) == 2
+    and shape[0] != shape[1]
+    and shapes.get((*path[:-1], "bias")) == shape[:1]
+    for path, shape in shapes.items()
+  )
+
+
+def _leading_stacks(path, shapes) -> int:
+  """Number of leading axes that lifted modules above stack their layers along.
+
+  Raises:
+    UnreadableError: a lifted module's parameters do not begin with equal sizes, so
+      that its layers are along another axis, or there are none.
+  """
+  shape, num_stacked = shapes[path], 0
+  for end, name in enumerate(path, 1):
+    for _ in range(_count_lifted((name,))):
+      if len(shape) - num_stacked <= 2:
+        return num_stacked  # Parameters that all layers share.
+      below = [s for p, s in shapes.items() if p[:end] == path[:end]]
+      if len({s[num_stacked : num_stacked + 1] for s in below}) > 1:
+        stacks = (NeuronAxes(-1, batch=a) for a in range(len(shape) - 1))
+        raise UnreadableError(f"layers of {name!r} along another axis", *stacks)
+      num_stacked += 1
+  return num_stacked
 
 
 def _count_lifted(path):
@@ -84,3 +242,9 @@ def _count_lifted(path):
     while match := _LIFTED.match(name, start):
       count, start = count + 1, match.end()
   return count
+
+
+def _name_of_module(path) -> str:
+  """Name of the module of a parameter; of the list that it is in, if it has none."""
+  names = [name for name in path[:-1] if not name.isdigit()]
+  return names[-1] if names else ""

@@ -2,8 +2,11 @@
 
 import collections
 import dataclasses
+import math
 import re
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,10 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from mhe_jax.layers.axes import NeuronAxes
-from mhe_jax.layers.names import layout_from_names
-from mhe_jax.layers.nnx import is_nnx_module, layouts_of_module
-from mhe_jax.layers.rules import LayerRule, check_matches, check_rules
-from mhe_jax.layers.trees import flatten, is_array
+from mhe_jax.layers.classes import Path, Reading, readings_of
+from mhe_jax.layers.names import UnreadableError, layout_from_names
+from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, winner
+from mhe_jax.layers.trees import flatten, is_array, is_nnx_module
 from mhe_jax.sphere import compute_dtype, replicate_explicit
 
 
@@ -45,6 +48,7 @@ class Selection:
 
   layers: tuple[Layer, ...]
   skipped: dict[str, str]  # path -> reason
+  unread: tuple[str, ...]  # Of these those that may hold neurons, for all we know.
   paths: list[tuple[str, ...]]  # Of all leaves, in the order of `flatten`.
 
 
@@ -54,12 +58,13 @@ def neuron_matrices(
   """The neurons of every layer, one per row.
 
   Args:
-    params: any tree of arrays: dicts, ``FrozenDict``, ``nnx.State``, an nnx or
-      Equinox module, boxed parameters. ``None``, ``optax.MaskedNode`` and leaves
-      that are not arrays are passed over.
-    rules: how to read paths that the built-in rules for Flax do not know, or
-      read otherwise; see :class:`LayerRule`. Norm scales, biases and layers of
-      one neuron are skipped; :func:`mhe_jax.describe` lists them with the reason.
+    params: any tree of arrays: dicts, nested or of ``flatten_dict``,
+      ``FrozenDict``, ``nnx.State``, an nnx or Equinox module, boxed parameters.
+      ``None``, ``optax.MaskedNode`` and leaves that are not arrays are passed over.
+    rules: how to read paths that neither the class of their module nor their name
+      tells, or read otherwise; see :class:`LayerRule`, and
+      :func:`mhe_jax.layer_rules`, which writes them. Norm scales, biases and layers
+      of one neuron are skipped; :func:`mhe_jax.describe` lists them with the reason.
 
   Returns:
     ``{path: [*batch, n, d]}`` in the order of the tree, of the parameters' dtype
@@ -67,9 +72,10 @@ def neuron_matrices(
 
   Raises:
     TypeError: a rule gives axes for a parameter that is not a real float array.
-    ValueError: nothing in the tree holds neurons; a rule matches no path, or
-      only parameters without neurons; an axis is out of range. The message
-      names the path.
+    ValueError: nothing in the tree holds neurons; layers whose axes are a choice,
+      all in one message, with the rules that would say which; a rule matches no
+      path, or never wins, or only matches parameters without neurons; an axis is out
+      of range. The message names the path.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -93,18 +99,23 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
   """
   rules = check_rules(rules)
   paths, leaves, _ = flatten(params)
-  layouts = layouts_of_module(params) if is_nnx_module(params) else {}
   shapes = {p: tuple(x.shape) for p, x in zip(paths, leaves) if is_array(x)}
-  layers, skipped = [], {}
+  reader = _Reader(shapes, _readings_by_class(params, shapes))
+  layers, skipped, unread, unreadable = [], {}, [], []
   for index, (path, leaf) in enumerate(zip(paths, leaves)):
     name = "/".join(path)
-    rule = next((r for r in rules if re.fullmatch(r.pattern, name)), None)
+    rule = winner(rules, name)
     try:
-      axes = _read(path, leaf, rule, shapes, layouts)
+      axes = reader.read(path, leaf, rule)
+    except UnreadableError as error:
+      unreadable.append((name, shapes[path], error))
+      continue
     except (TypeError, ValueError) as error:
       raise type(error)(f"parameter {name!r}: {error}.") from None
     if isinstance(axes, str):
       skipped[name] = axes
+      if reader.is_unread(path, leaf, rule):
+        unread.append(name)
     else:
       role, weight = (rule.role, rule.weight) if rule else ("hidden", 1.0)
       layers.append(Layer(name, index, leaf, axes, role, float(weight)))
@@ -112,49 +123,137 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
   for name, count in collections.Counter(layer.path for layer in layers).items():
     if count > 1:
       raise ValueError(f"params has {count} parameters with the path {name!r}.")
-  for rule in rules:
-    check_matches(rule, names, skipped)
+  check_matches(rules, names, skipped)
+  raise_unreadable(unreadable)
   if not layers:
     listing = "; ".join(f"{k!r}: {v}" for k, v in list(skipped.items())[:8])
     raise ValueError(
       "params holds no neurons; give rules=[LayerRule(pattern, NeuronAxes(...))]"
       f" that match your layers. Parameters: {listing or 'none'}."
     )
-  return Selection(tuple(layers), skipped, paths)
+  return Selection(tuple(layers), skipped, tuple(unread), paths)
 
 
-def _read(path, leaf, rule, shapes, layouts) -> NeuronAxes | str:
-  """The axes of one leaf, or the reason why it is skipped."""
-  if rule is not None and rule.role == "skip":
-    return f"by rule {rule.pattern!r}"
-  if isinstance(leaf, optax.MaskedNode):
-    return "masked"
-  if leaf is None:
-    return "None"
-  if not is_array(leaf):
-    return f"not an array but {type(leaf).__name__}"
-  explicit = rule.axes if rule is not None else None
-  if not jnp.issubdtype(leaf.dtype, jnp.floating):
+def raise_unreadable(
+  params: Sequence[tuple[str, tuple[int, ...], UnreadableError]],
+) -> None:
+  """One ValueError for all parameters that cannot be read, with rules to paste.
+
+  Args:
+    params: path, shape, and what was found, of each.
+  """
+  if not params:
+    return
+  lines = []
+  for path, shape, error in params:
+    rules = []
+    for axes in error.candidates:
+      try:
+        *batch, n, d = axes.matrix_shape(shape)
+      except ValueError:
+        continue
+      sets = f"{math.prod(batch)} x " if batch else ""
+      rules.append(f"{LayerRule(re.escape(path), axes)} ({sets}{n} neurons of {d})")
+    lines.append(f"  {path!r}, shape {shape}, {error}: {' or '.join(rules)}")
+  raise ValueError(
+    f"params has {len(params)} parameters whose neurons could be on several axes, and "
+    "the wrong ones would be pushed apart. Pass rules=layer_rules(model), which reads "
+    "them by class, or one of these rules for each, or "
+    "LayerRule(..., role='skip'):\n" + "\n".join(lines)
+  )
+
+
+def warn_of_unread(selection: Selection) -> None:
+  """Tells once of parameters that may hold neurons and get no energy.
+
+  A regularizer of 2 of 18 matrices must not look like one of all.
+  """
+  if not selection.unread or selection.unread in _told:
+    return
+  _told.add(selection.unread)
+  shown = ", ".join(map(repr, selection.unread[:6]))
+  more = ", ..." if len(selection.unread) > 6 else ""
+  warnings.warn(
+    f"{len(selection.layers)} parameters have a hyperspherical energy; "
+    f"{len(selection.unread)} others of two or more axes have none, because neither "
+    f"a class, a name nor a rule says what they are: {shown}{more}. Give a "
+    "LayerRule with axes, or with role='skip', which silences this.",
+    stacklevel=4,
+  )
+
+
+_told: set[tuple[str, ...]] = set()
+
+
+def _readings_by_class(params, shapes) -> dict[Path, Reading]:
+  """Of the modules in a tree: an nnx module, or Equinox modules anywhere."""
+  known = []
+  if is_nnx_module(params):
+    from mhe_jax.layers import nnx  # noqa: PLC0415
+
+    known = nnx.known_parameters(params)
+  elif "equinox" in sys.modules:
+    from mhe_jax.layers import equinox  # noqa: PLC0415
+
+    known = equinox.known_parameters(params)
+  return readings_of(known, shapes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+  """Reads the parameters of one tree."""
+
+  shapes: Mapping[Path, tuple[int, ...]]
+  by_class: Mapping[Path, Reading]
+
+  def read(self, path, leaf, rule) -> NeuronAxes | str:
+    """The axes of one leaf, or the reason why it is skipped."""
+    if rule is not None and rule.role == "skip":
+      return rule.reason or f"by rule {rule.pattern!r}"
+    if isinstance(leaf, optax.MaskedNode):
+      return "masked"
+    if leaf is None:
+      return "None"
+    if not is_array(leaf):
+      return f"not an array but {type(leaf).__name__}"
+    explicit = rule.axes if rule is not None else None
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      if explicit is not None:
+        raise TypeError(f"must be a real floating-point array, got {leaf.dtype}")
+      return f"dtype {leaf.dtype}"
+    shape = self.shapes[path]
     if explicit is not None:
-      raise TypeError(f"must be a real floating-point array, got {leaf.dtype}")
-    return f"dtype {leaf.dtype}"
-  shape = shapes[path]
-  if explicit is not None:
-    axes = explicit
-  elif path in layouts:
-    axes = layouts[path]
-  elif path[-1:] in (("bias",), ("scale",)):
-    axes = f"a {path[-1]}, not neurons"
-  elif rule is not None and path[-1:] not in (("kernel",), ("embedding",)):
-    axes = NeuronAxes() if len(shape) >= 2 else "fewer than two axes"
-  else:
-    axes = layout_from_names(path, shape, shapes.get((*path[:-1], "bias")))
-  if isinstance(axes, str):
-    return axes
-  try:
-    n, num_weights = axes.matrix_shape(shape)[-2:]
-  except ValueError as error:
-    raise ValueError(f"{error} for shape {shape}") from None
-  if num_weights == 0:
-    return "no weights"
-  return axes if n >= 2 else f"{n} neuron{'s' * (n != 1)}: no pairs"
+      axes = explicit if len(shape) >= 2 else "fewer than two axes"
+    else:
+      axes = self._without_axes(path, rule)
+    if isinstance(axes, str):
+      return axes
+    try:
+      n, num_weights = axes.matrix_shape(shape)[-2:]
+    except ValueError as error:
+      raise ValueError(f"{error} for shape {shape}") from None
+    if num_weights == 0:
+      return "no weights"
+    return axes if n >= 2 else f"{n} neuron{'s' * (n != 1)}: no pairs"
+
+  def _without_axes(self, path, rule):
+    if path in self.by_class:
+      reading = self.by_class[path]
+      if isinstance(reading, UnreadableError):
+        raise reading
+      return reading
+    if path[-1:] in (("bias",), ("scale",)):
+      return f"a {path[-1]}, not neurons"
+    if rule is not None and path[-1:] not in (("kernel",), ("embedding",)):
+      return NeuronAxes() if len(self.shapes[path]) >= 2 else "fewer than two axes"
+    return layout_from_names(path, self.shapes)
+
+  def is_unread(self, path, leaf, rule) -> bool:
+    """Whether a leaf that is skipped could be neurons, and nobody said otherwise."""
+    if rule is not None or path in self.by_class or path not in self.shapes:
+      return False
+    shape = self.shapes[path]
+    if len(shape) < 2 or max(shape) == math.prod(shape):  # A vector, or one number.
+      return False
+    known = path[-1:] in (("bias",), ("scale",), ("kernel",), ("embedding",))
+    return not known and jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -6,8 +6,6 @@ from typing import Any
 import jax
 import optax
 
-from mhe_jax.layers.nnx import is_nnx_module
-
 
 def flatten(params: Any) -> tuple[list[tuple[str, ...]], list, Any]:
   """Paths, leaves and structure of a tree; an nnx module stands for its Params.
@@ -24,8 +22,31 @@ def flatten(params: Any) -> tuple[list[tuple[str, ...]], list, Any]:
   for path, node in jax.tree_util.tree_flatten_with_path(
     params, is_leaf=lambda x: _is_hole(x) or _is_box(x)
   )[0]:
-    paths += [_keys(path)] * len(jax.tree.leaves(node, is_leaf=_is_hole))
+    paths += [keys_of(path)] * len(jax.tree.leaves(node, is_leaf=_is_hole))
   return paths, leaves, treedef
+
+
+def is_nnx_module(x) -> bool:
+  """Whether x is an nnx module; does not import Flax for those without it."""
+  nnx = sys.modules.get("flax.nnx")
+  return nnx is not None and isinstance(x, nnx.Module)
+
+
+def is_array(leaf) -> bool:
+  """Whether a leaf is an array: concrete, traced or abstract."""
+  return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def keys_of(path) -> tuple[str, ...]:
+  """A path of JAX as names; keys of ``flatten_dict`` are split into theirs."""
+  names = []
+  for entry in path:
+    key = getattr(entry, "key", None)
+    if isinstance(key, tuple):
+      names += map(str, key)
+    else:
+      names += jax.tree_util.keystr((entry,), simple=True).split("/")
+  return tuple(names)
 
 
 def _is_hole(x) -> bool:
@@ -42,12 +63,3 @@ def _is_box(x) -> bool:
   return (nnx is not None and isinstance(x, nnx.Variable)) or (
     meta is not None and isinstance(x, meta.AxisMetadata)
   )
-
-
-def is_array(leaf) -> bool:
-  """Whether a leaf is an array: concrete, traced or abstract."""
-  return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-
-
-def _keys(path) -> tuple[str, ...]:
-  return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)

@@ -1,0 +1,137 @@
+"""Where the neurons are, by the class of the module that owns the parameter."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+
+from mhe_jax.layers.axes import NeuronAxes, stack_axes
+from mhe_jax.layers.names import POSITIONS, UnreadableError, is_position_table
+
+DEPTHWISE = "a depthwise convolution, one filter for each channel, not neurons"
+
+Path = tuple[str, ...]
+# What a parameter is: its axes, or why it has no neurons, or why nobody can tell.
+Reading = NeuronAxes | str | UnreadableError
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+  """A parameter whose module is known.
+
+  Attributes:
+    path: keys from the root to it.
+    shape: that it has in one layer, without the axes of stacks.
+    axes: of this shape, or the reason why it has no neurons.
+  """
+
+  path: Path
+  shape: tuple[int, ...]
+  axes: NeuronAxes | str
+
+
+def readings_of(
+  known: Iterable[Known], shapes: Mapping[Path, tuple[int, ...]]
+) -> dict[Path, Reading]:
+  """Readings of the parameters of a tree, whatever they are stacked along.
+
+  Which axes index layers follows from the two shapes, of one layer and of the tree.
+  Where equal sizes leave a choice, the other parameters decide, if they agree.
+  """
+  readings: dict[Path, Reading] = {}
+  open_, settled = [], {}
+  for param in known:
+    shape = shapes.get(param.path)
+    if shape is None:
+      continue
+    if isinstance(param.axes, str):
+      readings[param.path] = param.axes
+      continue
+    stacks = stack_axes(param.shape, shape)
+    if len(stacks) == 1:
+      settled.setdefault(_sizes(shape, stacks[0]), set()).add(stacks[0])
+      readings[param.path] = _stacked(param, stacks[0], shape)
+    elif stacks:
+      open_.append((param, shape, stacks))
+  for param, shape, stacks in open_:
+    agreed = [a for a in stacks if settled.get(_sizes(shape, a)) == {a}]
+    if len(agreed) == 1:
+      readings[param.path] = _stacked(param, agreed[0], shape)
+    else:
+      readings[param.path] = UnreadableError(
+        f"a stack of layers of shape {param.shape}",
+        *(_stacked(param, stack, shape) for stack in stacks),
+      )
+  return readings
+
+
+def _sizes(shape, stack):
+  return tuple(shape[a] for a in stack)
+
+
+def _stacked(param, stack, shape):
+  return param.axes.stacked(len(param.shape), stack, len(shape))
+
+
+def dense(path: Path, shape: tuple[int, ...], *, neurons: int = -1) -> Known:
+  """Of a dense layer, of two axes."""
+  return Known(path, shape, NeuronAxes(neurons))
+
+
+def convolution(
+  path: Path, shape: tuple[int, ...], groups: int, *, neurons: int = -1, inputs: int
+) -> Known:
+  """Of a convolution; its groups see different inputs, and are sets of their own."""
+  if groups > 1 and shape[inputs] == 1:
+    return Known(path, shape, DEPTHWISE)
+  return Known(path, shape, NeuronAxes(neurons, groups=groups))
+
+
+def embedding(path: Path, shape: tuple[int, ...]) -> Known:
+  """Of a table of embeddings, a row each, unless its module's name says otherwise."""
+  module = path[-2] if len(path) > 1 else ""
+  axes = POSITIONS if is_position_table(module) else NeuronAxes(-2)
+  return Known(path, shape, axes)
+
+
+def einsum(path: Path, shape: tuple[int, ...], subscripts: str) -> Known | None:
+  """Of ``jnp.einsum(subscripts, x, kernel)``; None if these leave a choice.
+
+  What the kernel shares with the output alone indexes neurons, what it shares with
+  both indexes independent layers, and the rest is summed over: features.
+  """
+  operands, _, out = subscripts.replace(" ", "").partition("->")
+  inputs, _, kernel = operands.partition(",")
+  if not kernel.isalpha() or len(kernel) != len(shape):
+    return None
+  neurons = tuple(i for i, x in enumerate(kernel) if x in out and x not in inputs)
+  batch = tuple(i for i, x in enumerate(kernel) if x in out and x in inputs)
+  if not neurons or len(neurons) + len(batch) == len(kernel):
+    return None
+  negative = tuple(i - len(kernel) for i in neurons)
+  return Known(path, shape, NeuronAxes(negative, batch))
+
+
+def with_gates(known: dict[Path, Known], path: Path, gates: int) -> None:
+  """Says of a parameter that is known already that it holds all gates of a cell."""
+  param = known.get(path)
+  if param is not None and isinstance(param.axes, NeuronAxes):
+    axes = dataclasses.replace(param.axes, groups=gates)
+    known[path] = dataclasses.replace(param, axes=axes)
+
+
+def abstract_init(init: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
+  """The tree of shapes of ``init(key, *inputs)``, for nothing.
+
+  Arrays among the inputs may be abstract; the rest (``train=True``) stays what it is.
+  """
+  leaves, treedef = jax.tree.flatten(inputs, is_leaf=lambda x: x is None)
+  arrays = {i: x for i, x in enumerate(leaves) if hasattr(x, "shape")}
+
+  def init_with(key, arrays):
+    return init(
+      key, *treedef.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)])
+    )
+
+  return jax.eval_shape(init_with, jax.random.key(0), arrays)

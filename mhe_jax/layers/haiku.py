@@ -1,0 +1,72 @@
+"""The parameters of Haiku modules, by class, seen while they are initialized."""
+
+from typing import Any
+
+import haiku as hk
+
+from mhe_jax.layers.axes import NeuronAxes
+from mhe_jax.layers.classes import (
+  DEPTHWISE,
+  Known,
+  Path,
+  abstract_init,
+  convolution,
+  dense,
+  embedding,
+  with_gates,
+)
+
+_DEPTHWISE = (hk.DepthwiseConv1D, hk.DepthwiseConv2D, hk.DepthwiseConv3D)
+_CONV_LSTMS = (hk.Conv1DLSTM, hk.Conv2DLSTM, hk.Conv3DLSTM)
+
+
+def known_parameters(
+  model: hk.Transformed | hk.TransformedWithState, *inputs: Any
+) -> tuple[list[Known], Any]:
+  """Those of the modules of Haiku and of their subclasses, and the tree of shapes."""
+  known: dict[Path, Known] = {}
+
+  def record(next_method, args, kwargs, context):
+    result = next_method(*args, **kwargs)
+    module = context.module
+    if context.method_name == "__init__":
+      return result
+    path = tuple(module.module_name.split("/"))
+    # A module sees the parameters of those below it, too.
+    own = {
+      name.rpartition("/")[2]: tuple(x.shape)
+      for name, x in module.params_dict().items()
+      if name.rpartition("/")[0] == module.module_name
+    }
+    for param in _parameters_of(module, path, own):
+      known.setdefault(param.path, param)
+    if isinstance(module, (hk.LSTM, *_CONV_LSTMS)):
+      for below in [p for p in known if p[: len(path)] == path]:
+        with_gates(known, below, 4)
+    return result
+
+  with hk.intercept_methods(record):
+    shapes = abstract_init(model.init, inputs)
+  # With state, init returns both.
+  with_state = isinstance(model, hk.TransformedWithState)
+  return list(known.values()), shapes[0] if with_state else shapes
+
+
+def _parameters_of(module, path, shapes):
+  w = shapes.get("w")
+  if "b" in shapes:  # Of three axes where channels come first.
+    yield Known((*path, "b"), shapes["b"], "a bias, not neurons")
+  if isinstance(module, hk.Linear) and w:
+    yield dense((*path, "w"), w)
+  elif isinstance(module, _DEPTHWISE) and w:
+    yield Known((*path, "w"), w, DEPTHWISE)
+  elif isinstance(module, hk.ConvND) and w:
+    yield convolution((*path, "w"), w, module.feature_group_count, inputs=-2)
+  elif isinstance(module, hk.ConvNDTranspose) and w:
+    yield Known((*path, "w"), w, NeuronAxes(-2))
+  elif isinstance(module, hk.Embed) and "embeddings" in shapes:
+    yield embedding((*path, "embeddings"), shapes["embeddings"])
+  elif isinstance(module, hk.GRU):
+    for name in ("w_i", "w_h"):
+      if name in shapes:
+        yield Known((*path, name), shapes[name], NeuronAxes(-1, groups=3))
