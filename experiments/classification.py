@@ -75,6 +75,12 @@ class Run:
         f"shrink must divide the sides of the images, which are "
         f"{data.image_shape[:2]}, got {config.shrink}."
       )
+    least = 8 if isinstance(self._model, models.CNN) else 1  # It halves them thrice.
+    if any(x < least * config.shrink for x in data.image_shape[:2]):
+      raise InputError(
+        f"shrink must leave {least} x {least} pixels or more of the images, which have "
+        f"{data.image_shape[:2]}, got {config.shrink}."
+      )
     tx, self._update = _compiled(dataclasses.replace(config, seed=0), self._model)
     image = np.zeros((1, *data.image_shape), np.uint8)
     params, stats = training.init(

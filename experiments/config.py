@@ -10,8 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import models
+from experiments.data import Name
 from experiments.errors import InputError
 from experiments.regularizers import Regularizer
+from experiments.settings import normalize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Config:
     seed: of initialization, choice and order of the images, augmentation.
   """
 
-  dataset: str = "cifar100"
+  dataset: Name = "cifar100"
   images_per_class: int = 0
   shrink: int = 1
   dropped: tuple[tuple[int, float], ...] = ()
@@ -65,6 +68,11 @@ class Config:
   seed: int = 0
 
   def __post_init__(self):
+    normalize(self)
+    # Whatever their order, runs are the same.
+    for name in ("dropped", "decay_at"):
+      object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
+    models.build(self.model, width=self.width, num_classes=1)  # Or it is named.
     for name, least in _LEAST.items():
       if getattr(self, name) < least:
         raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}.")
@@ -79,8 +87,14 @@ class Config:
       raise InputError(f"learning_rate must be positive, got {self.learning_rate}.")
     if not all(0 <= share <= 1 for share in self.decay_at):
       raise InputError(f"decay_at must be shares from 0 to 1, got {self.decay_at}.")
+    if not all(label >= 0 and 0 <= share <= 1 for label, share in self.dropped):
+      raise InputError(
+        f"dropped must be classes and shares from 0 to 1, got {self.dropped}."
+      )
     if len(dict(self.dropped)) < len(self.dropped):
       raise InputError(f"dropped must name each class once, got {self.dropped}.")
+    if self.seed >= 2**32:
+      raise InputError(f"seed must be less than 2**32, got {self.seed}.")
 
   @classmethod
   def from_json(cls, settings: dict) -> "Config":
@@ -88,13 +102,10 @@ class Config:
 
     Raises:
       TypeError: an unknown setting.
+      InputError: one that it cannot have.
     """
-    nested = {
-      "regularizer": Regularizer(**settings["regularizer"]),
-      "dropped": tuple((label, share) for label, share in settings["dropped"]),
-      "decay_at": tuple(settings["decay_at"]),
-    }
-    return cls(**settings | nested)
+    rest = dict(settings)
+    return cls(regularizer=Regularizer(**rest.pop("regularizer")), **rest)
 
   @property
   def steps_between(self) -> int:
@@ -132,6 +143,7 @@ class Config:
 _LEAST = {
   "shrink": 1, "width": 1, "steps": 1, "batch_size": 1, "curve_images": 1,
   "measurements": 1, "images_per_class": 0, "warmup": 0, "weight_decay": 0,
+  "seed": 0,
 }  # fmt: skip
 
 

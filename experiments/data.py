@@ -12,8 +12,9 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -46,7 +47,8 @@ SOURCES = {
   "cifar100": Source("uoft-cs/cifar100", "img", "fine_label", "test"),
   "imagenet": Source("ILSVRC/imagenet-1k", "image", "label", "validation", 224),
 }
-NAMES = ("digits", *SOURCES)
+Name = Literal["digits", "cifar10", "cifar100", "imagenet"]
+NAMES: tuple[str, ...] = typing.get_args(Name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Networks for images, as the paper trains them."""
 
+import re
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -144,8 +145,9 @@ def build(
   Raises:
     InputError: there is no such network.
   """
-  kind, _, number = name.partition("-")
-  depth = int(number) if number.isdecimal() else 0
+  # One name for a network, for runs are named by it: no cnn-09.
+  match = re.fullmatch("(cnn|resnet)-([1-9][0-9]*)", name)
+  kind, depth = (match[1], int(match[2])) if match else ("", 0)
   if kind == "cnn" and depth >= 3 and depth % 3 == 0:
     widths = width, 2 * width, 4 * width
     return CNN(depth // 3, widths, num_classes, authors=authors)

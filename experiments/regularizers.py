@@ -10,6 +10,7 @@ import optax
 
 from experiments.errors import InputError
 from experiments.models import OUTPUT, OUTPUT_RULES
+from experiments.settings import normalize
 from mhe_jax import Riesz, add_hyperspherical_energy, neuron_matrices
 
 
@@ -36,6 +37,10 @@ class Regularizer:
   weight: float = 1.0
 
   def __post_init__(self):
+    normalize(self)
+    for name in ("s", "weight"):
+      if getattr(self, name) < 0:
+        raise InputError(f"{name} must be at least 0, got {getattr(self, name)}.")
     # Equal runs have equal configurations.
     unused = {
       "none": ("s", "metric", "half_space", "layers", "weight"),

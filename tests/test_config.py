@@ -14,14 +14,16 @@ from processes import finish, start
 from experiments import models
 from experiments.batches import GRAY
 from experiments.classification import Run
-from experiments.config import PRESETS, Config
+from experiments.config import PRESETS, Config, settings_of
 from experiments.data import load
+from experiments.errors import InputError
 from experiments.paper import (
   HALF_MHE,
   MHE,
   sweeps_of,
 )
 from experiments.regularizers import Regularizer
+from experiments.report import RESULTS
 
 SMOKE = PRESETS["smoke"]
 
@@ -51,11 +53,77 @@ def test_bad_settings_are_named(tmp_path):
     ("learning_rate", 0.0, "learning_rate must be positive"),
     ("decay_at", (0.5, 1.5), "decay_at must be shares from 0 to 1"),
     ("dropped", ((1, 0.5), (1, 0.9)), "dropped must name each class once"),
+    ("dropped", ((1, 1.5),), "dropped must be classes and shares from 0 to 1"),
+    ("dropped", ((-1, 0.5),), "dropped must be classes and shares from 0 to 1"),
+    ("dropped", (1, 0.5), "dropped must be of type .*, got 1"),
+    ("dataset", "svhn", r"dataset must be one of digits, cifar10, .*, got 'svhn'"),
+    ("model", "cnn-7x", r"model must be cnn-N .*, got 'cnn-7x'"),
+    ("model", "cnn-09", r"model must be cnn-N .*, got 'cnn-09'"),
+    ("model", "cnn-7", r"model must be cnn-N .*, got 'cnn-7'"),
+    ("seed", -1, "seed must be at least 0, got -1"),
+    ("seed", 2**32, r"seed must be less than 2\*\*32"),
+    ("regularizer", "mhe", "regularizer must be of type Regularizer, got 'mhe'"),
   ],
 )
 def test_each_bad_setting_is_named(setting, value, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(InputError, match=message):
     dataclasses.replace(SMOKE, **{setting: value})
+
+
+SETTINGS = [(SMOKE, field) for field in dataclasses.fields(Config)]
+SETTINGS += [(MHE, field) for field in dataclasses.fields(Regularizer)]
+
+
+@pytest.mark.parametrize(("settings", "field"), SETTINGS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1, 10.5, "bogus", None, [[]]])
+def test_no_setting_takes_everything(settings, field, value):
+  """What is of another type, no finite number or negative is named."""
+  if value == 10.5 and field.name in ("learning_rate", "weight_decay", "s", "weight"):
+    return
+  with pytest.raises(InputError, match=rf"^{field.name} must be .*, got "):
+    dataclasses.replace(settings, **{field.name: value})
+
+
+@pytest.mark.parametrize(("settings", "field"), SETTINGS)
+def test_no_number_is_a_bool_and_the_reverse(settings, field):
+  value = getattr(settings, field.name)
+  other = int(value) if isinstance(value, bool) else True
+  with pytest.raises(InputError, match=rf"^{field.name} must be .*, got {other}\.$"):
+    dataclasses.replace(settings, **{field.name: other})
+
+
+@pytest.mark.parametrize("number", [float, np.float64, np.float32, np.int64, np.uint8])
+def test_equal_settings_have_one_name(number):
+  """Whatever the type of their numbers, of lists for tuples, of their order."""
+  plain = dataclasses.replace(
+    SMOKE, width=10, warmup=3, learning_rate=1.0, label_smoothing=0.0, seed=7,
+    dropped=((1, 1.0), (3, 0.0)), decay_at=(0.0, 1.0),
+    regularizer=Regularizer("mhe", 1.0, weight=10.0),
+  )  # fmt: skip
+  same = dataclasses.replace(
+    SMOKE, width=number(10), warmup=number(3), learning_rate=number(1),
+    label_smoothing=-0.0, seed=number(7), decay_at=[number(1), number(0)],
+    dropped=[[number(3), number(0)], [number(1), number(1)]],
+    regularizer=Regularizer("mhe", number(1), weight=number(10)),
+  )  # fmt: skip
+  assert (same, same.name, repr(same)) == (plain, plain.name, repr(plain))
+  assert json.dumps(dataclasses.asdict(same)) == json.dumps(dataclasses.asdict(plain))
+
+
+def test_committed_results_keep_their_names():
+  paths = sorted(RESULTS.glob("*.json"))
+  assert paths
+  assert [settings_of(path).name for path in paths] == [path.stem for path in paths]
+
+
+@pytest.mark.parametrize("model", ["cnn-3", "resnet-8"])
+def test_images_may_be_shrunk_as_far_as_the_network_goes(model, as_users):
+  config = dataclasses.replace(SMOKE, model=model, shrink=14)
+  if model == "resnet-8":
+    Run(config, load("digits"))
+  else:
+    with pytest.raises(InputError, match=r"shrink must leave 8 x 8 pixels .* got 14"):
+      Run(config, load("digits"))
 
 
 def test_names_of_runs_tell_all_settings_apart():
