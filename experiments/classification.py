@@ -1,4 +1,4 @@
-"""Image classification with and without hyperspherical energy: one run.
+r"""Image classification with and without hyperspherical energy: one run.
 
   python -m experiments.classification --preset smoke
   python -m experiments.classification --preset cpu --dataset cifar10 --seed 1 \
@@ -18,14 +18,13 @@ its number of cores are the same. It writes OUTPUT/NAME.json, NAME being made of
 settings.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import filelock
 import jax
@@ -38,7 +37,7 @@ from rich.console import Console
 from experiments import models, training
 from experiments.batches import test_batches, training_batches
 from experiments.checkpoints import Checkpoints
-from experiments.config import PRESETS, Config, preset, settings_of
+from experiments.config import Config, preset, settings_of
 from experiments.data import Data, Split, load, select
 from experiments.environment import environment
 from experiments.errors import InputError, make_folder, told_in_a_line
@@ -257,43 +256,63 @@ def number(x: Any) -> float | None:
   return round(float(x), 5) if np.isfinite(x) else None
 
 
+_one_of_both = tyro.conf.create_mutex_group(required=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """Where the settings are from that the command does not name.
+
+  Attributes:
+    preset: smoke, cpu or paper.
+    repeat: result whose run is to be repeated, in an output of its own.
+  """
+
+  preset: Annotated[Literal["smoke", "cpu", "paper"], _one_of_both] = "cpu"
+  repeat: Annotated[pathlib.Path | None, _one_of_both] = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Arguments:
   """Arguments of the command.
 
   Attributes:
     config: the run.
+    start: where the settings of the run are from.
     output: folder for the results.
     data_root: folder of local copies of the data sets, called as these are; without
       it, the Hugging Face hub is asked.
   """
 
   config: Annotated[Config, tyro.conf.arg(name="")]
+  start: Annotated[Start, tyro.conf.arg(name="")] = dataclasses.field(
+    default_factory=Start
+  )
   output: pathlib.Path = pathlib.Path("runs/classification")
   data_root: pathlib.Path | None = None
 
 
+def _settings_to_start_from(
+  start: Annotated[Start, tyro.conf.arg(name="")], dataset: str | None = None
+) -> Config:
+  """Those of a preset depend on the data set."""
+  if start.repeat is not None:
+    return settings_of(start.repeat)
+  return preset(start.preset, dataset)
+
+
 def main() -> None:
   """Trains one network."""
-  parser = argparse.ArgumentParser(add_help=False)
-  start = parser.add_mutually_exclusive_group()
-  start.add_argument("--preset", choices=PRESETS, default="cpu")
-  start.add_argument("--repeat", type=pathlib.Path)
-  parser.add_argument("--dataset")
-  chosen, rest = parser.parse_known_args()
   console = Console()
   columns = (*rich.progress.Progress.get_default_columns(), "{task.completed}")
   with told_in_a_line(console):
-    if chosen.repeat is None:
-      default = preset(chosen.preset, chosen.dataset)
-    else:
-      default = settings_of(chosen.repeat)
-      rest += ["--dataset", chosen.dataset or default.dataset]
-    arguments = tyro.cli(
-      Arguments, args=rest, default=Arguments(default), description=__doc__
+    # They are the defaults of all other arguments, so they are read before these.
+    config, _ = tyro.cli(
+      _settings_to_start_from, return_unknown_args=True, add_help=False
     )
+    arguments = tyro.cli(Arguments, default=Arguments(config), description=__doc__)
     config, output = arguments.config, arguments.output
-    if chosen.repeat and (output / f"{config.name}.json").exists():
+    if arguments.start.repeat and (output / f"{config.name}.json").exists():
       raise InputError(
         f"output must be a folder that does not hold the run yet, got {output}."
       )

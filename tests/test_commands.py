@@ -1,13 +1,19 @@
 """Commands: what they tell of what cannot be done as asked, and of their own faults."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 
 import pytest
+import tyro
 from processes import environment, finish, start
 
-from experiments import report
+from experiments import accuracy, classification, quickstart, report, sweep
+from experiments.benchmarks import energy, input_pipeline, train_step
+from experiments.config import PRESETS, preset, settings_of
 from experiments.errors import InputError, told_in_a_line
+from experiments.paper import MHE
 
 # A step of training fails in JAX, in processes of workers, too.
 FAULTY = """
@@ -65,7 +71,9 @@ NOWHERE = ("--data-root", "nowhere", "--output", "{folder}")
     ("classification", NOWHERE, "folder of the data must exist, got nowhere/cifar100."),
     ("classification", ("--repeat", "no.json"), "no.json is not the result of a run"),
     ("classification", ("--output", "{file}/a"), "output must be a folder, got {file}"),
-    ("classification", ("--dropped", 100, 0.5, *NOWHERE), "of the data must exist"),
+    ("classification", ("--dataset", "svhn"), "dataset must be one of digits, cifar10"),
+    ("classification", ("--model", "cnn-7x"), "model must be cnn-N with N a multiple"),
+    ("classification", ("--learning-rate", "nan"), "learning_rate must be a finite"),
     ("sweep", ("--output", "{file}"), "output must be a folder, got {file}"),
     ("sweep", ("[b]",), "must be of rate, headline, variants"),
     ("report", ("--results", "nowhere"), "folder of the results must exist"),
@@ -93,3 +101,86 @@ def test_only_errors_of_input_lose_their_traceback(capsys):
   assert capsys.readouterr().out == "x must be [1], got [2].\n"
   with pytest.raises(ValueError, match="other"), told_in_a_line(console):
     raise ValueError("other")
+
+
+def call(module):
+  """The command, in this process."""
+  if module is classification:
+    classification.main()
+  else:
+    tyro.cli(module.main)
+
+
+MODULES = (
+  *(accuracy, classification, quickstart, report, sweep),
+  *(energy, input_pipeline, train_step),
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_help_has_every_option_that_the_docstring_has(module, capsys, monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["command", "--help"])
+  with pytest.raises(SystemExit) as caught:
+    call(module)
+  assert caught.value.code == 0
+  text = capsys.readouterr().out
+  shown = set(re.findall(r"--[a-z.-]+[a-z]", text.partition("options")[2]))
+  assert {"--preset", "--output", *re.findall(r"--[a-z.-]+[a-z]", module.__doc__)} <= (
+    shown
+  )
+  assert "--repeat" in shown or module is not classification
+
+
+RESULT = report.RESULTS / "cifar10_cnn-9-w16_half-mhe-s1_seed0_b9dc2bed.json"
+COMMANDS = {
+  "": PRESETS["cpu"],
+  "--preset smoke": PRESETS["smoke"],
+  "--preset paper": PRESETS["paper"],
+  "--preset paper --regularizer.kind mhe --regularizer.no-half-space": (
+    dataclasses.replace(PRESETS["paper"], regularizer=MHE)
+  ),
+  "--preset cpu --dataset cifar10 --seed 1 --regularizer.kind mhe "
+  "--regularizer.no-half-space --regularizer.weight 10": dataclasses.replace(
+    preset("cpu", "cifar10"), seed=1, regularizer=dataclasses.replace(MHE, weight=10.0)
+  ),
+  f"--repeat {RESULT}": settings_of(RESULT),
+  f"--steps=4010 --repeat={RESULT}": dataclasses.replace(
+    settings_of(RESULT), steps=4010
+  ),
+  f"--repeat {RESULT} --dataset cifar100": dataclasses.replace(
+    settings_of(RESULT), dataset="cifar100"
+  ),
+}
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_settings_are_of_a_preset_or_a_result(arguments, tmp_path, monkeypatch):
+  trained = []
+
+  def train(config, *_):
+    trained.append(config)
+    return dict.fromkeys(("test_error", "train_error", "seconds"), 0.0)
+
+  monkeypatch.setattr(classification, "train", train)
+  argv = ["command", *arguments.split(), "--output", str(tmp_path)]
+  monkeypatch.setattr(sys, "argv", argv)
+  classification.main()
+  assert trained == [COMMANDS[arguments]]
+
+
+def test_settings_are_not_of_both(capsys, monkeypatch):
+  argv = ["command", "--preset", "cpu", "--repeat", str(RESULT)]
+  monkeypatch.setattr(sys, "argv", argv)
+  with pytest.raises(SystemExit) as caught:
+    classification.main()
+  assert caught.value.code == 2
+  assert "--preset and --repeat are not allowed together" in capsys.readouterr().err
+
+
+def test_a_bad_regularizer_is_named(capsys, monkeypatch):
+  options = ("--regularizer.kind", "mhe", "--regularizer.s", "-1")
+  monkeypatch.setattr(sys, "argv", ["command", *options])
+  with pytest.raises(SystemExit) as caught:
+    classification.main()
+  assert caught.value.code == 2
+  assert "s must be at least 0, got -1.0." in capsys.readouterr().err
