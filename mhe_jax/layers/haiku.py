@@ -29,7 +29,7 @@ def known_parameters(
   def record(next_method, args, kwargs, context):
     result = next_method(*args, **kwargs)
     module = context.module
-    if context.method_name == "__init__":
+    if context.method_name in ("__init__", "params_dict"):  # Called below.
       return result
     path = tuple(module.module_name.split("/"))
     # A module sees the parameters of those below it, too.

@@ -2,7 +2,7 @@
 
 from flax import nnx
 
-from mhe_jax.layers.axes import NeuronAxes
+from mhe_jax.layers.axes import NeuronAxes, stack_axes
 from mhe_jax.layers.classes import (
   Known,
   Path,
@@ -54,6 +54,18 @@ def _parameters_of(module, path):
     yield embedding((*path, "embedding"), shape)
   elif isinstance(module, nnx.LoRA):
     # Two dense layers, of which the first has as many neurons as the rank.
-    a, b = module.lora_a.shape, module.lora_b.shape
-    yield dense((*path, "lora_a"), (module.in_features, a[-1]))
-    yield dense((*path, "lora_b"), (b[-2], module.out_features))
+    for rank in _ranks(module):
+      yield dense((*path, "lora_a"), (module.in_features, rank))
+      yield dense((*path, "lora_b"), (rank, module.out_features))
+
+
+def _ranks(lora):
+  """The rank, which the module does not keep; none if its stack leaves a choice."""
+  a, b = lora.lora_a.shape, lora.lora_b.shape
+  ranks = [
+    rank
+    for rank in dict.fromkeys(a)
+    if {*stack_axes((lora.in_features, rank), a)}
+    & {*stack_axes((rank, lora.out_features), b)}
+  ]
+  return ranks if len(ranks) == 1 else []
