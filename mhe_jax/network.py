@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mhe_jax.checks import check_weight
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.layers.rules import LayerRule
-from mhe_jax.layers.select import Layer, select
+from mhe_jax.layers.select import Layer, select, warn_of_unread
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import compute_dtype
 
@@ -105,7 +105,9 @@ def network_energy(
   """
   check_weight("hidden_weight", hidden_weight)
   check_weight("output_weight", output_weight)
-  layers = select(params, rules).layers
+  selection = select(params, rules)
+  warn_of_unread(selection)
+  layers = selection.layers
   return weighted_energy(layers, potential, half_space, hidden_weight, output_weight)
 
 

@@ -10,7 +10,7 @@ import optax
 
 from mhe_jax.checks import check_weight
 from mhe_jax.layers.rules import LayerRule, check_rules
-from mhe_jax.layers.select import select
+from mhe_jax.layers.select import select, warn_of_unread
 from mhe_jax.layers.trees import flatten
 from mhe_jax.network import weighted_energy
 from mhe_jax.potentials import Potential, Riesz, check_potential
@@ -114,6 +114,7 @@ def add_hyperspherical_energy(
         "update(updates, state, params), params was None."
       )
     selection = select(params, rules)
+    warn_of_unread(selection)
     layers, paths = selection.layers, selection.paths
     new_paths, new_leaves, treedef = flatten(updates)
     if new_paths != paths:
