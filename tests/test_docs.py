@@ -16,7 +16,7 @@ from experiments.quickstart import summarize
 from experiments.runs import Results
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ["README.md", "docs/layers.md"]
+PAGES = ["README.md", "docs/layers.md", "docs/models.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -173,11 +173,12 @@ def warn_of_unread(selection: Selection) -> None:
   _told.add(selection.unread)
   shown = ", ".join(map(repr, selection.unread[:6]))
   more = ", ..." if len(selection.unread) > 6 else ""
+  total = len(selection.layers) + len(selection.unread)
   warnings.warn(
-    f"{len(selection.layers)} parameters have a hyperspherical energy; "
-    f"{len(selection.unread)} others of two or more axes have none, because neither "
-    f"a class, a name nor a rule says what they are: {shown}{more}. Give a "
-    "LayerRule with axes, or with role='skip', which silences this.",
+    f"{len(selection.unread)} of {total} parameters that may hold neurons have no "
+    "hyperspherical energy, because neither a class, a name nor a rule says what "
+    f"they are: {shown}{more}. Give a LayerRule with axes, or with role='skip', "
+    "which silences this.",
     stacklevel=4,
   )
 
