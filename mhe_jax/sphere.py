@@ -25,10 +25,15 @@ def replicate_explicit(x: jax.Array) -> jax.Array:
 
 
 def compute_dtype(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
-  """float64 if one of them is; float32 for float32 and everything smaller."""
+  """float64 if one of them is; float32 for float32 and everything smaller.
+
+  Without x64, float64 arrays of NumPy are float32 to JAX, which warns of an array
+  that is asked to be float64.
+  """
   # Not jnp.promote_types, which is an error under strict dtype promotion.
   double = any(dtype == jnp.float64 for dtype in dtypes)
-  return jnp.dtype(jnp.float64 if double else jnp.float32)
+  dtype = jnp.dtype(jnp.float64 if double else jnp.float32)
+  return jax.dtypes.canonicalize_dtype(dtype)
 
 
 @jax.custom_jvp

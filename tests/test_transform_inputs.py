@@ -1,5 +1,6 @@
 """The energy inside optax: dtypes and trees of every form, and wrong input."""
 
+import functools
 import re
 
 import equinox as eqx
@@ -32,7 +33,10 @@ from mhe_jax import (
   LayerRule,
   NeuronAxes,
   add_hyperspherical_energy,
+  describe,
+  layer_energies,
   network_energy,
+  neuron_matrices,
   with_decoupled_hyperspherical_energy,
   with_hyperspherical_energy,
 )
@@ -77,6 +81,30 @@ def test_dtypes(dtypes, energy_dtype):
       np.abs(got.astype(jnp.float64) - exact), bound + computed
     )
     assert_identical(actual[name]["bias"], updates[name]["bias"])
+
+
+@pytest.mark.parametrize("compile", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_float64_arrays_of_numpy_without_x64(compile):
+  """They are float32 to JAX; a warning, an error here, would be of our making."""
+  params, grads = (jax.tree.map(np.asarray, make_params(seed)) for seed in (0, 2))
+  inputs = {"rules": OPTIONS["rules"]}
+  with jax.enable_x64(False):
+    tx = coupled(SGD, WEIGHT)
+    state = tx.init(params)
+    updates, state = compile(tx.update)(grads, state, params)
+    injected = optax.inject_hyperparams(alone)(WEIGHT)
+    compile(injected.update)(grads, injected.init(params), params)
+    value = compile(functools.partial(network_energy, **OPTIONS))(params)
+    slopes = compile(jax.grad(functools.partial(network_energy, **OPTIONS)))(params)
+    energies = compile(functools.partial(layer_energies, **inputs))(params)
+    matrices = compile(functools.partial(neuron_matrices, **inputs))(params)
+    report = describe(params, **inputs)
+  for leaf in jax.tree.leaves((slopes, value, energies, matrices, state[0].energy)):
+    assert leaf.dtype == jnp.float32
+  assert updates["body"]["kernel"].dtype == jnp.float32
+  expected = sgd(grads, scale(WEIGHT, gradient(in_float64(params))))
+  assert_close(in_float64(updates), expected, 1e-5)
+  assert [row.path for row in report.rows] == ["body/kernel", "head/kernel"]
 
 
 def test_small_float16_weights_do_not_overflow_the_update():
