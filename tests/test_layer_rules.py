@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from trees import F32, filled, init, normal
@@ -478,6 +479,25 @@ def test_an_optimizer_reads_what_the_module_says():
   gradient = jax.grad(lambda k: network_energy({"kernel": k}, rules=rules))(before)
   optimizer.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
   np.testing.assert_allclose(model.kernel[...], before - gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("pure", [False, True])
+def test_a_restored_checkpoint(tmp_path, pure):
+  make = nnx.split_rngs(splits=7)(nnx.vmap(lambda r: nnx.GRUCell(3, 4, rngs=r)))
+  model = nnx_init(lambda r: nnx.Dict(cells=make(r), out=nnx.Linear(4, 5, rngs=r)))
+  state = nnx.state(model, nnx.Param)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "model", nnx.to_pure_dict(state) if pure else state)
+    checkpointer.wait_until_finished()
+    restored = checkpointer.restore(tmp_path / "model")
+  expected = neuron_matrices(model)
+  end = "" if pure else "/value"
+  matrices = neuron_matrices(restored, layer_rules(model))
+  assert set(matrices) == {f"{path}{end}" for path in expected}
+  for path, rows in expected.items():
+    np.testing.assert_array_equal(matrices[f"{path}{end}"], rows)
+  rules = [LayerRule(f"cells/.*{end}", role="skip")]
+  assert list(neuron_matrices(restored, rules)) == [f"out/kernel{end}"]
 
 
 # --- Equinox -------------------------------------------------------------------

@@ -99,11 +99,12 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
   """
   rules = check_rules(rules)
   paths, leaves, _ = flatten(params)
-  shapes = {p: tuple(x.shape) for p, x in zip(paths, leaves) if is_array(x)}
+  bare = [_without_value(path) for path in paths]
+  shapes = {p: tuple(x.shape) for p, x in zip(bare, leaves) if is_array(x)}
   reader = _Reader(shapes, _readings_by_class(params, shapes))
   layers, skipped, unread, unreadable = [], {}, [], []
-  for index, (path, leaf) in enumerate(zip(paths, leaves)):
-    name = "/".join(path)
+  for index, (path, leaf) in enumerate(zip(bare, leaves)):
+    name = "/".join(paths[index])
     rule = winner(rules, name)
     try:
       axes = reader.read(path, leaf, rule)
@@ -198,6 +199,16 @@ def _readings_by_class(params, shapes) -> dict[Path, Reading]:
 
     known = equinox.known_parameters(params)
   return readings_of(known, shapes)
+
+
+def _without_value(path: Path) -> Path:
+  """A path without the ``value`` that checkpoints of an ``nnx.State`` put below it."""
+  return path[:-1] if path[-1:] == ("value",) and path[-2:-1] in _NAMES else path
+
+
+_NAMES = {
+  (name,) for name in ("kernel", "bias", "scale", "embedding", "lora_a", "lora_b")
+}
 
 
 @dataclasses.dataclass(frozen=True)
