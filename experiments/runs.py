@@ -32,7 +32,9 @@ class Results:
     for path in sorted(folder.glob("*.json")):
       config = settings_of(path)
       result = json.loads(path.read_text())
-      images = result["data"]["fingerprint"]
+      images = result.get("data", {}).get("fingerprint")
+      if images is None:
+        raise InputError(f"{path} must have the fingerprint of its images, got none.")
       if images != sources.setdefault(config.dataset, images):
         raise InputError(
           f"{path} must have the images of the results beside it, "

@@ -10,6 +10,7 @@ import scipy.stats
 
 from experiments import report
 from experiments.config import PRESETS
+from experiments.errors import InputError
 from experiments.paper import (
   BASELINE,
   CONFIRMING,
@@ -144,6 +145,9 @@ def test_results_of_different_images_are_not_mixed(tmp_path):
 def test_results_with_a_damaged_file_name_it(tmp_path):
   (tmp_path / "x.json").write_text("{")
   with pytest.raises(ValueError, match=r"x\.json is not the result of a run"):
+    Results(tmp_path)
+  (tmp_path / "x.json").write_text('{"config": {"regularizer": {}}}')
+  with pytest.raises(InputError, match=r"x\.json must have the fingerprint"):
     Results(tmp_path)
   with pytest.raises(ValueError, match="must exist"):
     Results(tmp_path / "nowhere")
