@@ -231,8 +231,17 @@ def _is_update(leaf) -> bool:
 
 
 def _add_scaled(update, scale, grad):
-  """``update + scale * grad`` in float32 or better, in the update's dtype."""
+  """``update + scale * grad`` in float32 or better, in the update's dtype.
+
+  Saturates at the largest number of that dtype, as the gradient of the energy does;
+  infinity or NaN of the update itself, by which overflows of the loss are known,
+  stay what they are.
+  """
   update = jnp.asarray(update)
   dtype = compute_dtype(update.dtype, grad.dtype)
   total = update.astype(dtype) + jnp.asarray(scale, dtype) * grad.astype(dtype)
+  if jnp.issubdtype(update.dtype, jnp.floating):
+    largest = float(jnp.finfo(update.dtype).max)
+    finite = jnp.isfinite(update) & jnp.isfinite(scale)
+    total = jnp.where(finite, jnp.clip(total, -largest, largest), total)
   return total.astype(update.dtype)

@@ -32,6 +32,7 @@ from two_layers import (
 from mhe_jax import (
   LayerRule,
   NeuronAxes,
+  Riesz,
   add_hyperspherical_energy,
   describe,
   layer_energies,
@@ -116,6 +117,46 @@ def test_small_float16_weights_do_not_overflow_the_update():
   grads = 1e-3 * gradient(in_float64(params))["body"]["kernel"]
   assert np.abs(grads).max() > 65504e-3  # Unweighted it is beyond float16.
   np.testing.assert_allclose(updates["body"]["kernel"], grads, rtol=2e-3, atol=1e-2)
+
+
+NEAR = [[1.0, 1.001], [0.0, 0.03]]  # Two neurons that repel each other much.
+
+
+@pytest.mark.parametrize(
+  ("dtype", "norm", "weight"),
+  [
+    ("float16", 1e-4, 1.0),
+    ("bfloat16", 1e-34, 1e3),
+    ("float32", 1e-36, 1e3),
+    ("float32", 1.0, 1e38),
+    ("float64", 1e-306, 1e3),
+  ],
+)
+@pytest.mark.parametrize("before", [0.0, 1.0], ids=["alone", "added"])
+def test_an_update_that_overflows_is_saturated(dtype, norm, weight, before):
+  """As the gradient of the energy: infinity would be NaN in the next step."""
+  params = {"kernel": jnp.asarray(norm * np.array(NEAR), dtype)}
+  largest = float(jnp.finfo(dtype).max)
+  tx = add_hyperspherical_energy(weight, Riesz(2.0), half_space=False)
+  potential = functools.partial(network_energy, potential=Riesz(2.0), half_space=False)
+  signs = np.sign(jax.grad(potential)(params)["kernel"].astype(jnp.float64))
+  updates = {"kernel": jnp.asarray(before * largest * signs, dtype)}
+  actual, _ = tx.update(updates, tx.init(params), params)
+  actual = actual["kernel"].astype(jnp.float64)
+  assert np.isfinite(actual).all()
+  assert np.abs(actual).max() == largest
+  np.testing.assert_array_equal(np.sign(actual), signs)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_in_an_update_stays(bad):
+  """By it, optimizers that skip such steps know an overflow of the loss."""
+  params, updates = make_params(), make_params(2)
+  expected, _ = alone(WEIGHT).update(updates, alone(WEIGHT).init(params), params)
+  updates["body"]["kernel"] = updates["body"]["kernel"].at[1, 2].set(bad)
+  expected["body"]["kernel"] = expected["body"]["kernel"].at[1, 2].set(bad)
+  actual, _ = alone(WEIGHT).update(updates, alone(WEIGHT).init(params), params)
+  assert_identical(actual, expected)
 
 
 @pytest.mark.parametrize("dtype", [None, "float32"])
