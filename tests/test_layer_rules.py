@@ -772,6 +772,52 @@ def test_a_rule_without_axes_keeps_those_of_the_class(prefix):
     np.testing.assert_array_equal(rows, second_last(4)(params["up"]["kernel"]))
 
 
+def test_a_broad_rule_changes_weights_of_all_and_axes_of_none():
+  params = init_net()
+  head = LayerRule("head/kernel", role="output")
+  rules = net_rules(head, LayerRule(".*", weight=2.0))
+  report = describe(params, rules=rules)
+  assert [(row.path, row.role) for row in report] == [
+    ("head/kernel", "output"),
+    ("up/kernel", "hidden"),
+  ]
+  rows = neuron_matrices(params, rules)["up/kernel"]
+  np.testing.assert_array_equal(rows, second_last(4)(params["up"]["kernel"]))
+  plain = network_energy(params, rules=net_rules(head), output_weight=0.0)
+  doubled = network_energy(params, rules=rules, output_weight=0.0)
+  np.testing.assert_allclose(doubled, 2.0 * plain, rtol=1e-6)
+
+
+def test_a_rule_without_axes_for_what_is_no_set_of_neurons():
+  x = normal((1, 5, 5, 3))
+  rule = LayerRule("depthwise/kernel", role="output")
+  with pytest.raises(ValueError, match=r"matches no neurons.*depthwise convolution"):
+    layer_rules(TwoTables(), x, rules=[rule])
+
+
+class WithTable(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(5)(x) @ self.param("table", nn.initializers.normal(), (5, 3), F32)
+
+
+def test_rules_for_parameters_of_unknown_classes_are_kept():
+  x = normal((2, 4))
+  params = init(WithTable(), x)["params"]
+  with pytest.warns(UserWarning, match="1 of 2 parameters.*'table'"):
+    network_energy(params, rules=layer_rules(WithTable(), x))
+  for rule, shape in (
+    (LayerRule(".*", weight=2.0), (3, 5)),
+    (LayerRule("table", NeuronAxes(0)), (5, 3)),
+  ):
+    rules = layer_rules(WithTable(), x, rules=[rule])
+    matrices = neuron_matrices(params, rules)
+    assert {k: w.shape for k, w in matrices.items()} == {
+      "Dense_0/kernel": (5, 4),
+      "table": shape,
+    }
+
+
 def init_net():
   return filled(
     jax.eval_shape(lambda k: Net().init(k, NET_INPUT, False), jax.random.key(0))

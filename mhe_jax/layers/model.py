@@ -68,23 +68,51 @@ def layer_rules(
   """  # noqa: E501
   rules = check_rules(rules)
   readings, shapes, library = _read(model, example_inputs)
-  own = _Own(rules, shapes, library)
-  written, unreadable = [], []
-  for path, reading in readings.items():
-    rule = own.rule_of(path)
+  # Every parameter under the name that a rule of the user's knows it by.
+  names = {
+    path: next((n for n in library.names(path) if winner(rules, n)), "/".join(path))
+    for path in shapes
+  }
+  won = {path: winner(rules, name) for path, name in names.items()}
+  left_out = {
+    path: why
+    for path, rule in won.items()
+    if (why := _why_not(path, shapes[path], readings, rule))
+  }
+  check_matches(rules, list(names.values()), {names[p]: left_out[p] for p in left_out})
+  written, unreadable, left = [], [], []
+  for path, rule in won.items():
+    reading = readings.get(path)
     if rule is not None and (rule.role == "skip" or rule.axes is not None):
-      continue  # It says all itself.
-    if isinstance(reading, UnreadableError):
+      left.append(rule)  # It says all itself.
+    elif isinstance(reading, UnreadableError):
       unreadable.append(("/".join(path), shapes[path], reading))
     elif isinstance(reading, NeuronAxes):
       role, weight = (rule.role, rule.weight) if rule else ("hidden", 1.0)
       pattern = library.pattern(path)
       written.append(LayerRule(pattern, reading, role, weight, optional=True))
-    elif len(shapes[path]) >= 2 and path[-1] not in ("bias", "scale"):
+    elif isinstance(reading, str) and path[-1] not in _NOT_NEURONS:
       pattern = library.pattern(path)
       written.append(LayerRule(pattern, role="skip", optional=True, reason=reading))
+    elif rule is not None and path not in left_out:
+      left.append(rule)  # Of a parameter whose class is not known.
   raise_unreadable(unreadable)
-  return (*own.left({p for p in readings if own.rule_of(p)}), *written)
+  # Those written are of one parameter each, of which no rule left says anything.
+  return (*written, *(rule for rule in rules if rule in left))
+
+
+_NOT_NEURONS = ("bias", "scale")
+
+
+def _why_not(path, shape, readings, rule) -> str:
+  """Why a parameter has no neurons, unless a rule gives it axes; or nothing."""
+  if len(shape) < 2:
+    return "fewer than two axes"
+  if rule is not None and rule.axes is not None:
+    return ""
+  if isinstance(readings.get(path), str):
+    return readings[path]
+  return f"a {path[-1]}, not neurons" if path[-1] in _NOT_NEURONS else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,42 +129,6 @@ class _Library:
   def names(self, path: Path) -> list[str]:
     name = "/".join(path)
     return list(dict.fromkeys([name, f"{self.prefix}{name}"]))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Own:
-  """The user's rules among those of a model."""
-
-  rules: tuple[LayerRule, ...]
-  shapes: dict[Path, tuple[int, ...]]
-  library: _Library
-
-  def __post_init__(self):
-    for rule in self.rules:
-      if not any(rule.matches(n) for p in self.shapes for n in self.library.names(p)):
-        check_matches([rule], ["/".join(p) for p in self.shapes], {})
-    for rule in self.rules:
-      if not rule.optional and not any(self.rule_of(p) is rule for p in self.shapes):
-        check_matches(self.rules, self._names(rule), {})
-
-  def _names(self, rule):
-    matched = (n for p in self.shapes for n in self.library.names(p))
-    return [n for n in matched if rule.matches(n)]
-
-  def rule_of(self, path: Path) -> LayerRule | None:
-    """The one that wins a path, in whichever tree."""
-    found = [winner(self.rules, name) for name in self.library.names(path)]
-    return next((rule for rule in found if rule is not None), None)
-
-  def left(self, known: set[Path]) -> list[LayerRule]:
-    """Those that have something to say beside the rules that are written."""
-    return [
-      rule
-      for rule in self.rules
-      if rule.axes is not None
-      or rule.role == "skip"
-      or any(self.rule_of(p) is rule for p in self.shapes if p not in known)
-    ]
 
 
 def _read(
