@@ -4,6 +4,9 @@ import math
 import operator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 
@@ -29,8 +32,25 @@ def check_number(name: str, x: Any) -> float:
     raise TypeError(f"{name} must be a number{hint}, got {x!r}.") from error
 
 
+def check_scalar(name: str, x: Any) -> None:
+  """Raises a TypeError unless ``x`` is a real number; arrays are not evaluated.
+
+  So that traced numbers, whose value is not known, are told apart from arrays and
+  from complex numbers as others are.
+  """
+  if not isinstance(x, jax.Array | np.ndarray | np.generic):
+    check_number(name, x)
+    return
+  real = (jnp.bool_, jnp.integer, jnp.floating)
+  if x.ndim or not any(jnp.issubdtype(x.dtype, kind) for kind in real):
+    raise TypeError(
+      f"{name} must be a number, got an array of shape {x.shape} and dtype {x.dtype}."
+    )
+
+
 def check_weight(name: str, weight: Any) -> None:
-  """Raises unless a weight is a number >= 0; traced weights are taken as given."""
+  """Raises unless a weight is a number >= 0; traced values are taken as given."""
+  check_scalar(name, weight)
   if isinstance(weight, Tracer):
     return
   number = check_number(name, weight)

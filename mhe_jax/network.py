@@ -84,8 +84,9 @@ def network_energy(
     A scalar, differentiable with respect to ``params``.
 
   Raises:
-    TypeError, ValueError: as :func:`mhe_jax.neuron_matrices`; and for a weight
-      that is negative or NaN, where it is known at trace time.
+    TypeError, ValueError: as :func:`mhe_jax.neuron_matrices`; for a weight that is
+      no real scalar; and for one that is negative or NaN, where it is known at trace
+      time.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -143,7 +144,8 @@ def weighted_energy(
   dtype = compute_dtype(*(energy.dtype for energy in energies.values()))
   role_weight = {"hidden": hidden_weight, "output": output_weight}
   terms = [
-    jnp.asarray(layer.weight * role_weight[layer.role], dtype)
+    jnp.asarray(role_weight[layer.role], dtype)
+    * layer.weight
     * energies[layer.path].astype(dtype)
     for layer in layers
   ]

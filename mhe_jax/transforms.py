@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mhe_jax.checks import check_weight
+from mhe_jax.checks import check_scalar, check_weight
 from mhe_jax.layers.rules import LayerRule, check_rules
 from mhe_jax.layers.select import select, warn_of_unread
 from mhe_jax.layers.trees import flatten
@@ -144,7 +144,7 @@ def add_hyperspherical_energy(
     # float32 or better: before it is weighted, a gradient may exceed float16.
     leaves = [jnp.asarray(layer.leaf, layer.compute_dtype) for layer in layers]
     energy, grads = jax.value_and_grad(energy_of)(leaves)
-    scale = weight(state.count) if callable(weight) else weight
+    scale = _weight_at(weight, state.count)
     for layer, grad in zip(layers, grads):
       update = new_leaves[layer.index]
       if _is_update(update):
@@ -223,6 +223,14 @@ def with_decoupled_hyperspherical_energy(
     add_hyperspherical_energy(weight, potential, **options),
     optax.scale_by_learning_rate(learning_rate),
   )
+
+
+def _weight_at(weight, count):
+  """The number that a weight is, or that a schedule gives."""
+  if callable(weight):
+    weight = weight(count)
+    check_scalar("weight", weight)
+  return weight
 
 
 def _is_update(leaf) -> bool:

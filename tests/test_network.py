@@ -1,5 +1,7 @@
 """The energy of a network is the weighted sum of its layers' energies."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -344,13 +346,50 @@ def test_nnx_train_step():
     (jnp.array(float("nan")), ValueError),
     ("1", TypeError),
     (None, TypeError),
-    (np.ones(2), TypeError),
+    ([1.0], TypeError),
   ],
   ids=str,
 )
 def test_invalid_weight(name, weight, error):
   with pytest.raises(error, match=name):
     network_energy(PARAMS, **{name: weight})
+
+
+@pytest.mark.parametrize("name", ["hidden_weight", "output_weight"])
+@pytest.mark.parametrize(
+  "weight", [np.ones(2), np.ones(1), np.ones((1, 1)), np.complex128(1.0)], ids=repr
+)
+@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+def test_weight_that_is_no_real_scalar(name, weight, convert):
+  def energy(weight):
+    return network_energy(PARAMS, **{name: weight})
+
+  weight = convert(weight)
+  shape = re.escape(str(weight.shape))
+  message = rf"{name} must be a number, got an array of shape {shape}"
+  for function in (
+    energy,
+    jax.jit(energy),
+    jax.vmap(energy, axis_size=3, in_axes=None),
+  ):
+    with pytest.raises(TypeError, match=message):
+      function(weight)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "bfloat16", "float32", "float64"])
+def test_weight_of_any_real_dtype(dtype):
+  expected = network_energy(PARAMS, hidden_weight=1.0, output_weight=1.0, rules=RULES)
+  weight = jnp.ones([], dtype)
+
+  def energy(weight):
+    return network_energy(
+      PARAMS, hidden_weight=weight, output_weight=weight, rules=RULES
+    )
+
+  for function in (energy, jax.jit(energy)):
+    value = function(weight)
+    assert value.dtype == expected.dtype
+    np.testing.assert_allclose(value, expected, rtol=1e-15)
 
 
 @pytest.mark.parametrize("function", [network_energy, layer_energies])

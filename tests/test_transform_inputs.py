@@ -279,8 +279,11 @@ def test_sharded_parameters(spec, axis_type):
     (None, TypeError),
     (1j, TypeError),
     (np.ones(2), TypeError),
+    (np.ones(1), TypeError),
+    (jnp.ones(1), TypeError),
+    (np.complex64(1.0), TypeError),
   ],
-  ids=str,
+  ids=repr,
 )
 def test_bad_weight(name, value, error):
   arguments = {"weight": 1.0} | {name: value}
@@ -291,6 +294,33 @@ def test_bad_weight(name, value, error):
     with_hyperspherical_energy(SGD, **arguments)
   with pytest.raises(error, match=message):
     with_decoupled_hyperspherical_energy(optax.identity(), RATE, **arguments)
+
+
+NO_REAL_SCALARS = [np.ones(2), np.ones(1), np.ones((2, 3)), np.ones([], complex)]
+
+
+@pytest.mark.parametrize("name", ["weight", "hidden_weight", "output_weight"])
+@pytest.mark.parametrize("value", NO_REAL_SCALARS, ids=repr)
+def test_traced_weight_that_is_no_real_scalar(name, value):
+  """As eagerly: a vector of weights would be summed, or broadcast against updates."""
+  params = make_params()
+
+  @jax.jit
+  def update(value):
+    tx = add_hyperspherical_energy(**({"weight": 1.0} | {name: value}))
+    return tx.update(params, tx.init(params), params)
+
+  with pytest.raises(TypeError, match=rf"(?<!_){name} must be a number, got an array"):
+    update(value)
+
+
+@pytest.mark.parametrize("compile", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("result", [*NO_REAL_SCALARS, None, "0.1", 1j], ids=repr)
+def test_schedule_that_gives_no_real_scalar(result, compile):
+  params = make_params()
+  tx = alone(lambda step: result)
+  with pytest.raises(TypeError, match="weight must be a number"):
+    compile(tx.update)(params, tx.init(params), params)
 
 
 def test_bad_potential_and_unknown_option():
