@@ -1,6 +1,5 @@
 """The hyperspherical energy of a set of neurons."""
 
-import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -8,8 +7,14 @@ import jax.numpy as jnp
 
 from mhe_jax.checks import check_count
 from mhe_jax.pair_sum import dense, tiled
+from mhe_jax.pair_sum.mask import Mask, keep
 from mhe_jax.potentials import Potential, Riesz, check_potential
-from mhe_jax.sphere import as_float_array, compute_dtype, normalize
+from mhe_jax.sphere import (
+  as_float_array,
+  compute_dtype,
+  normalize,
+  replicate_explicit,
+)
 
 
 def hyperspherical_energy(
@@ -18,6 +23,8 @@ def hyperspherical_energy(
   *,
   half_space: bool = False,
   reduction: Literal["mean", "sum"] = "mean",
+  where: jax.typing.ArrayLike | None = None,
+  labels: jax.typing.ArrayLike | None = None,
   implementation: Literal["dense", "tiled"] | None = None,
   block_size: int | None = None,
 ) -> jax.Array:
@@ -42,6 +49,11 @@ def hyperspherical_energy(
   (half-space, one row: the constant of the pair it forms with its antipode).
   NaN or infinity in a row makes the energy of its set NaN.
 
+  Of a mini-batch, say of classifier rows ``W[labels]``, not all pairs are meant: rows
+  of one label are the same neuron, and rows of padding are none. The pairs that do not
+  count are left out of the sum and of the number of pairs that the mean divides by;
+  if none is left, the energy is 0 and has no gradient.
+
   Args:
     neurons: ``[*batch, n, d]``, one neuron of ``d`` weights per row; float64,
       float32, or a smaller float, which is computed in float32.
@@ -49,6 +61,12 @@ def hyperspherical_energy(
     half_space: add the virtual antipodes (the paper's half-space MHE).
     reduction: ``"mean"`` over unordered pairs (the paper's normalization by
       :math:`1 / (N (N - 1))`) or ``"sum"`` over i < j (the Thomson problem).
+    where: booleans that broadcast to ``[*batch, n]``: the rows that count. The energy
+      is that of ``neurons[where]``; the others get no gradient and may hold anything,
+      NaN too.
+    labels: integers that broadcast to ``[*batch, n]``. Two rows of equal labels are
+      not a pair; in half-space, neither is one of them with the antipode of the other,
+      but each with its own antipode.
     implementation: ``"dense"``, one Gram matrix and its automatic derivative: the
       definition, in O(n^2) memory; ``"tiled"``, tiles of it, value and gradient in
       one pass and O(n d) memory. ``None`` takes ``"tiled"``, which is the faster
@@ -60,10 +78,11 @@ def hyperspherical_energy(
 
   Raises:
     TypeError: ``neurons`` is not a real floating-point array, or ``potential``
-      not a :class:`Potential`.
-    ValueError: ``neurons`` has fewer than two axes; an unknown ``reduction`` or
-      ``implementation``; a ``block_size`` below 2, or for ``"dense"``, which has
-      no tiles.
+      not a :class:`Potential`, or ``where`` not boolean, or ``labels`` not integer.
+    ValueError: ``neurons`` has fewer than two axes; ``where`` or ``labels`` do not
+      broadcast to ``[*batch, n]``; an unknown ``reduction`` or ``implementation``; a
+      ``block_size`` below 2, or for ``"dense"``, which has no tiles; or a symbolic n
+      (of ``jax.export``) for ``"tiled"``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -76,6 +95,13 @@ def hyperspherical_energy(
     ...     jnp.eye(3), Riesz(1.0), half_space=True, reduction="sum")
     >>> round(float(halved), 4)
     9.9853
+
+    Of a mini-batch, in which a class may come twice:
+
+    >>> labels = jnp.array([0, 1, 2, 1, 4])
+    >>> energy = hyperspherical_energy(octahedron[labels], labels=labels)
+    >>> round(float(energy), 4)
+    0.6611
 
   References:
     Liu et al., `Learning towards Minimum Hyperspherical Energy
@@ -101,10 +127,30 @@ def hyperspherical_energy(
       raise ValueError(
         f"block_size must be None for 'dense', which has no tiles, got {block_size!r}."
       )
+  mask = Mask(
+    _per_row("where", where, neurons, jnp.bool_, "boolean"),
+    _per_row("labels", labels, neurons, jnp.integer, "integer"),
+  )
   options = _Options(
     potential, bool(half_space), reduction, implementation or "tiled", block_size
   )
-  return _jitted_energy(options, neurons)
+  return _jitted_energy(options, neurons, mask)
+
+
+def _per_row(name, x, neurons, kind, kind_name):
+  """``x``, of which every neuron has one, as an array ``[*batch, n]``."""
+  if x is None:
+    return None
+  x = replicate_explicit(jnp.asarray(x))
+  if not jnp.issubdtype(x.dtype, kind):
+    raise TypeError(f"{name} must be {kind_name}, got dtype {x.dtype}.")
+  try:
+    return jnp.broadcast_to(x, neurons.shape[:-1])
+  except ValueError as error:
+    raise ValueError(
+      f"{name} must have a shape that broadcasts to {neurons.shape[:-1]}, one for each "
+      f"row of neurons, got {x.shape}."
+    ) from error
 
 
 class _Options(NamedTuple):
@@ -117,23 +163,32 @@ class _Options(NamedTuple):
   block_size: int | None
 
 
-def _evaluate(options, neurons):
+def _evaluate(options, neurons, mask):
   n = neurons.shape[-2]
+  if mask.where is not None:
+    neurons = jnp.where(mask.where[..., None], neurons, jnp.zeros_like(neurons))
   units = normalize(neurons)
   potential, half_space = options.potential, options.half_space
   if options.implementation == "dense":
-    total = dense.pair_sum(units, potential, half_space=half_space)
+    total = dense.pair_sum(units, potential, half_space=half_space, mask=mask)
   else:
     total = tiled.pair_sum(
-      units, potential, half_space=half_space, block_size=options.block_size
+      units,
+      potential,
+      half_space=half_space,
+      mask=mask,
+      block_size=options.block_size,
     )
-  if n == 1:  # No pair, but a damaged row is not hidden.
+  if n == 1 or jax.tree.leaves(mask):  # A damaged row is not hidden by having no pair.
     total = total + 0.0 * jnp.sum(units, (-2, -1))
-  num_pairs = n * (n - 1) / 2
+  num_pairs = mask.num_pairs(n, units.dtype)
   if half_space:
-    total = 2.0 * total + _antipodal_energy(units, potential)
-    num_pairs = n * (2 * n - 1)
-  return total / max(num_pairs, 1) if options.reduction == "mean" else total
+    total = 2.0 * total + _antipodal_energy(units, potential, mask)
+    num_pairs = 4 * num_pairs + mask.num_rows(n, units.dtype)
+  if options.reduction == "sum":
+    return total
+  at_least_one = max if isinstance(num_pairs, (int, float)) else jnp.maximum
+  return total / at_least_one(num_pairs, 1)
 
 
 # Jitted here, so that eager calls are fast, and a network traces each distinct
@@ -149,10 +204,10 @@ def _energy_jvp(options, primals, tangents):
   Coincident neurons, or neurons of norm 1e-30, can have gradients that float16, or
   even float32, cannot hold. An infinity there would become NaN in the next update.
   """
-  (neurons,), (tangent,) = primals, tangents
+  (neurons, mask), (tangent, _) = primals, tangents
   dtype = compute_dtype(neurons.dtype)
   energy, pullback = jax.vjp(
-    functools.partial(_evaluate, options), neurons.astype(dtype)
+    lambda neurons: _evaluate(options, neurons, mask), neurons.astype(dtype)
   )
   (gradient,) = pullback(jnp.ones_like(energy))
   largest = float(jnp.finfo(neurons.dtype).max)
@@ -160,8 +215,8 @@ def _energy_jvp(options, primals, tangents):
   return energy, jnp.sum(gradient * tangent.astype(dtype), (-2, -1))
 
 
-def _antipodal_energy(units, potential):
+def _antipodal_energy(units, potential, mask):
   """The n pairs (u_i, -u_i): constants, except that a row of zeros stays 0."""
   # Rounded: norms are 1 or 0 up to rounding, which arccos near -1 would amplify.
   squared_norms = jnp.round(jax.lax.stop_gradient(jnp.sum(units * units, -1)))
-  return jnp.sum(potential.value(2.0 + 2.0 * squared_norms), -1)
+  return jnp.sum(keep(potential.value(2.0 + 2.0 * squared_norms), mask.where), -1)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mhe_jax.pair_sum.mask import Mask, keep
 from mhe_jax.potentials import Potential
 
 
@@ -36,6 +37,7 @@ def pair_sum(
   potential: Potential,
   *,
   half_space: bool,
+  mask: Mask = Mask(),
   block_size: int | None = None,
 ) -> jax.Array:
   """The sum of :func:`mhe_jax.pair_sum.dense.pair_sum`, tile by tile.
@@ -44,6 +46,7 @@ def pair_sum(
     units: unit vectors ``[*batch, n, d]``.
     potential: the pair potential.
     half_space: also sum over the distances to the antipodes.
+    mask: the pairs that count; rows that do not must be finite all the same.
     block_size: most rows of a tile, at least 2; a multiple of 16, or of 2 below
       16, is made of it.
 
@@ -58,19 +61,23 @@ def pair_sum(
   num_blocks = max(1, math.ceil(n / largest))
   size = multiple * math.ceil(n / num_blocks / multiple)
   sum_ = functools.partial(_sum, potential, half_space, size)
-  sets = units.reshape(math.prod(batch), n, d)
-  if len(sets) == 1:
-    return sum_(sets[0]).reshape(batch)
+  num_sets = math.prod(batch)
+  sets = units.reshape(num_sets, n, d)
+  masks = jax.tree.map(lambda x: x.reshape(num_sets, n), mask)
+  if num_sets == 1:
+    return sum_(sets[0], jax.tree.map(lambda x: x[0], masks)).reshape(batch)
   # Small sets side by side, as one batched product that is no larger than a tile.
   at_once = max(1, largest**2 // max(n, 1) ** 2)
-  if len(sets) <= at_once:
-    return jax.vmap(sum_)(sets).reshape(batch)
-  return jax.lax.map(sum_, sets, batch_size=at_once).reshape(batch)
+  if num_sets <= at_once:
+    return jax.vmap(sum_)(sets, masks).reshape(batch)
+  return jax.lax.map(lambda x: sum_(*x), (sets, masks), batch_size=at_once).reshape(
+    batch
+  )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _sum(potential, half_space, size, units):
-  return _sum_tiles(potential, half_space, size, units, with_gradient=False)[0]
+def _sum(potential, half_space, size, units, mask):
+  return _sum_tiles(potential, half_space, size, units, mask, with_gradient=False)[0]
 
 
 @_sum.defjvp
@@ -84,60 +91,68 @@ def _sum_jvp(potential, half_space, size, primals, tangents):
 # evaluation, a step of reverse mode, would else look inside, drop the checkpoint of
 # the tiles, and reverse mode over the gradient would store all of them.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _value_and_gradient(potential, half_space, size, units):
-  return _sum_tiles(potential, half_space, size, units, with_gradient=True)
+def _value_and_gradient(potential, half_space, size, units, mask):
+  return _sum_tiles(potential, half_space, size, units, mask, with_gradient=True)
 
 
 @_value_and_gradient.defjvp
 def _value_and_gradient_jvp(potential, half_space, size, primals, tangents):
-  function = functools.partial(
-    _sum_tiles, potential, half_space, size, with_gradient=True
-  )
-  return jax.jvp(function, primals, tangents)
+  (units, mask), (units_dot, _) = primals, tangents
+
+  def function(units):
+    return _sum_tiles(potential, half_space, size, units, mask, with_gradient=True)
+
+  return jax.jvp(function, (units,), (units_dot,))
 
 
-def _sum_tiles(potential, half_space, size, units, *, with_gradient):
+def _sum_tiles(potential, half_space, size, units, mask, *, with_gradient):
   """Value and, if asked for, gradient, of one set of units ``[n, d]``."""
   n = units.shape[0]
   # Summed relative to an orthogonal pair, near which the pairs of many dimensions
   # gather: what is left to sum is small, and so is its rounding. And a pair whose
-  # cosine is 0, as of rows of padding, adds nothing.
+  # cosine is 0 adds nothing: one of rows of padding, and one that does not count.
   orthogonal = _energy(potential, half_space, jnp.zeros((), units.dtype))
-  constant = orthogonal * (n * (n - 1) / 2)
+  constant = orthogonal * mask.num_pairs(n, units.dtype)
 
   def energy_of(cosines):
     energies = _energy(potential, half_space, cosines) - orthogonal
     # A product with ones: the fastest sum on CPU.
     return _product(jnp.ones_like(energies, shape=len(energies)), energies).sum()
 
-  def diagonal_tile(u):
+  def diagonal_tile(u, mask):
     """Energy and gradient of the pairs within a block."""
-    off_diagonal = ~jnp.eye(len(u), dtype=bool)
-    cosines = jnp.where(off_diagonal, _product(u, u.T), 0.0)
+    pairs = mask.pairs(mask, among=~jnp.eye(len(u), dtype=bool))
+    cosines = keep(_product(u, u.T), pairs)
     energy = 0.5 * energy_of(cosines)  # The tile has every pair twice.
     if not with_gradient:
       return energy, None
-    weights = jnp.where(off_diagonal, _weight(potential, half_space, cosines), 0.0)
+    weights = keep(_weight(potential, half_space, cosines), pairs)
     return energy, _product(weights, u)
 
-  def upper_tile(u, v):
+  def upper_tile(u, mask_u, v, mask_v):
     """Energy and gradients of the pairs between two blocks."""
-    cosines = _product(u, v.T)
+    pairs = mask_u.pairs(mask_v)
+    cosines = keep(_product(u, v.T), pairs)
     energy = energy_of(cosines)
     if not with_gradient:
       return energy, None, None
-    weights = _weight(potential, half_space, cosines)
+    weights = keep(_weight(potential, half_space, cosines), pairs)
     return energy, _product(weights, v), _product(weights.T, u)
 
   if n <= size:
-    energy, gradient = diagonal_tile(units)
+    energy, gradient = diagonal_tile(units, mask)
     return energy + constant, gradient
 
   num_blocks = math.ceil(n / size)
-  units = jnp.pad(units, ((0, num_blocks * size - n), (0, 0)))
+  padding = (0, num_blocks * size - n)
+  units = jnp.pad(units, (padding, (0, 0)))
+  mask = jax.tree.map(lambda x: jnp.pad(x, padding), mask)
 
   def rows(x, block, size):
     return jax.lax.dynamic_slice_in_dim(x, block * size, size)
+
+  def rows_and_mask(units, block, size):
+    return rows(units, block, size), jax.tree.map(lambda x: rows(x, block, size), mask)
 
   def add_to_rows(x, block, y):
     if not with_gradient:
@@ -150,7 +165,7 @@ def _sum_tiles(potential, half_space, size, units, *, with_gradient):
   remat = functools.partial(jax.checkpoint, prevent_cse=False)
 
   def add_diagonal_tiles(size, carry):
-    tile = remat(lambda units, i: diagonal_tile(rows(units, i, size)))
+    tile = remat(lambda units, i: diagonal_tile(*rows_and_mask(units, i, size)))
 
     def add(i, carry):
       energy, gradient = carry
@@ -162,7 +177,9 @@ def _sum_tiles(potential, half_space, size, units, *, with_gradient):
   def add_upper_tiles(size, pairs, carry):
     pairs = jnp.asarray(pairs, jnp.int32)
     tile = remat(
-      lambda units, i, j: upper_tile(rows(units, i, size), rows(units, j, size))
+      lambda units, i, j: upper_tile(
+        *rows_and_mask(units, i, size), *rows_and_mask(units, j, size)
+      )
     )
 
     def add(step, carry):
