@@ -56,3 +56,8 @@ def check_weight(name: str, weight: Any) -> None:
   number = check_number(name, weight)
   if not (math.isfinite(number) and number >= 0):
     raise ValueError(f"{name} must be finite and >= 0, got {number}.")
+
+
+def is_plain_zero(weight: Any) -> bool:
+  """Whether a checked weight is a plain number, not an array of JAX, that is 0."""
+  return not isinstance(weight, jax.Array) and not callable(weight) and not weight

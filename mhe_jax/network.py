@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.checks import check_weight
+from mhe_jax.checks import check_weight, is_plain_zero
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import Layer, select, warn_of_unread
@@ -76,8 +76,10 @@ def network_energy(
     params: any tree of parameters, or an nnx module.
     potential: the pair potential.
     half_space: use the half-space energy for hidden layers.
-    hidden_weight: weight of the hidden layers.
-    output_weight: weight of the output layers.
+    hidden_weight: weight of the hidden layers, a real scalar, traced or not. Layers
+      whose weight is 0, as a plain number or that of their rule, are not evaluated:
+      they cost nothing, and a NaN in them does not show.
+    output_weight: weight of the output layers, likewise.
     rules: see :class:`LayerRule`.
 
   Returns:
@@ -136,17 +138,30 @@ def energies_of(
   return {layer.path: energies[layer.path] for layer in layers}
 
 
+def counted_layers(
+  layers: Sequence[Layer], hidden_weight, output_weight
+) -> list[Layer]:
+  """The layers without those whose weight is a plain 0, which cost nothing."""
+  role_weight = {"hidden": hidden_weight, "output": output_weight}
+  return [
+    layer
+    for layer in layers
+    if not (is_plain_zero(layer.weight) or is_plain_zero(role_weight[layer.role]))
+  ]
+
+
 def weighted_energy(
   layers: Sequence[Layer], potential, half_space, hidden_weight, output_weight
 ) -> jax.Array:
   """The sum of :func:`network_energy`, of layers that are selected already."""
-  energies = energies_of(layers, potential, half_space)
-  dtype = compute_dtype(*(energy.dtype for energy in energies.values()))
+  dtype = compute_dtype(*(layer.compute_dtype for layer in layers))
   role_weight = {"hidden": hidden_weight, "output": output_weight}
+  layers = counted_layers(layers, hidden_weight, output_weight)
+  energies = energies_of(layers, potential, half_space)
   terms = [
     jnp.asarray(role_weight[layer.role], dtype)
     * layer.weight
     * energies[layer.path].astype(dtype)
     for layer in layers
   ]
-  return jnp.stack(terms).sum()
+  return jnp.stack(terms).sum() if terms else jnp.zeros([], dtype)

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mhe_jax.checks import check_scalar, check_weight
+from mhe_jax.checks import check_scalar, check_weight, is_plain_zero
 from mhe_jax.layers.rules import LayerRule, check_rules
 from mhe_jax.layers.select import select, warn_of_unread
 from mhe_jax.layers.trees import flatten
-from mhe_jax.network import weighted_energy
+from mhe_jax.network import counted_layers, weighted_energy
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.sphere import compute_dtype
 
@@ -22,8 +22,9 @@ class HypersphericalEnergyState(NamedTuple):
 
   Attributes:
     count: number of updates, an int32 scalar; what a schedule is called with.
-    energy: the network's energy at the parameters of the last update,
-      unweighted by ``weight``; 0 before the first.
+    energy: the network's energy at the parameters of the last update, unweighted by
+      ``weight``, but weighted by ``hidden_weight``, ``output_weight`` and the rules;
+      0 before the first.
   """
 
   count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -52,7 +53,8 @@ def add_hyperspherical_energy(
   have the wrong sign.
 
   The energy is read from the optimizer's state with
-  ``optax.tree.get(opt_state, "energy")``; a weight of 0 only monitors it. Under
+  ``optax.tree.get(opt_state, "energy")``; a weight of 0, as a plain number, only
+  monitors it, at the cost of the energy without its gradient. Under
   ``optax.inject_hyperparams`` a weight is cast to the parameters' dtype; in a
   bfloat16 model pass ``hyperparam_dtype=jnp.float32`` there.
 
@@ -60,8 +62,10 @@ def add_hyperspherical_energy(
     weight: factor of the gradient, a number or an optax schedule.
     potential: the pair potential.
     half_space: use the half-space energy for hidden layers.
-    hidden_weight: weight of the hidden layers.
-    output_weight: weight of the output layers.
+    hidden_weight: weight of the hidden layers, a number. Layers whose weight is 0, as
+      a plain number or that of their rule, are not evaluated: they cost nothing, and
+      a NaN in them does not show.
+    output_weight: weight of the output layers, likewise.
     rules: see :class:`LayerRule`.
 
   Returns:
@@ -133,22 +137,25 @@ def add_hyperspherical_energy(
 
     def energy_of(leaves):
       return weighted_energy(
-        [dataclasses.replace(layer, leaf=x) for layer, x in zip(layers, leaves)],
+        [dataclasses.replace(x, leaf=leaves.get(x.index, x.leaf)) for x in layers],
         potential,
         half_space,
         hidden_weight,
         output_weight,
       )
 
-    # Only the leaves with neurons are differentiated; the rest may be anything. In
-    # float32 or better: before it is weighted, a gradient may exceed float16.
-    leaves = [jnp.asarray(layer.leaf, layer.compute_dtype) for layer in layers]
+    # Only the leaves whose gradient is used are differentiated; the rest may be
+    # anything. In float32 or better: before it is weighted, a gradient may exceed
+    # float16.
+    leaves = {
+      layer.index: jnp.asarray(layer.leaf, layer.compute_dtype)
+      for layer in counted_layers(layers, hidden_weight, output_weight)
+      if _is_update(new_leaves[layer.index]) and not is_plain_zero(weight)
+    }
     energy, grads = jax.value_and_grad(energy_of)(leaves)
     scale = _weight_at(weight, state.count)
-    for layer, grad in zip(layers, grads):
-      update = new_leaves[layer.index]
-      if _is_update(update):
-        new_leaves[layer.index] = _add_scaled(update, scale, grad)
+    for index, grad in grads.items():
+      new_leaves[index] = _add_scaled(new_leaves[index], scale, grad)
     count = jnp.asarray(optax.safe_increment(state.count))
     state = HypersphericalEnergyState(count, energy)
     return treedef.unflatten(new_leaves), state

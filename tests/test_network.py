@@ -1,5 +1,6 @@
 """The energy of a network is the weighted sum of its layers' energies."""
 
+import functools
 import re
 
 import flax.linen as nn
@@ -105,7 +106,10 @@ def test_layers_of_one_shape_are_not_mixed_up():
     "output": {"kernel": 1.0 + normal(4, 6)},
     "single": {"kernel": normal(4, 6, dtype=np.float32) - 1.0},
   }
-  rules = [LayerRule("output/kernel", role="output")]
+  rules = [
+    LayerRule("output/kernel", role="output"),
+    LayerRule("b/kernel", NeuronAxes(-1)),
+  ]
   rows = {
     "a/kernel": [params["a"]["kernel"].T],
     "b/kernel": [params["b"]["kernel"].reshape(4, 6).T],
@@ -254,6 +258,67 @@ def test_compiled_size_does_not_grow_with_depth(function):
     return count_products(jax.make_jaxpr(function)(params).jaxpr)
 
   assert 1 <= products(20) == products(1)
+
+
+# --- weights of zero: layers that are not evaluated ---------------------------
+
+
+def flops(function, *args):
+  analysis = jax.jit(function).lower(*args).compile().cost_analysis()
+  return analysis.get("flops", 0.0)  # Of a constant there is no count.
+
+
+ZERO_WEIGHTS = [
+  {"hidden_weight": 0.0},
+  {"output_weight": 0},
+  {"rules": [LayerRule("head/kernel", role="output"), LayerRule(".*", weight=0)]},
+  {"hidden_weight": np.float32(0.0), "output_weight": np.array(0.0)},
+]
+
+
+def split(weights):
+  """A network of two layers, the same without those of weight 0, and its rules."""
+  params = {
+    "body": {"kernel": jnp.asarray(normal(32, 24))},
+    "head": {"kernel": jnp.asarray(normal(24, 16))},
+  }
+  weights = {"rules": [LayerRule("head/kernel", role="output")]} | weights
+  no_hidden = "hidden_weight" in weights or len(weights["rules"]) > 1
+  dropped = ["body"] * no_hidden + ["head"] * ("output_weight" in weights)
+  return params, dropped, functools.partial(network_energy, **weights)
+
+
+@pytest.mark.parametrize("weights", ZERO_WEIGHTS, ids=str)
+@pytest.mark.parametrize("derive", [lambda f: f, jax.grad], ids=["value", "gradient"])
+def test_layers_of_weight_zero_cost_nothing(weights, derive):
+  params, dropped, function = split(weights)
+  one_layer = {k: v for k, v in params.items() if k not in dropped}
+  without = 0.0
+  if one_layer:
+    rules = [LayerRule("head/kernel", role="output")] if "head" in one_layer else None
+    without = flops(derive(functools.partial(network_energy, rules=rules)), one_layer)
+  assert without <= flops(derive(function), params) <= without + 10
+
+
+@pytest.mark.parametrize("weights", ZERO_WEIGHTS, ids=str)
+def test_layers_of_weight_zero_hide_what_is_in_them(weights):
+  params, dropped, function = split(weights)
+  expected, expected_grads = jax.value_and_grad(function)(params)
+  assert expected.dtype == jnp.float64
+  for name in dropped:
+    params[name] = {"kernel": jnp.full_like(params[name]["kernel"], np.nan)}
+  energy, grads = jax.value_and_grad(function)(params)
+  assert energy == expected
+  jax.tree.map(np.testing.assert_array_equal, grads, expected_grads)
+  for name in dropped:
+    assert not grads[name]["kernel"].any()
+
+
+def test_an_array_of_zero_is_a_weight_like_any_other():
+  params = PARAMS | {"head": {"kernel": np.full((8, 4), np.nan)}}
+  for weight in (jnp.zeros([]), jnp.array(1.0)):
+    energy = network_energy(params, output_weight=weight, rules=RULES)
+    assert np.isnan(energy)
 
 
 # --- in training ---------------------------------------------------------------
