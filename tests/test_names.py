@@ -64,11 +64,15 @@ def tree(path, shape, bias=None):
     ("Conv_0", (3, 4, 4), (4,), (4, 12)),
     ("Conv_0", (3, 3, 4, 4), (4,), (4, 36)),
     ("DenseGeneral_0", (2, 4, 4), (4,), (4, 8)),
+    ("query", (8, 3, 3), (3, 3), (9, 8)),
     # In a lifted module, whose name says that its layers lead.
     ("ScanBlock_0/query", (3, 4, 6), None, (3, 6, 4)),
     ("ScanBlock_0/wi", (3, 4, 6), None, (3, 6, 4)),
     ("VmapDense_0", (3, 4, 6), None, (3, 6, 4)),
     ("ScanBlock_0/Conv_0", (2, 3, 3, 4, 8), None, (2, 8, 36)),
+    # Or along another axis, if the bias says so.
+    ("ScanBlock_0/Dense_0", (8, 3, 3), (3, 3), (3, 3, 8)),
+    ("ScanBlock_0/Dense_0", (8, 3, 6), (6, 3), (3, 6, 8)),
   ],
 )
 def test_what_names_and_biases_tell(path, shape, bias, expected):
@@ -114,6 +118,9 @@ def test_gates_of_a_cell():
     ("VmapConv_0", (3, 3, 3, 4, 8), None),
     ("ScanBlock_0/Conv_0", (3, 4, 8), None),
     ("c_fc", (12, 4), (12,)),
+    # Heads, or three layers of 8 to 3 along axis 1.
+    ("blocks", (8, 3, 3), (3, 3)),
+    ("blocks", (8, 3, 6), (6, 3)),
   ],
 )
 def test_a_choice_is_an_error_with_rules_to_paste(path, shape, bias):
@@ -205,6 +212,12 @@ def test_residual_networks_need_no_rule(name, shape):
   assert by_name.keys() == by_class.keys()
   for path, rows in by_name.items():
     np.testing.assert_array_equal(rows, by_class[path], err_msg=path)
+
+
+@pytest.mark.parametrize("name", ["depthwise", "dwconv", "DepthwiseConv_0"])
+def test_depthwise_convolutions_by_name(name):
+  params = {**tree(name, (7, 7, 1, 6), (6,)), **tree("head", (3, 4))}
+  assert "depthwise" in describe(params).skipped[f"{name}/kernel"]
 
 
 # --- flat trees ------------------------------------------------------------------

@@ -7,9 +7,12 @@ from typing import Any
 import jax
 
 from mhe_jax.layers.axes import NeuronAxes, stack_axes
-from mhe_jax.layers.names import POSITIONS, UnreadableError, is_position_table
-
-DEPTHWISE = "a depthwise convolution, one filter for each channel, not neurons"
+from mhe_jax.layers.names import (
+  DEPTHWISE,
+  POSITIONS,
+  UnreadableError,
+  is_position_table,
+)
 
 Path = tuple[str, ...]
 # What a parameter is: its axes, or why it has no neurons, or why nobody can tell.

@@ -6,7 +6,6 @@ import haiku as hk
 
 from mhe_jax.layers.axes import NeuronAxes
 from mhe_jax.layers.classes import (
-  DEPTHWISE,
   Known,
   Path,
   abstract_init,
@@ -15,6 +14,7 @@ from mhe_jax.layers.classes import (
   embedding,
   with_gates,
 )
+from mhe_jax.layers.names import DEPTHWISE
 
 _DEPTHWISE = (hk.DepthwiseConv1D, hk.DepthwiseConv2D, hk.DepthwiseConv3D)
 _CONV_LSTMS = (hk.Conv1DLSTM, hk.Conv2DLSTM, hk.Conv3DLSTM)

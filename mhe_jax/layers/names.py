@@ -16,8 +16,10 @@ from mhe_jax.layers.axes import NeuronAxes
 Shapes = Mapping[tuple[str, ...], tuple[int, ...]]
 
 UNKNOWN = "not a weight of Flax's modules; give a rule if it has neurons"
+DEPTHWISE = "a depthwise convolution, one filter for each channel, not neurons"
 POSITIONS = "a relative position table, not neurons"
 _RELATIVE = re.compile(r"rel(ative)?_?(pos|attention)", re.IGNORECASE)
+_DEPTHWISE = re.compile(r"depthwise|dw_?conv", re.IGNORECASE)
 _PROJECTIONS = ("query", "key", "value")
 _DENSE = re.compile(r"(Dense|DenseGeneral|Einsum)_\d+")
 _CONV = re.compile(r"conv", re.IGNORECASE)
@@ -62,6 +64,8 @@ def layout_from_names(path: tuple[str, ...], shapes: Shapes) -> NeuronAxes | str
   if len(shape) < 2:
     return "fewer than two axes"
   if path[-1] == "kernel":
+    if len(shape) > 2 and shape[-2] == 1 and _DEPTHWISE.search(_name_of_module(path)):
+      return DEPTHWISE
     bias = shapes.get((*path[:-1], "bias"))
     axes = _with_bias(path, shapes, bias) if bias else _without_bias(path, shapes)
     return dataclasses.replace(axes, groups=_num_gates(path, shapes))
@@ -82,12 +86,15 @@ def is_position_table(module: str) -> bool:
 
 def _with_bias(path, shapes, bias) -> NeuronAxes:
   shape, module = shapes[path], _name_of_module(path)
-  readings = _readings_of_bias(shape, bias)
+  readings, others = _readings_of_bias(shape, bias), [*_other_stacks(shape, bias)]
+  num_lifted = _count_lifted(path)
+  if readings or num_lifted:  # Or nothing tells that there is a stack.
+    readings += others
   if module in _PROJECTIONS:  # Attention maps one input axis to (heads, head_dim).
     heads = [axes for axes in readings if len(cast(tuple, axes.neurons)) == 2]
     readings = heads or readings
-  if _count_lifted(path) and len(readings) > 1:
-    stacks = [a for a in readings if len(cast(tuple, a.batch)) == _count_lifted(path)]
+  if num_lifted and len(bias) > 1:
+    stacks = [a for a in readings if len(cast(tuple, a.batch)) == num_lifted]
     readings = stacks or readings
   if _keeps_out_last(module, shape) or _of_attention(path, shapes, has_bias=True):
     plain = [axes for axes in readings if axes.neurons != (-2,)]
@@ -102,7 +109,8 @@ def _with_bias(path, shapes, bias) -> NeuronAxes:
         f"{what}, in a tree with kernels of (out, in)", rows, NeuronAxes(-1)
       )
   if not readings:
-    raise UnreadableError(f"{what} that fits no reading of Flax", *_guesses(shape))
+    guesses = others or _guesses(shape)
+    raise UnreadableError(f"{what} that fits no reading of Flax", *guesses)
   if len(readings) > 1:
     raise UnreadableError(what, *readings)
   return readings[0]
@@ -121,6 +129,17 @@ def _readings_of_bias(shape, bias):
       # ConvTranspose(transpose_kernel=True) keeps its kernel as (..., out, in).
       readings.append(NeuronAxes(-2, stack))
   return readings
+
+
+def _other_stacks(shape, bias):
+  """Layouts of stacks along another axis than the first, in kernel and bias."""
+  for axis in range(1, len(bias)):
+    layer, out = shape[:axis] + shape[axis + 1 :], bias[:axis] + bias[axis + 1 :]
+    if (
+      shape[axis] == bias[axis] and layer[-len(out) :] == out and len(layer) > len(out)
+    ):
+      neurons = NeuronAxes(tuple(range(-len(out), 0)))
+      yield neurons.stacked(len(layer), (axis,), len(shape))
 
 
 def _without_bias(path, shapes) -> NeuronAxes:
