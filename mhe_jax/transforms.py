@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +55,10 @@ def add_hyperspherical_energy(
   The energy is read from the optimizer's state with
   ``optax.tree.get(opt_state, "energy")``; a weight of 0, as a plain number, only
   monitors it, at the cost of the energy without its gradient. Under
-  ``optax.inject_hyperparams`` a weight is cast to the parameters' dtype; in a
-  bfloat16 model pass ``hyperparam_dtype=jnp.float32`` there.
+  ``optax.inject_hyperparams``, which makes every number a part of the state, a
+  weight is cast to the parameters' dtype; in a bfloat16 model pass
+  ``hyperparam_dtype=jnp.float32`` there. ``half_space``, True or False, the rules
+  and the potential stay what they are.
 
   Args:
     weight: factor of the gradient, a number or an optax schedule.
@@ -167,7 +169,11 @@ def with_hyperspherical_energy(
   optimizer: optax.GradientTransformation,
   weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
   potential: Potential = Riesz(1.0),
-  **options: Any,
+  *,
+  half_space: bool = True,
+  hidden_weight: jax.typing.ArrayLike = 1.0,
+  output_weight: jax.typing.ArrayLike = 1.0,
+  rules: Sequence[LayerRule] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """An optimizer that minimizes the loss plus the energy (the coupled form).
 
@@ -178,7 +184,10 @@ def with_hyperspherical_energy(
     optimizer: any complete optimizer, such as ``optax.adam(1e-3)``.
     weight: weight of the energy, a number or an optax schedule.
     potential: the pair potential.
-    **options: keyword arguments of :func:`add_hyperspherical_energy`.
+    half_space: as in :func:`add_hyperspherical_energy`, like all that follow.
+    hidden_weight: weight of the hidden layers.
+    output_weight: weight of the output layers.
+    rules: see :class:`LayerRule`.
 
   Returns:
     A gradient transformation.
@@ -188,7 +197,15 @@ def with_hyperspherical_energy(
     >>> from mhe_jax import Riesz, with_hyperspherical_energy
     >>> tx = with_hyperspherical_energy(optax.adam(1e-3), 0.1, Riesz(2.0))
   """
-  return optax.chain(add_hyperspherical_energy(weight, potential, **options), optimizer)
+  regularizer = add_hyperspherical_energy(
+    weight,
+    potential,
+    half_space=half_space,
+    hidden_weight=hidden_weight,
+    output_weight=output_weight,
+    rules=rules,
+  )
+  return optax.chain(regularizer, optimizer)
 
 
 def with_decoupled_hyperspherical_energy(
@@ -196,7 +213,11 @@ def with_decoupled_hyperspherical_energy(
   learning_rate: optax.ScalarOrSchedule,
   weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
   potential: Potential = Riesz(1.0),
-  **options: Any,
+  *,
+  half_space: bool = True,
+  hidden_weight: jax.typing.ArrayLike = 1.0,
+  output_weight: jax.typing.ArrayLike = 1.0,
+  rules: Sequence[LayerRule] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """An optimizer beside whose steps the energy is descended (the decoupled form).
 
@@ -210,7 +231,10 @@ def with_decoupled_hyperspherical_energy(
     learning_rate: a number or an optax schedule.
     weight: weight of the energy, a number or an optax schedule.
     potential: the pair potential.
-    **options: keyword arguments of :func:`add_hyperspherical_energy`.
+    half_space: as in :func:`add_hyperspherical_energy`, like all that follow.
+    hidden_weight: weight of the hidden layers.
+    output_weight: weight of the output layers.
+    rules: see :class:`LayerRule`.
 
   Returns:
     A gradient transformation.
@@ -225,11 +249,15 @@ def with_decoupled_hyperspherical_energy(
     Loshchilov and Hutter, `Decoupled Weight Decay Regularization
     <https://arxiv.org/abs/1711.05101>`_, ICLR 2019.
   """
-  return optax.chain(
-    scaler,
-    add_hyperspherical_energy(weight, potential, **options),
-    optax.scale_by_learning_rate(learning_rate),
+  regularizer = add_hyperspherical_energy(
+    weight,
+    potential,
+    half_space=half_space,
+    hidden_weight=hidden_weight,
+    output_weight=output_weight,
+    rules=rules,
   )
+  return optax.chain(scaler, regularizer, optax.scale_by_learning_rate(learning_rate))
 
 
 def _weight_at(weight, count):
