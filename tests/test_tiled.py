@@ -229,6 +229,60 @@ def test_lowers_for_every_platform(shape, platform):
   assert products and all("precision = [HIGHEST, HIGHEST]" in p for p in products)
 
 
+def exported(function, *shapes):
+  """The function by way of its exported program, for shapes that may be symbolic."""
+  scope = jax.export.SymbolicScope()
+  specs = [
+    jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape, scope=scope), dtype)
+    for shape, dtype in shapes
+  ]
+  return jax.export.export(jax.jit(function))(*specs).call
+
+
+def value_and_gradient(energy, w, **mask):
+  return energy(w, **mask), jax.grad(lambda w: energy(w, **mask).sum())(w)
+
+
+@pytest.mark.parametrize(
+  "shape, shapes",
+  [
+    ("b, 20, 4", [(1, 20, 4), (3, 20, 4)]),
+    ("b, c, 9, d", [(1, 2, 9, 4), (3, 1, 9, 5)]),
+    ("n, 4", [(20, 4), (1, 4)]),
+    ("b, n, 4", [(2, 20, 4), (3, 40, 4)]),
+  ],
+)
+def test_symbolic_shapes(shape, shapes):
+  dense, tiled = engines(half_space=True)
+  programs = [exported(functools.partial(value_and_gradient, dense), (shape, float))]
+  if "n" in shape:
+    with pytest.raises(ValueError, match=r"static number of neurons, got n = n.*dense"):
+      exported(tiled, (shape, float))
+  else:
+    programs.append(
+      exported(functools.partial(value_and_gradient, tiled), (shape, float))
+    )
+  for fixed in shapes:
+    w = normal(*fixed)
+    expected = hasty_jit(functools.partial(value_and_gradient, dense))(w)
+    for program in programs:
+      assert_close(hasty_jit(program)(w), expected, rtol=1e-12)
+
+
+def test_symbolic_batch_of_masks():
+  dense, tiled = (
+    lambda w, where, labels, e=e: value_and_gradient(e, w, where=where, labels=labels)
+    for e in engines(half_space=True)
+  )
+  program = exported(tiled, ("b, 20, 4", float), ("b, 20", bool), ("b, 20", int))
+  for b in (1, 3):
+    rng = np.random.default_rng(b)
+    where, labels = rng.random((b, 20)) < 0.7, rng.integers(0, 9, (b, 20))
+    w = normal(b, 20, 4)
+    expected = hasty_jit(dense)(w, where, labels)
+    assert_close(hasty_jit(program)(w, where, labels), expected, rtol=1e-12)
+
+
 def test_inside_shard_map():
   mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
   dense, tiled = engines()

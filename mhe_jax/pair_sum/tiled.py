@@ -52,8 +52,17 @@ def pair_sum(
 
   Returns:
     The sums ``[*batch]``.
+
+  Raises:
+    ValueError: n is symbolic (``jax.export``): the tiles are laid out by its value.
   """
   *batch, n, d = units.shape
+  if not isinstance(n, int):
+    raise ValueError(
+      f"implementation='tiled' needs a static number of neurons, got n = {n}: use "
+      "implementation='dense', or export each n by itself. (The batch axes and d may "
+      "be symbolic.)"
+    )
   largest = block_size or default_block_size()
   multiple = 16 if largest >= 16 else 2
   largest -= largest % multiple
@@ -68,11 +77,12 @@ def pair_sum(
     return sum_(sets[0], jax.tree.map(lambda x: x[0], masks)).reshape(batch)
   # Small sets side by side, as one batched product that is no larger than a tile.
   at_once = max(1, largest**2 // max(n, 1) ** 2)
-  if num_sets <= at_once:
+  if not isinstance(num_sets, int):  # Symbolic, under jax.export: one by one.
+    at_once = None
+  elif num_sets <= at_once:
     return jax.vmap(sum_)(sets, masks).reshape(batch)
-  return jax.lax.map(lambda x: sum_(*x), (sets, masks), batch_size=at_once).reshape(
-    batch
-  )
+  sums = jax.lax.map(lambda x: sum_(*x), (sets, masks), batch_size=at_once)
+  return sums.reshape(batch)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
