@@ -53,13 +53,8 @@ def layout_from_names(path: tuple[str, ...], shapes: Shapes) -> NeuronAxes | str
   Raises:
     UnreadableError: there is a choice, or nothing fits.
   """
-  shape, module = shapes[path], path[-2] if len(path) > 1 else ""
-  if not path or path[-1:] not in (
-    ("kernel",),
-    ("embedding",),
-    ("lora_a",),
-    ("lora_b",),
-  ):
+  shape, module = shapes[path], _name_of_module(path)
+  if not path or path[-1] not in ("kernel", "embedding", "lora_a", "lora_b"):
     return UNKNOWN
   if len(shape) < 2:
     return "fewer than two axes"
@@ -135,9 +130,8 @@ def _other_stacks(shape, bias):
   """Layouts of stacks along another axis than the first, in kernel and bias."""
   for axis in range(1, len(bias)):
     layer, out = shape[:axis] + shape[axis + 1 :], bias[:axis] + bias[axis + 1 :]
-    if (
-      shape[axis] == bias[axis] and layer[-len(out) :] == out and len(layer) > len(out)
-    ):
+    fits = shape[axis] == bias[axis] and layer[-len(out) :] == out
+    if fits and len(layer) > len(out):
       neurons = NeuronAxes(tuple(range(-len(out), 0)))
       yield neurons.stacked(len(layer), (axis,), len(shape))
 
