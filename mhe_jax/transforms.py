@@ -1,6 +1,7 @@
 """optax transformations that add the hyperspherical energy to training."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -178,7 +179,10 @@ def with_hyperspherical_energy(
   """An optimizer that minimizes the loss plus the energy (the coupled form).
 
   It takes the same steps as ``optimizer`` does on the gradients of
-  ``loss + weight * network_energy``.
+  ``loss + weight * network_energy``. An optimizer that is given the ``value`` of the
+  loss, as ``optax.polyak_sgd``, is given that of the sum. One that evaluates the loss
+  itself, as the line search of ``optax.lbfgs`` does its ``value_fn``, raises an error:
+  there, add ``weight * network_energy(params)`` to the loss.
 
   Args:
     optimizer: any complete optimizer, such as ``optax.adam(1e-3)``.
@@ -190,7 +194,12 @@ def with_hyperspherical_energy(
     rules: see :class:`LayerRule`.
 
   Returns:
-    A gradient transformation.
+    A gradient transformation, whose state is the pair of a
+    :class:`HypersphericalEnergyState` and the state of ``optimizer``.
+
+  Raises:
+    TypeError, ValueError: as :func:`add_hyperspherical_energy`; and, from ``update``,
+      where the optimizer calls ``value_fn``, ``grad_fn`` or ``obj_fn``.
 
   Example:
     >>> import optax
@@ -205,7 +214,21 @@ def with_hyperspherical_energy(
     output_weight=output_weight,
     rules=rules,
   )
-  return optax.chain(regularizer, optimizer)
+  optimizer = optax.with_extra_args_support(optimizer)
+
+  def init_fn(params):
+    return regularizer.init(params), optimizer.init(params)
+
+  def update_fn(updates, state, params=None, **extra_args):
+    before, inner = state
+    updates, after = regularizer.update(updates, before, params)
+    if not is_plain_zero(weight):
+      scale = _weight_at(weight, before.count)
+      extra_args = _of_the_whole_loss(extra_args, scale, after)
+    updates, inner = optimizer.update(updates, inner, params, **extra_args)
+    return updates, (after, inner)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def with_decoupled_hyperspherical_energy(
@@ -222,7 +245,8 @@ def with_decoupled_hyperspherical_energy(
   """An optimizer beside whose steps the energy is descended (the decoupled form).
 
   As the decay of AdamW: the energy's gradient is scaled by the learning rate, but
-  enters neither the moments nor the division by them.
+  enters neither the moments nor the division by them. Nor does the energy enter the
+  ``value`` that a scaler is given, or its line search: they are of the loss alone.
 
   Args:
     scaler: the optimizer without its learning rate, such as
@@ -237,7 +261,11 @@ def with_decoupled_hyperspherical_energy(
     rules: see :class:`LayerRule`.
 
   Returns:
-    A gradient transformation.
+    A gradient transformation, whose state has three parts: of ``scaler``, a
+    :class:`HypersphericalEnergyState`, and of the learning rate.
+
+  Raises:
+    TypeError, ValueError: as :func:`add_hyperspherical_energy`.
 
   Example:
     >>> import optax
@@ -268,6 +296,32 @@ def _weight_at(weight, count):
   return weight
 
 
+def _of_the_whole_loss(extra_args, scale, state):
+  """Extra arguments about the loss, made to be about ``loss + scale * energy``."""
+  extra_args = dict(extra_args)
+  if extra_args.get("value") is not None:
+    extra_args["value"] = _add_scaled(extra_args["value"], scale, state.energy)
+  # To add the energy to these would count it twice where an optimizer reuses what it
+  # evaluated (optax.value_and_grad_from_state). An error if they are called at all.
+  for name in ("value_fn", "grad_fn", "obj_fn"):
+    if callable(extra_args.get(name)):
+      extra_args[name] = _without_energy(name, extra_args[name])
+  return extra_args
+
+
+def _without_energy(name, function):
+  @functools.wraps(function)  # Optimizers look up the arguments it takes.
+  def raising(*args, **kwargs):
+    del args, kwargs
+    raise ValueError(
+      f"the optimizer evaluates the loss itself, with {name}, which has no energy in "
+      "it. Use the optimizer without with_hyperspherical_energy, on a loss that has "
+      "the term weight * network_energy(params)."
+    )
+
+  return raising
+
+
 def _is_update(leaf) -> bool:
   """Whether there is an update to add to: frozen leaves have None or a mask."""
   return leaf is not None and not isinstance(leaf, optax.MaskedNode)
@@ -282,9 +336,10 @@ def _add_scaled(update, scale, grad):
   """
   update = jnp.asarray(update)
   dtype = compute_dtype(update.dtype, grad.dtype)
+  if not jnp.issubdtype(update.dtype, jnp.floating):
+    update = update.astype(dtype)
   total = update.astype(dtype) + jnp.asarray(scale, dtype) * grad.astype(dtype)
-  if jnp.issubdtype(update.dtype, jnp.floating):
-    largest = float(jnp.finfo(update.dtype).max)
-    finite = jnp.isfinite(update) & jnp.isfinite(scale)
-    total = jnp.where(finite, jnp.clip(total, -largest, largest), total)
+  largest = float(jnp.finfo(update.dtype).max)
+  finite = jnp.isfinite(update) & jnp.isfinite(scale)
+  total = jnp.where(finite, jnp.clip(total, -largest, largest), total)
   return total.astype(update.dtype)

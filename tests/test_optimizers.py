@@ -12,12 +12,14 @@ from two_layers import (
   OPTIONS,
   RATE,
   SGD,
+  TARGET,
   WEIGHT,
   add,
   alone,
   assert_close,
   assert_identical,
   coupled,
+  decoupled,
   energy,
   gradient,
   make_params,
@@ -209,3 +211,175 @@ def test_every_factory_spells_out_the_same_options():
   first, *others = (options(function) for function, _, _ in FACTORIES.values())
   assert len(first) == 4
   assert all(other == first for other in others)
+
+
+# --- Optimizers that are given the value of the loss, or evaluate it themselves.
+
+
+def data_loss(params):
+  squares = jax.tree.map(lambda x, y: jnp.sum((x - y) ** 2) / 2, params, TARGET)
+  return sum(jax.tree.leaves(squares))
+
+
+def whole_loss(params, weight):
+  return data_loss(params) + weight * energy(params)
+
+
+# Several steps of each, from where the value decides how far they go.
+USERS_OF_THE_VALUE = {
+  "polyak": optax.polyak_sgd(max_learning_rate=10.0, f_min=-1.0),
+  "momo": optax.contrib.momo(1.0),
+  "momo_adam": optax.contrib.momo_adam(0.5),
+  "chain": optax.chain(optax.clip_by_global_norm(3.0), optax.polyak_sgd(10.0)),
+  "plateau": optax.chain(
+    optax.sgd(0.3), optax.contrib.reduce_on_plateau(factor=0.5, patience=1, rtol=0.5)
+  ),
+}
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize("weight", [5.0, schedule], ids=["float", "schedule"])
+@pytest.mark.parametrize("optimizer", USERS_OF_THE_VALUE)
+def test_the_value_of_the_loss_has_the_energy_in_it(optimizer, weight):
+  optimizer = USERS_OF_THE_VALUE[optimizer]
+  tx = coupled(optimizer, weight)
+  weight_at = weight if callable(weight) else lambda step: weight
+
+  @jax.jit
+  def step(k, params, state, plain, plain_state, blind, blind_state):
+    value, grads = jax.value_and_grad(data_loss)(params)
+    updates, state = tx.update(grads, state, params, value=value)
+    total, total_grads = jax.value_and_grad(whole_loss)(plain, weight_at(k))
+    expected, plain_state = optimizer.update(
+      total_grads, plain_state, plain, value=total
+    )
+    value, total_grads = data_loss(blind), jax.grad(whole_loss)(blind, weight_at(k))
+    without, blind_state = optimizer.update(
+      total_grads, blind_state, blind, value=value
+    )
+    apply = optax.apply_updates
+    return (
+      apply(params, updates),
+      state,
+      apply(plain, expected),
+      plain_state,
+      apply(blind, without),
+      blind_state,
+    )
+
+  params = make_params()
+  plain_state = optimizer.init(params)
+  carry = (params, tx.init(params), params, plain_state, params, plain_state)
+  for k in range(5):
+    carry = step(float(k), *carry)
+    assert_close(carry[0], carry[2], 1e-10)
+  blind = [np.allclose(*x) for x in zip(*map(jax.tree.leaves, (carry[2], carry[4])))]
+  assert not all(blind)  # Or the value would not matter, and the test be blind.
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize(
+  "value", [2, 2.0, np.float32(2.0), jnp.bfloat16(2.0)], ids=repr
+)
+def test_the_value_may_be_any_number(value):
+  given = []
+
+  def update(updates, state, params=None, *, value, **extra_args):
+    given.append((value, extra_args))
+    return updates, state
+
+  spy = optax.GradientTransformationExtraArgs(lambda params: (), update)
+  params = make_params(dtypes=("float32", "float32"))
+  tx = coupled(spy, WEIGHT)
+  _, state = tx.update(params, tx.init(params), params, value=value, note="text")
+  ((total, others),) = given
+  assert others == {"note": "text"}
+  assert jnp.issubdtype(total.dtype, jnp.floating)
+  expected = 2.0 + WEIGHT * optax.tree.get(state, "energy")
+  tolerance = max(1e-7, float(jnp.finfo(total.dtype).eps))
+  np.testing.assert_allclose(total, expected, rtol=tolerance)
+  _, state = tx.update(params, tx.init(params), params, value=None)
+  assert given[-1][0] is None
+
+
+SEARCH = optax.scale_by_backtracking_linesearch(10)
+EVALUATORS = {
+  "lbfgs": (optax.lbfgs(), "value_fn"),
+  "zoom": (optax.chain(SGD, optax.scale_by_zoom_linesearch(10)), "value_fn"),
+  "backtracking": (optax.chain(SGD, SEARCH), "value_fn"),
+  "sam": (optax.contrib.sam(SGD, SGD, opaque_mode=True), "grad_fn"),
+  "sophia": (optax.contrib.sophia(0.1), "obj_fn"),
+}
+
+
+def loss_of_batch(params, shift):
+  return data_loss(params) + shift
+
+
+def arguments_of(name, params):
+  """Of update, for an optimizer that evaluates the loss."""
+  if name == "grad_fn":
+    return {name: lambda p, step: jax.grad(data_loss)(p)}
+  if name == "obj_fn":
+    return {name: data_loss}
+  value, grad = jax.value_and_grad(data_loss)(params)
+  return {"value": value, "grad": grad, "value_fn": loss_of_batch, "shift": 0.0}
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_an_optimizer_that_evaluates_the_loss_is_told(name):
+  optimizer, argument = EVALUATORS[name]
+  params = make_params()
+
+  def update(tx, state, params):
+    return tx.update(params, state, params, **arguments_of(argument, params))
+
+  def step(tx):
+    return jax.jit(functools.partial(update, tx))(tx.init(params), params)
+
+  message = (
+    rf"{argument}, which has no energy in it.*weight \* network_energy\(params\)"
+  )
+  with pytest.raises(ValueError, match=message):
+    step(coupled(optimizer, WEIGHT))
+  # Not who does not call it, nor where there is no energy to miss.
+  if argument == "value_fn":
+    step(coupled(SGD, WEIGHT))
+  expected, _ = step(optimizer)
+  for tx in (coupled(optimizer, 0.0), optax.chain(alone(0.0), optimizer)):
+    assert_close(step(tx)[0], expected)
+
+
+@pytest.mark.usefixtures("as_users")
+def test_lbfgs_on_a_loss_with_the_energy_in_it():
+  """What the error recommends, with a transformation that only monitors."""
+  loss = functools.partial(whole_loss, weight=WEIGHT)
+  tx = optax.chain(alone(0.0), optax.lbfgs())
+  value_and_grad = optax.value_and_grad_from_state(loss)
+
+  @jax.jit
+  def step(params, state):
+    value, grad = value_and_grad(params, state=state)
+    updates, state = tx.update(
+      grad, state, params, value=value, grad=grad, value_fn=loss
+    )
+    return optax.apply_updates(params, updates), state
+
+  params = make_params()
+  state = tx.init(params)
+  for _ in range(15):
+    before, (params, state) = params, step(params, state)
+  assert optax.tree.norm(jax.grad(loss)(params)) < 1e-5
+  np.testing.assert_allclose(state[0].energy, energy(before), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("as_users")
+def test_decoupled_from_the_value_too():
+  polyak = optax.scale_by_polyak(max_learning_rate=10.0)
+  tx = decoupled(polyak, RATE, WEIGHT)
+  params = make_params()
+  value, grads = jax.value_and_grad(data_loss)(params)
+  updates, _ = tx.update(grads, tx.init(params), params, value=value)
+  direction, _ = polyak.update(grads, polyak.init(params), params, value=value)
+  assert_close(updates, sgd(direction, scale(WEIGHT, gradient(params))))
