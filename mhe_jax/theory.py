@@ -153,7 +153,9 @@ def relative_excess(
 
   Returns:
     Relative excess ``[*batch]``. NaN where random directions have infinite
-    energy (chordal Riesz with s >= d - 1), or the same energy as the best.
+    energy (chordal Riesz with s >= d - 1), or the same energy as the best. That NaN
+    is an answer, and no error under ``jax_debug_nans``; only ``jit``, which checks
+    whatever it returns, then wants to be called within ``jax.debug_nans(False)``.
 
   Raises:
     ValueError: fewer than two neurons, or wrong rank; and what
@@ -171,17 +173,31 @@ def relative_excess(
   neurons = as_float_array("neurons", neurons)
   energy = hyperspherical_energy(neurons, potential, half_space=half_space)
   n, d = neurons.shape[-2:]
-  return excess_of(energy, n, d, potential, half_space)
+  try:
+    return excess_of(energy, n, d, potential, half_space)
+  except NoScaleError:
+    with jax.debug_nans(False):  # Even a constant is checked.
+      return jnp.full_like(energy, jnp.nan)
+
+
+class NoScaleError(NotImplementedError):
+  """Random directions have infinite energy, or the same as the best."""
 
 
 def excess_of(
   energy: jax.Array, n: int, d: int, potential: Potential, half_space: bool
 ) -> jax.Array:
-  """The relative excess of mean energies that are computed already."""
+  """The relative excess of mean energies that are computed already.
+
+  Raises:
+    NoScaleError: there is no scale for it. Not NaN, which a caller could not average
+      under ``jax_debug_nans``.
+    NotImplementedError: for a potential without a known bound.
+  """
   bound = energy_lower_bound(n, d, potential, half_space=half_space)
   spread = uniform_energy(d, potential, half_space=half_space, n=n) - bound
   if not math.isfinite(spread) or spread <= 0:
-    return jnp.full_like(energy, jnp.nan)
+    raise NoScaleError(f"no scale for {potential} with n = {n}, d = {d}.")
   return (energy - bound) / spread
 
 

@@ -16,6 +16,7 @@ from mhe_jax import (
   Gaussian,
   Potential,
   Riesz,
+  describe,
   energy_lower_bound,
   hyperspherical_energy,
   relative_excess,
@@ -286,6 +287,7 @@ class TestRelativeExcess:
       relative_excess(np.array(w), Gaussian())
     )
 
+  @pytest.mark.parametrize("debug_nans", (False, True))
   @pytest.mark.parametrize(
     "d, potential, half_space",
     [
@@ -296,11 +298,32 @@ class TestRelativeExcess:
       (1, Gaussian(0.3), True),
     ],
   )
-  def test_nan_where_there_is_no_scale(self, d, potential, half_space):
+  def test_nan_where_there_is_no_scale(self, d, potential, half_space, debug_nans):
     w = np.random.default_rng(0).normal(size=(2, 5, d))
-    excess = relative_excess(w, potential, half_space=half_space)
-    assert excess.shape == (2,)
-    assert np.isnan(excess).all()
+
+    def excess(w):
+      return relative_excess(w, potential, half_space=half_space)
+
+    with jax.debug_nans(debug_nans):
+      assert excess(w).shape == (2,)
+      assert np.isnan(excess(w)).all()
+      value, gradient = jax.value_and_grad(excess)(w[0])
+      assert np.isnan(value)
+      assert np.isfinite(gradient).all()
+      (row,) = describe(
+        {"kernel": jnp.asarray(w[0].T)}, potential, half_space=half_space
+      )
+      assert np.isnan(row.relative_excess)
+      assert np.isfinite(row.energy)
+
+  def test_jit_wants_to_be_told_that_nan_is_an_answer(self):
+    excess = jax.jit(lambda w: relative_excess(w, Riesz(2.0)))
+    w = np.random.default_rng(0).normal(size=(5, 3))
+    with jax.debug_nans(True):
+      with pytest.raises(FloatingPointError):
+        excess(w)
+      with jax.debug_nans(False):
+        assert np.isnan(excess(w))
 
   def test_nan_rows_stay_nan(self):
     w = np.random.default_rng(0).normal(size=(2, 5, 4))
