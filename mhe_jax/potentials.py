@@ -147,7 +147,9 @@ class Gaussian(Potential):
   r"""Gaussian pair potential :math:`\exp(-t \lVert u - v \rVert^2)`.
 
   The logarithm of its mean over pairs is the uniformity loss of contrastive
-  learning.
+  learning. A set without pairs (one row) has mean 0, and so have pairs so far apart
+  that their energies underflow: take ``jnp.log(jnp.maximum(mean, tiny))``, with the
+  smallest normal number of its dtype, which is finite, and has a zero gradient there.
 
   Args:
     t: inverse squared width, a finite positive number.
@@ -161,6 +163,18 @@ class Gaussian(Potential):
     >>> from mhe_jax import Gaussian
     >>> round(float(Gaussian(2.0).value(jnp.array(1.0))), 6)
     0.135335
+
+    The uniformity loss, finite for one row too:
+
+    >>> import jax
+    >>> from mhe_jax import hyperspherical_energy
+    >>> def uniformity(x, t=2.0):
+    ...   mean = hyperspherical_energy(x, Gaussian(t))
+    ...   return jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))
+    >>> round(float(uniformity(jnp.eye(3))), 6)
+    -4.0
+    >>> float(jnp.abs(jax.grad(uniformity)(jnp.eye(3)[:1])).max())
+    0.0
 
   References:
     Wang and Isola, `Understanding Contrastive Representation Learning through

@@ -124,6 +124,32 @@ def test_at_angle_is_not_softened():
   assert Gaussian(3.0).at_angle(np.array(0.0)) == 1.0
 
 
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+@pytest.mark.parametrize(
+  "rows, t",
+  [
+    (np.eye(3)[:1], 2.0),  # No pair.
+    (np.eye(3)[:0], 2.0),
+    (np.eye(3), 2.0),
+    (np.ones((3, 3)), 2.0),
+    (np.stack([np.eye(3)[0], -np.eye(3)[0]]), 1e4),  # Energies underflow.
+    (np.stack([np.eye(3)[:2], np.ones((2, 3))]), 2.0),
+  ],
+  ids=["one", "none", "orthogonal", "equal", "far", "batch"],
+)
+def test_the_documented_logarithm_of_gaussian_energies_is_finite(rows, t, dtype):
+  def uniformity(x):
+    mean = mhe_jax.hyperspherical_energy(x, Gaussian(t))
+    return jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny)).sum()
+
+  value, gradient = jax.value_and_grad(uniformity)(jnp.asarray(rows, dtype))
+  assert np.isfinite(value)
+  assert np.isfinite(gradient).all()
+  if rows.shape == (3, 3):
+    expected = -4.0 if rows[0, 1] == 0 else 0.0
+    assert float(value) == pytest.approx(expected, abs=1e-5)
+
+
 def test_potentials_compare_and_hash_by_value():
   assert Riesz(1) == Riesz(1.0) == Riesz(np.float32(1.0), "chordal", None)
   assert hash(Riesz(1)) == hash(Riesz(1.0))
