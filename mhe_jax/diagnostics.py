@@ -14,8 +14,8 @@ from jax.core import Tracer
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import select
+from mhe_jax.pair_sum.nearest import smallest_angle
 from mhe_jax.potentials import Potential, Riesz, check_potential
-from mhe_jax.sphere import compute_dtype
 from mhe_jax.theory import excess_of
 
 
@@ -226,30 +226,7 @@ def _excess_or_nan(energy, n, d, potential, half_space):
 
 def _smallest_angle(matrix, half_space):
   """Smallest angle between rows, in degrees, over all sets of a batch."""
-  # float64 on the host, whose cosines tell angles of 1e-8 rad apart: float32's are
-  # blind below 1e-3.
-  w = np.asarray(matrix.astype(compute_dtype(matrix.dtype)), np.float64)
-  w = w.reshape(-1, *w.shape[-2:])
-  if not np.isfinite(w).all():
-    return np.nan
-  norms = np.linalg.norm(w, axis=-1, keepdims=True)
-  units = w / np.where(norms > 0, norms, 1.0)
-  return min(_smallest_angle_of(u, half_space) for u in units)
-
-
-def _smallest_angle_of(units, half_space, chunk_size=1024):
-  smallest = np.inf
-  for start in range(0, len(units), chunk_size):
-    chunk = units[start : start + chunk_size]
-    cosines = chunk @ units.T
-    if half_space:
-      cosines = np.abs(cosines)
-    rows = np.arange(len(chunk))
-    cosines[rows, start + rows] = -np.inf
-    nearest = units[np.argmax(cosines, 1)]
-    to_nearest = np.linalg.norm(chunk - nearest, axis=1)
-    to_antipode = np.linalg.norm(chunk + nearest, axis=1)
-    if half_space:
-      to_nearest, to_antipode = np.sort([to_nearest, to_antipode], axis=0)
-    smallest = min(smallest, np.min(2.0 * np.arctan2(to_nearest, to_antipode)))
-  return float(np.degrees(smallest))
+  sets = matrix.reshape(-1, *matrix.shape[-2:])
+  angles = [smallest_angle(w, half_space=half_space) for w in sets]
+  smallest = np.min(angles, initial=np.inf)  # NaN if one is.
+  return float(np.degrees(smallest)) if smallest < np.inf else np.nan

@@ -62,6 +62,6 @@ class Mask(NamedTuple):
     return jnp.sum((where * partners).astype(dtype), -1)
 
 
-def keep(x: jax.Array, pairs: jax.Array | None) -> jax.Array:
-  """``x`` where pairs count, 0 elsewhere."""
-  return x if pairs is None else jnp.where(pairs, x, 0.0)
+def keep(x: jax.Array, pairs: jax.Array | None, otherwise: float = 0.0) -> jax.Array:
+  """``x`` where pairs count, something else where they do not."""
+  return x if pairs is None else jnp.where(pairs, x, otherwise)

@@ -1,0 +1,122 @@
+"""The closest pair of many rows: sifted in float32, told apart in float64."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mhe_jax import LayerRule, NeuronAxes, describe
+from mhe_jax.pair_sum.nearest import largest_cosines, smallest_angle
+
+HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+
+
+def normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape)
+
+
+def angles(w, half_space):
+  """Between all pairs, by differences, [n (n - 1) / 2]."""
+  u = w / np.linalg.norm(w, axis=1, keepdims=True)
+  i, j = np.triu_indices(len(u), 1)
+  apart, together = (np.linalg.norm(u[i] + s * u[j], axis=1) for s in (-1, 1))
+  angles = 2 * np.arctan2(apart, together)
+  return np.minimum(angles, np.pi - angles) if half_space else angles
+
+
+def close_pairs(*between):
+  """Random rows, and next to some of them another, at these angles, some reversed."""
+  w = normal(100, 16)
+  for k, angle in enumerate(between):
+    u = w[k] / np.linalg.norm(w[k])
+    across = w[50 + k] - (w[50 + k] @ u) * u
+    row = np.cos(angle) * u + np.sin(angle) * across / np.linalg.norm(across)
+    w[-1 - k] = (-1) ** k * row * math.exp(k - 2)
+  return w
+
+
+SETS = {
+  "random": normal(100, 16),
+  "one block and a row": normal(17, 5),
+  "too close for float32": close_pairs(*np.linspace(3e-4, 1e-5, 9)),
+  "more ties than not": np.tile(normal(10, 16), (10, 1)) + 1e-5 * normal(100, 16),
+  "one direction": np.abs(normal(1, 16)) + 1e-5 * normal(100, 16),
+  "orthogonal": np.linalg.qr(normal(100, 100))[0],
+  "a simplex": np.eye(40) - 1 / 40,
+  "in one orthant": np.abs(normal(100, 3)),
+  "in the plane": normal(100, 2),
+  "on a line": normal(40, 1),
+  "norms": normal(100, 16) * np.exp(normal(100, 1) * 20),
+}
+
+
+@HALF_SPACE
+@pytest.mark.parametrize("dtype", ("float64", "float32", "bfloat16"))
+@pytest.mark.parametrize("name", SETS)
+def test_is_the_smallest_of_all_pairs(name, dtype, half_space):
+  w = jnp.asarray(SETS[name], dtype)
+  expected = angles(np.float64(w), half_space).min()
+  actual = smallest_angle(w, half_space=half_space, block_size=16)
+  assert actual == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+@HALF_SPACE
+def test_zero_rows_are_left_out(half_space):
+  w = np.zeros((60, 16), np.float32)
+  w[::2] = -np.abs(normal(30, 16)) if half_space else (np.eye(30) - 1 / 30)[:, :16]
+  expected = angles(np.float64(w[::2]), half_space).min()
+  for block_size in (16, 1024):
+    actual = smallest_angle(
+      jnp.asarray(w), half_space=half_space, block_size=block_size
+    )
+    assert actual == pytest.approx(expected, rel=1e-6)
+  for rows in (w[:0], w[1::2], w[:2], w[:, :0]):
+    assert smallest_angle(jnp.asarray(rows), half_space=half_space) == math.inf
+
+
+@pytest.mark.parametrize("bad", (math.nan, math.inf))
+def test_a_damaged_row(bad):
+  for n in (3, 40):
+    w = normal(n, 4)
+    w[1, 2] = bad
+    assert math.isnan(smallest_angle(jnp.asarray(w), half_space=True, block_size=16))
+
+
+def test_does_not_need_x64():
+  w = jnp.asarray(SETS["too close for float32"], jnp.float32)
+  expected = smallest_angle(w, half_space=True, block_size=16)
+  with jax.enable_x64(False):
+    actual = smallest_angle(w, half_space=True, block_size=16)
+  assert actual == expected == pytest.approx(1e-5, rel=0.02)
+
+
+@HALF_SPACE
+def test_largest_cosines(half_space):
+  w, where = normal(50, 4), np.arange(50) % 5 > 0
+  u = (w / np.linalg.norm(w, axis=1, keepdims=True)).astype(np.float32)
+  cosines = np.abs(u @ u.T) if half_space else u @ u.T
+  cosines = np.where(where & where[:, None] & ~np.eye(50, dtype=bool), cosines, -np.inf)
+  actual = largest_cosines(jnp.asarray(w), where, half_space=half_space, block_size=16)
+  np.testing.assert_allclose(actual, cosines.max(1), rtol=1e-5)
+
+
+def test_memory_is_linear():
+  n, d = 65536, 64
+  lowered = largest_cosines.lower(
+    jax.ShapeDtypeStruct((n, d), jnp.float32),
+    jax.ShapeDtypeStruct((n,), jnp.bool_),
+    half_space=True,
+    block_size=1024,
+  )
+  memory = lowered.compile().memory_analysis()
+  assert memory.temp_size_in_bytes <= 3 * n * d * 4 + 32 * 2**20
+
+
+def test_a_large_layer_is_described():
+  w = normal(3, 2, 1500)
+  rules = [LayerRule("kernel", NeuronAxes(-1, batch=0))]
+  (row,) = describe({"kernel": w}, half_space=False, rules=rules)
+  expected = min(angles(x.T, False).min() for x in w)
+  assert row.smallest_angle == pytest.approx(math.degrees(expected), rel=1e-6)
