@@ -21,6 +21,9 @@ from mhe_jax.sphere import compute_dtype
 class HypersphericalEnergyState(NamedTuple):
   """State of :func:`add_hyperspherical_energy`.
 
+  ``optax.tree.get(opt_state, "HypersphericalEnergyState")`` finds it in the state of
+  an optimizer.
+
   Attributes:
     count: number of updates, an int32 scalar; what a schedule is called with.
     energy: the network's energy at the parameters of the last update, unweighted by
@@ -53,13 +56,16 @@ def add_hyperspherical_energy(
   :func:`with_decoupled_hyperspherical_energy`. After the learning rate it would
   have the wrong sign.
 
-  The energy is read from the optimizer's state with
-  ``optax.tree.get(opt_state, "energy")``; a weight of 0, as a plain number, only
-  monitors it, at the cost of the energy without its gradient. Under
-  ``optax.inject_hyperparams``, which makes every number a part of the state, a
+  The energy is read from the state of any optimizer around it by the name of its
+  part, ``optax.tree.get(opt_state, "HypersphericalEnergyState").energy``; where there
+  are several, as in the example. (The short ``optax.tree.get(opt_state, "energy")`` is
+  a KeyError if there are several, or a module is called energy.) A weight of 0, as a
+  plain number, only monitors it, at the cost of the energy without its gradient.
+
+  Under ``optax.inject_hyperparams``, which makes every number a part of the state, a
   weight is cast to the parameters' dtype; in a bfloat16 model pass
-  ``hyperparam_dtype=jnp.float32`` there. ``half_space``, True or False, the rules
-  and the potential stay what they are.
+  ``hyperparam_dtype=jnp.float32`` there. ``half_space``, True or False, the rules and
+  the potential stay what they are.
 
   Args:
     weight: factor of the gradient, a number or an optax schedule.
@@ -89,10 +95,20 @@ def add_hyperspherical_energy(
     >>> state = tx.init(params)
     >>> grads = {"Dense_0": {"kernel": jnp.zeros((2, 2))}}
     >>> updates, state = tx.update(grads, state, params)
-    >>> round(float(optax.tree.get(state, "energy")), 4)
+    >>> own = optax.tree.get(state, "HypersphericalEnergyState")
+    >>> round(float(own.energy), 4)
     0.75
     >>> bool(updates["Dense_0"]["kernel"][1, 0] < 0)  # away from the other neuron
     True
+
+    Two of them, one of which only monitors:
+
+    >>> monitor = add_hyperspherical_energy(0.0, Riesz(1.0))
+    >>> tx = optax.chain(monitor, tx)
+    >>> updates, state = tx.update(grads, tx.init(params), params)
+    >>> found = optax.tree.get_all_with_path(state, "HypersphericalEnergyState")
+    >>> [round(float(own.energy), 4) for path, own in found]
+    [0.7826, 0.75]
 
   References:
     Liu et al., `Learning towards Minimum Hyperspherical Energy

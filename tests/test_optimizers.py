@@ -1,4 +1,4 @@
-"""The energy in a whole optimizer: what it costs, and how it is read and steered."""
+"""The energy in a whole optimizer: what it costs, and what goes in."""
 
 import functools
 import inspect
