@@ -154,8 +154,8 @@ def relative_excess(
   Returns:
     Relative excess ``[*batch]``. NaN where random directions have infinite
     energy (chordal Riesz with s >= d - 1), or the same energy as the best. That NaN
-    is an answer, and no error under ``jax_debug_nans``; only ``jit``, which checks
-    whatever it returns, then wants to be called within ``jax.debug_nans(False)``.
+    is an answer, and no error under ``jax_debug_nans``; but ``jit`` and ``vmap``
+    check it again, and then want to be called within ``jax.debug_nans(False)``.
 
   Raises:
     ValueError: fewer than two neurons, or wrong rank; and what
