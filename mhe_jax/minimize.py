@@ -1,18 +1,24 @@
 """Points of least energy on the sphere: the Thomson problem and its relatives."""
 
+import dataclasses
 import functools
+import math
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+import scipy.special
 
 from mhe_jax.checks import check_count
 from mhe_jax.energy import hyperspherical_energy
-from mhe_jax.potentials import Potential, Riesz, check_potential
+from mhe_jax.potentials import Gaussian, Potential, Riesz, check_potential
 from mhe_jax.sphere import normalize
 
 _PATIENCE = 20  # Steps without a new least energy, after which a start ends.
+# Exponents of pair energies, in units of that of the largest float: what is left is
+# for the number of pairs, and for slopes.
+_LARGEST, _DEEPEST = 0.65, 0.45
 
 
 def minimize_energy(
@@ -37,6 +43,11 @@ def minimize_energy(
   space) or n <= d (half-space) one start suffices; so does it for class
   prototypes in many dimensions, where all minima are alike in quality.
 
+  Riesz and Gaussian energies are minimized by their logarithm, which fits floats for
+  every s, and without softening: any two distinct vectors repel. None end within it of
+  each other, unless there is no room (d = 1 and n > 2; on the circle, n in thousands
+  in float32). A softening that a potential of another class has may hide a pair.
+
   Args:
     key: a PRNG key.
     n: number of vectors, at least 1.
@@ -48,14 +59,19 @@ def minimize_energy(
     num_restarts: number of independent starts. Default: 8, or 1 where n * d is
       above 10,000.
     max_steps: most L-BFGS steps of a start.
-    tolerance: a start ends when no component of the force on a vector, the
-      gradient of its mean energy to the others, is larger than this times the
-      magnitude of the mean energy (or 1 if that is larger). Default: 1e-11 in
-      float64, 2e-5 in float32. It ends too after 20 steps without a lower energy.
+    tolerance: a start ends when no component of the force on a vector is larger than
+      this, or this times what is minimized if that is larger than 1 in magnitude:
+      the mean energy, and of a Riesz (s > 0) or Gaussian potential log(mean energy)
+      divided by s or t. The force is n / 2 times its gradient. Default: 1e-11 in
+      float64, 2e-5 in float32. It ends too after 20 steps without a lower value.
     dtype: float32 or float64; the default is JAX's default float type.
 
   Returns:
-    The vectors ``[n, d]``, of unit norm, and their energy, a scalar.
+    The vectors ``[n, d]``, of unit norm, and their energy, a scalar: what
+    :func:`hyperspherical_energy` gives for them. It is finite also of vectors that
+    coincide. Where even the least energy does not fit the dtype (float32: beyond
+    1e36), the vectors are as good, but the energy is softened, or infinite; where
+    it underflows, it is 0.
 
   Raises:
     ValueError: an argument is out of range.
@@ -96,45 +112,141 @@ def minimize_energy(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _best_of(starts, potential, half_space, reduction, max_steps, tolerance):
-  def energy(x, reduction: Any = "mean"):
-    return hyperspherical_energy(
-      x, potential, half_space=half_space, reduction=reduction
-    )
+  _, n, d = starts.shape
+  objective = _objective(potential, half_space, n, d, starts.dtype)
+  ends, values = jax.vmap(lambda x: _lbfgs(objective, x, max_steps, tolerance))(starts)
+  best = normalize(ends[jnp.argmin(values)])
+  energy = hyperspherical_energy(
+    best, potential, half_space=half_space, reduction=reduction
+  )
+  return best, energy
 
-  ends = jax.vmap(lambda x: _lbfgs(energy, x, max_steps, tolerance))(starts)
-  energies = jax.vmap(energy)(ends)
-  best = normalize(ends[jnp.argmin(energies)])
-  return best, energy(best, reduction)
+
+def _objective(potential, half_space, n, d, dtype):
+  """A function of the vectors that is least where the energy is, and fits floats.
+
+  Of a pair energy f = exp(k g) it is log(mean f) / k, which goes as g for every k. For
+  Riesz energies that is minus the logarithm of the power mean of the distances.
+  """
+  # Where rounding is as large as r itself.
+  floor = 8.0 * float(jnp.finfo(dtype).eps)
+  unit = _widest(n, d, half_space)
+  if type(potential) is Gaussian:
+    # A steeper one could not tell pairs at the distance that all can keep from 0.
+    g, k = _Opposite(), min(potential.t, (_LARGEST + _DEEPEST) * _log_max(dtype) / unit)
+  elif type(potential) is Riesz:  # Whatever its softening, which exerts no force.
+    g, k = _Tangent(Riesz(0.0, potential.metric, eps=floor / 2), floor), potential.s
+  else:
+    g, k = _Tangent(potential, floor), 0.0
+
+  def mean(x, potential):
+    x = x.astype(dtype)  # Of float32 optax's line search makes float64, if enabled.
+    return hyperspherical_energy(x, potential, half_space=half_space)
+
+  if k == 0:  # The limit is the mean of g.
+    return lambda x: mean(x, g)
+  f = _Exponential(g, k, unit)
+  tiny = float(jnp.finfo(dtype).tiny)  # One vector has no pair, and a mean of 0.
+  return lambda x: jnp.log(jnp.maximum(mean(x, f), tiny)) / k
 
 
-def _lbfgs(energy, start, max_steps, tolerance):
-  """Minimizes ``energy`` from ``start``, in the space around the sphere."""
+def _widest(n, d, half_space):
+  """A squared distance that the closest of n points, or lines, cannot exceed.
+
+  The smaller of two bounds. The mean squared distance is at most that of a simplex, of
+  lines that of orthogonal ones; and caps of half the angle must fit onto the sphere.
+  """
+  simplex = 2.0 if half_space else 2.0 * n / max(n - 1, 1)
+  num_caps = max(2, 2 * n if half_space else n)
+  caps = 4.0 * scipy.special.betaincinv(max(d - 1, 1) / 2, 0.5, 2.0 / num_caps)
+  return float(min(simplex, caps))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opposite(Potential):
+  """The logarithm of Gaussian(1)."""
+
+  def value(self, r):
+    return -r
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tangent(Potential):
+  """``potential``, and closer than ``floor`` its tangent there: every pair repels."""
+
+  potential: Potential
+  floor: float
+
+  def value(self, r):
+    z = jnp.maximum(r, self.floor)
+    return self.potential.value(z) + self.potential.slope(z) * (r - z)
+
+  def slope(self, r):
+    return self.potential.slope(jnp.maximum(r, self.floor))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Exponential(Potential):
+  """exp(k g(r)) up to a factor, and where it is too large for floats its tangent in g.
+
+  At ``unit``, which the closest pair never exceeds, it is small, but no underflow.
+  """
+
+  g: Potential
+  k: float
+  unit: float
+
+  def value(self, r):
+    exponent, capped = self._exponents(r)
+    return jnp.exp(capped) * (1.0 + (exponent - capped))
+
+  def slope(self, r):
+    _, capped = self._exponents(r)
+    return jnp.exp(capped) * (self.k * self.g.slope(r))
+
+  def _exponents(self, r):
+    log_max = _log_max(r.dtype)
+    excess = self.g.value(r) - self.g.value(jnp.asarray(self.unit, r.dtype))
+    exponent = self.k * excess - min(self.k, _DEEPEST * log_max)
+    return exponent, jnp.minimum(exponent, _LARGEST * log_max)
+
+
+def _log_max(dtype):
+  return math.log(float(jnp.finfo(dtype).max))
+
+
+def _lbfgs(objective, start, max_steps, tolerance):
+  """Minimizes from ``start``, in the space around the sphere: best point and value."""
   optimizer = optax.lbfgs()
-  value_and_grad = optax.value_and_grad_from_state(energy)
+  value_and_grad = optax.value_and_grad_from_state(objective)
 
   def step(carry):
-    x, state, best, since_best, count, _ = carry
+    x, state, best, least, since_best, count, _ = carry
     value, grad = value_and_grad(x, state=state)
     steps: Any  # An array here, as x is; optax says a tree.
     steps, state = optimizer.update(
-      grad, state, x, value=value, grad=grad, value_fn=energy
+      grad, state, x, value=value, grad=grad, value_fn=objective
     )
     # n / 2 turns the gradient of the mean over pairs into that over a vector's own.
     force = 0.5 * len(x) * jnp.max(jnp.abs(jnp.asarray(grad)))
     # A potential with a kink (geodesic, at the antipode) can have a minimum where
     # the force does not vanish: there only the energy tells the end.
-    since_best = jnp.where(value < best, 0, since_best + 1)
+    since_best = jnp.where(value < least, 0, since_best + 1)
+    least = jnp.where(value < least, value, least)
+    # Among equals up to rounding the last: the force tells it from the others. No NaN.
+    rounding = 8.0 * float(jnp.finfo(x.dtype).eps) * jnp.maximum(jnp.abs(value), 1.0)
+    best = jnp.where(value <= least + rounding, x, best)
     converged = force <= tolerance * jnp.maximum(jnp.abs(value), 1.0)
     done = converged | (since_best >= _PATIENCE)
-    x = jnp.where(done, x, x + steps)
-    return x, state, jnp.minimum(value, best), since_best, count + 1, done
+    return x + steps, state, best, least, since_best, count + 1, done
 
   def unfinished(carry):
     *_, count, done = carry
     return ~done & (count < max_steps)
 
   x = normalize(start)
-  best = jnp.full((), jnp.inf, x.dtype)
   zero = jnp.zeros((), jnp.int32)
-  carry = (x, optimizer.init(x), best, zero, zero, jnp.array(False))
-  return jax.lax.while_loop(unfinished, step, carry)[0]
+  least = jnp.full((), jnp.inf, x.dtype)
+  carry = (x, optimizer.init(x), x, least, zero, zero, jnp.array(False))
+  _, _, best, least, *_ = jax.lax.while_loop(unfinished, step, carry)
+  return best, least

@@ -7,6 +7,7 @@ import pytest
 
 from mhe_jax import (
   Gaussian,
+  Potential,
   Riesz,
   energy_lower_bound,
   hyperspherical_energy,
@@ -45,6 +46,17 @@ minimize = jax.jit(
 
 def cosines(w):
   return np.asarray(w @ w.T)
+
+
+def distances(w):
+  """Between all pairs, in float64, by differences."""
+  w = np.asarray(w, np.float64)
+  first, second = np.triu_indices(len(w), 1)
+  return np.linalg.norm(w[first] - w[second], axis=1)
+
+
+def smallest_angle(w):
+  return 2 * np.degrees(np.arcsin(distances(w).min() / 2))
 
 
 @pytest.mark.parametrize("s", (0, 1, 2))
@@ -120,6 +132,116 @@ def test_class_prototypes(key):
   assert (float(energy) - bound) / (random - bound) < 0.65
   # Of random points it is 200^-1/2 = 0.07.
   assert float(jnp.linalg.norm(points.mean(0))) < 2e-3
+
+
+class InverseDistance(Potential):
+  """Riesz(1), softened by its author, who did not expect it to be asked for more."""
+
+  def value(self, r):
+    return jax.lax.rsqrt(jnp.maximum(r, 1e-12))
+
+
+class NanWhereClose(Potential):
+  def value(self, r):
+    return jnp.where(r < 0.0034, jnp.nan, 1 / r)
+
+
+@pytest.mark.parametrize(
+  "potential, half_space, angle",
+  [
+    (Riesz(0.0), False, 18.0),
+    (Riesz(1.0), False, 18.5),
+    (Riesz(2.0), False, 19.0),
+    (Riesz(5.0), False, 19.5),
+    (Riesz(30.0), False, 20.0),
+    (Riesz(1.0, "geodesic"), False, 18.5),
+    (Riesz(1.0, eps=1.0), False, 18.5),  # As if the softening were none.
+    (Riesz(2.0), True, 12.0),
+    (InverseDistance(), False, 18.5),
+  ],
+  ids=str,
+)
+def test_no_two_points_coincide_in_float32(potential, half_space, angle):
+  """Single starts: many, because a line search that jumps into another point is rare.
+
+  100 points, whose best packing is one of about 21 degrees.
+  """
+  keys = jax.random.split(jax.random.key(1), 8)
+  sets, energies = jax.vmap(
+    lambda key: minimize(
+      key, 100, 3, potential, half_space=half_space, num_restarts=1, dtype="float32"
+    )
+  )(keys)
+  assert np.ptp(energies) < 5e-3 * abs(np.mean(energies)) or potential == Riesz(30.0)
+  for points in sets:
+    both = np.concatenate([points, -points]) if half_space else points
+    assert smallest_angle(both) > angle
+
+
+@pytest.mark.parametrize("s, least", ((1, 18438.9), (2, 24814.0)))
+def test_two_hundred_points_in_float32(key, s, least):
+  """Their energy is that of the points, and near the least known."""
+  points, energy = minimize(key, 200, 3, Riesz(s), num_restarts=1, dtype="float32")
+  assert float(energy) == pytest.approx((distances(points) ** -s).sum(), rel=1e-5)
+  assert least < float(energy) < least * (1 + 5e-4)
+
+
+# The best packing of 24 points, the snub cube, has 43.69 degrees.
+@pytest.mark.parametrize(
+  "potential, dtype, angle",
+  [
+    (Riesz(10.0), "float32", 42.9),
+    (Riesz(100.0), "float32", 43.6),
+    (Riesz(1000.0), "float32", 43.68),
+    (Riesz(1000.0), "float64", 43.68),
+    (Riesz(100.0, "geodesic"), "float32", 43.6),
+    (Gaussian(20.0), "float32", 42.5),
+    (Gaussian(1000.0), "float32", 43.0),  # Its energies underflow.
+  ],
+  ids=str,
+)
+def test_steep_potentials_pack(key, potential, dtype, angle):
+  points, energy = minimize(key, 24, 3, potential, dtype=dtype)
+  assert angle < smallest_angle(points) < 43.6908
+  given = hyperspherical_energy(points, potential, reduction="sum")
+  assert float(energy) == pytest.approx(float(given), rel=1e-3)
+  if potential in (Riesz(10.0), Riesz(100.0)):
+    assert float(energy) == pytest.approx(
+      (distances(points) ** -potential.s).sum(), rel=1e-4
+    )
+  if potential == Riesz(10.0):
+    assert float(energy) == pytest.approx(1149.795, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+def test_a_start_that_is_nan_never_wins(dtype):
+  key = jax.random.key(9)
+  starts = jax.random.normal(key, (8, 24, 3), dtype)
+  energies = hyperspherical_energy(starts, NanWhereClose())
+  assert np.isnan(energies[0])
+  assert 0 < np.isnan(energies).sum() < 8
+  points, energy = minimize(key, 24, 3, NanWhereClose(), dtype=dtype)
+  assert smallest_angle(points) > 40
+  assert float(energy) == pytest.approx((distances(points) ** -2).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  "s, dtype", ((0.0, "float64"), (1.0, "float32"), (1000.0, "float32"))
+)
+def test_three_points_on_a_line_must_coincide(key, s, dtype):
+  """Two of them, and not all: the energy is that of their softening, and finite."""
+  points, energy = minimize(key, 3, 1, Riesz(s), dtype=dtype)
+  assert abs(points.sum()) == 1
+  pair = Riesz(s).value(jnp.array([0.0, 4.0, 4.0], dtype)).sum()
+  assert float(energy) == pytest.approx(float(pair), rel=1e-5)
+  assert np.isfinite(energy)
+
+
+@pytest.mark.parametrize("s", (0.0, 1.0, 4.0))
+def test_many_points_on_a_circle_are_apart(key, s):
+  """Where no point can pass another: equal angles, of 3.6 degrees."""
+  points, _ = minimize(key, 100, 2, Riesz(s), num_restarts=2, dtype="float32")
+  assert smallest_angle(points) > 3.5
 
 
 @pytest.mark.parametrize(
