@@ -883,3 +883,165 @@ def test_inputs_of_a_module_that_has_its_parameters():
 def test_rules_must_be_rules():
   with pytest.raises(TypeError, match="rules must be"):
     net_rules("head/kernel")
+
+
+# --- found by trying to break it -----------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["up/kernel", ".*"])
+def test_a_rule_before_those_of_a_model_keeps_their_axes(pattern):
+  params = init_net()
+  rules = [LayerRule(pattern, role="output", weight=2.0), *net_rules()]
+  rows = neuron_matrices(params, rules)["up/kernel"]
+  np.testing.assert_array_equal(rows, second_last(4)(params["up"]["kernel"]))
+  assert describe(params, rules=rules)["up/kernel"].role == "output"
+
+
+def test_a_rule_before_those_of_a_model_wakes_nothing_that_is_no_neurons():
+  model, x = TwoTables(), normal((1, 5, 5, 3))
+  params = init(model, x)["params"]
+  rules = [LayerRule(".*", weight=2.0), *layer_rules(model, x)]
+  assert list(neuron_matrices(params, rules)) == ["Dense_0/kernel"]
+
+
+@pytest.mark.parametrize(
+  "rule",
+  [
+    LayerRule("head/kernel", NeuronAxes(-1)),
+    LayerRule("head/kernel", role="skip"),
+    LayerRule("head/kernel", NeuronAxes(0), optional=True),
+    LayerRule("params/head/kernel", role="skip", optional=True),
+  ],
+)
+def test_rules_of_the_user_fit_every_tree_too(rule):
+  params, rules = init_net(), net_rules(rule, LayerRule(".*kernel", weight=2.0))
+  kernel = params["head"]["kernel"]
+  for tree, path in (
+    (params, "head/kernel"),
+    ({"params": params}, "params/head/kernel"),
+  ):
+    matrices = neuron_matrices(tree, rules)
+    assert (path in matrices) == (rule.role != "skip")
+    if rule.axes is not None:
+      expected = kernel if rule.axes == NeuronAxes(0) else kernel.T
+      np.testing.assert_array_equal(matrices[path], expected)
+  assert list(neuron_matrices({"up": params["up"]}, rules)) == ["up/kernel"]
+
+
+def test_two_stacks_of_one_length_along_different_axes():
+  class Two(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      def stack(axis, features, name):
+        lifted = nn.vmap(
+          nn.Dense, variable_axes={"params": axis}, split_rngs={"params": True},
+          in_axes=None, axis_size=4,
+        )  # fmt: skip
+        return lifted(features, name=name, **OFF)
+
+      y = stack(0, 4, "enc")(x).mean(0)
+      return stack(1, 4, "dec")(y)
+
+  with pytest.raises(ValueError, match=r"1 parameter .*[^@]*'dec/kernel'"):
+    layer_rules(Two(), normal((2, 5)))
+
+
+@pytest.mark.parametrize("library", ["nnx", "equinox"])
+def test_a_class_that_the_tree_contradicts_is_an_error(library):
+  if library == "nnx":
+    model = nnx_init(lambda r: nnx.Linear(3, 5, rngs=r))
+    model.kernel = nnx.Param(normal((5, 3)))
+  else:
+    model = eqx.nn.Linear(3, 5, **K)
+    model = eqx.tree_at(lambda m: m.weight, model, normal((3, 5)))
+  for function in (layer_rules, neuron_matrices):
+    with pytest.raises(ValueError, match="by its class"):
+      function(model)
+
+
+def test_a_subclass_with_a_kernel_of_other_rank():
+  class Experts(nn.Dense):
+    @nn.compact
+    def __call__(self, x):
+      kernel = self.param("kernel", nn.initializers.normal(), (3, 4, 5), F32)
+      return jnp.einsum("bd,edf->bef", x, kernel)
+
+  with pytest.raises(ValueError, match=r"'kernel', shape \(3, 4, 5\), a dense layer"):
+    layer_rules(Experts(5), normal((2, 4)))
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize(
+  ("subscripts", "shape", "expected"),
+  [
+    ("...d,...hd->...h", (6, 4), (6, 4)),
+    ("bd,dh->bdh", (4, 6), None),
+    ("bd,df->bf", (4, 6), (6, 4)),
+  ],
+)
+def test_einsums_that_say_more_or_less(subscripts, shape, expected):
+  model, x = nn.Einsum(shape, subscripts, **OFF), normal((2, 4))
+  if expected is None:
+    with pytest.raises(ValueError, match="an einsum 'bd,dh->bdh'"):
+      layer_rules(model, x)
+  else:
+    params = init(model, x)["params"]
+    assert neuron_matrices(params, layer_rules(model, x))["kernel"].shape == expected
+
+
+def test_haiku_modules_of_one_name_in_and_out_of_a_lifted_function():
+  def forward(x):
+    x = hk.experimental.layer_stack(3)(lambda x: hk.Linear(4)(x))(x)  # noqa: PLW0108
+    return hk.Linear(5)(x)
+
+  model, x = hk.transform(forward), normal((2, 4))
+  params = init(model, x)
+  with pytest.warns(UserWarning, match="__layer_stack"):
+    network_energy(params, rules=layer_rules(model, x))
+  check(params, layer_rules(model, x), {"linear/w": last(2)})
+
+
+def test_a_projection_in_a_subclass_of_an_lstm_has_no_gates():
+  class Projected(hk.LSTM):
+    def __call__(self, x, state):
+      y, state = super().__call__(x, state)
+      return hk.Linear(8, name="proj")(y), state
+
+  model = hk.transform(core(lambda: Projected(4, name="cell")))
+  x = normal((2, 3))
+  with jax.numpy_dtype_promotion("standard"):
+    params, rules = init(model, x), layer_rules(model, x)
+  check(params, rules, {"cell/linear/w": last(2, groups=4), "cell/proj/w": last(2)})
+
+
+def test_nnx_modules_in_a_dict():
+  make = lambda r: nnx.Conv(4, 6, (3, 3), feature_group_count=2, rngs=r)  # noqa: E731
+  models = {"gen": nnx_init(make), "disc": nnx_init(make)}
+  for rules in (None, layer_rules(models)):
+    matrices = neuron_matrices(models, rules)
+    assert {k: w.shape for k, w in matrices.items()} == {
+      "disc/kernel": (2, 3, 18),
+      "gen/kernel": (2, 3, 18),
+    }
+
+
+def test_keyword_arguments_of_init():
+  class Keyword(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+      return nn.Dropout(0.5, deterministic=not train)(nn.Dense(3)(x))
+
+  (rule,) = layer_rules(Keyword(), normal((2, 4)), train=False)
+  assert rule.matches("params/Dense_0/kernel")
+  with pytest.raises(TypeError, match="got 1 inputs"):
+    layer_rules(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), train=False)
+
+
+def test_multi_transform():
+  def forward():
+    linear = hk.Linear(5)
+    return linear, (linear,)
+
+  model, x = hk.multi_transform(forward), normal((2, 3))
+  (rule,) = layer_rules(model, x)
+  assert rule.matches("linear/w")

@@ -113,6 +113,9 @@ def test_gates_of_a_cell():
     ("ConvTranspose_0", (3, 3, 4, 4), (4,)),
     ("up_deconv", (3, 3, 4, 4), (4,)),
     ("up", (3, 4, 4), (4,)),
+    ("up", (3, 3, 8, 4), None),
+    ("up_2", (3, 3, 8, 4), None),
+    ("o_proj", (8, 8, 64, 16), None),
     ("proj", (2, 2, 3), (2, 3)),
     ("ScanB_0/q_proj", (8, 3, 2, 4), None),
     ("VmapConv_0", (3, 3, 3, 4, 8), None),
@@ -161,7 +164,9 @@ def test_layers_of_a_scan_along_another_axis_are_an_error():
     "Dense_0": {"kernel": normal((8, 3, 6))},
     "norm": {"scale": normal((6, 3))},
   }
-  with pytest.raises(ValueError, match="layers of 'ScanBlock_0' along another axis"):
+  with pytest.raises(
+    ValueError, match="layers of 'ScanBlock_0' perhaps along another axis"
+  ):
     neuron_matrices({"ScanBlock_0": block})
 
 
@@ -220,6 +225,38 @@ def test_depthwise_convolutions_by_name(name):
   assert "depthwise" in describe(params).skipped[f"{name}/kernel"]
 
 
+def test_lifted_layers_that_agree_along_two_axes_are_an_error():
+  block = {name: {"kernel": normal((8, 3, 8))} for name in ("gate", "up_proj")}
+  with pytest.raises(ValueError, match="2 parameters"):
+    neuron_matrices({"ScanBlock_0": block})
+  # A class that only begins as a lifted one.
+  net = {"Conv_0": {"kernel": normal((3, 3, 3, 8))}}
+  net["Conv_1"] = {"kernel": normal((3, 3, 8, 8))}
+  with pytest.raises(ValueError, match="2 parameters"):
+    neuron_matrices({"ScanNet_0": net})
+
+
+@pytest.mark.parametrize(
+  ("path", "shape", "bias"), [("up2", (2, 2, 4, 3), (4,)), ("x", (3, 3, 4, 3), (4,))]
+)
+def test_a_masked_bias_leaves_a_choice(path, shape, bias):
+  params = tree(path, shape, bias)
+  assert neuron_matrices(params)[f"{path}/kernel"].shape[0] == 4
+  params[path]["bias"] = optax.MaskedNode()
+  with pytest.raises(ValueError, match="a bias that is masked"):
+    neuron_matrices(params)
+  conv = tree("Conv_0", (3, 3, 4, 8))
+  conv["Conv_0"]["bias"] = optax.MaskedNode()
+  assert neuron_matrices(conv)["Conv_0/kernel"].shape == (8, 36)
+
+
+def test_gates_of_a_cell_that_is_masked_in_part():
+  cell = {"dense_i": {"kernel": normal((5, 12))}}
+  cell["dense_h"] = {"kernel": optax.MaskedNode()}
+  with pytest.raises(ValueError, match="perhaps a cell's gates"):
+    neuron_matrices(cell)
+
+
 # --- flat trees ------------------------------------------------------------------
 
 
@@ -255,6 +292,42 @@ def test_a_rule_that_never_wins_is_an_error():
   assert describe(params, rules=[head, general])["head/kernel"].role == "output"
   with pytest.raises(ValueError, match="never wins"):
     network_energy(params, rules=[head, LayerRule("head/kernel", weight=2.0)])
+
+
+def test_of_a_rule_without_axes_the_next_that_has_some_reads():
+  params = {**tree("body", (5, 4)), **tree("head", (4, 3))}
+  rules = [
+    LayerRule("head/kernel", role="output"),
+    LayerRule(".*/kernel", NeuronAxes(0)),
+  ]
+  row = describe(params, rules=rules)["head/kernel"]
+  assert (row.role, row.n) == ("output", 4)
+
+
+def test_rules_below_a_masked_branch():
+  params = {**tree("enc", (5, 4)), "dec": optax.MaskedNode()}
+  for pattern in (".*/kernel", "(dec/kernel|foo/kernel)", "(?:dec/a|dec/b)/kernel"):
+    rules = [LayerRule("enc/.*", weight=3.0), LayerRule(pattern, weight=2.0)]
+    assert list(neuron_matrices(params, rules)) == ["enc/kernel"]
+
+
+def test_a_classifier_with_one_output():
+  params = {**tree("body", (5, 4)), **tree("head", (4, 1))}
+  rules = [LayerRule("head/kernel", role="output")]
+  assert list(neuron_matrices(params, rules)) == ["body/kernel"]
+
+
+@pytest.mark.parametrize("pattern", [re.compile("a"), b"a", 3, None])
+def test_a_pattern_is_a_string(pattern):
+  with pytest.raises(ValueError, match="not a regular expression"):
+    LayerRule(pattern)
+
+
+@pytest.mark.parametrize("weight", [np.float32(2.0), jnp.float32(2.0), 2])
+def test_a_weight_is_a_plain_number(weight):
+  rule = LayerRule("a", weight=weight)
+  assert repr(rule) == "LayerRule('a', weight=2.0)"
+  assert hash(rule) == hash(LayerRule("a", weight=2.0))
 
 
 def test_an_optional_rule_may_match_nothing():

@@ -11,6 +11,7 @@ from mhe_jax.layers.names import (
   DEPTHWISE,
   POSITIONS,
   UnreadableError,
+  guesses,
   is_position_table,
 )
 
@@ -26,12 +27,12 @@ class Known:
   Attributes:
     path: keys from the root to it.
     shape: that it has in one layer, without the axes of stacks.
-    axes: of this shape, or the reason why it has no neurons.
+    axes: of this shape, or the reason why it has no neurons, or why nobody can tell.
   """
 
   path: Path
   shape: tuple[int, ...]
-  axes: NeuronAxes | str
+  axes: Reading
 
 
 def readings_of(
@@ -43,22 +44,26 @@ def readings_of(
   Where equal sizes leave a choice, the other parameters decide, if they agree.
   """
   readings: dict[Path, Reading] = {}
-  open_, settled = [], {}
+  open_, settled = [], []
   for param in known:
     shape = shapes.get(param.path)
     if shape is None:
       continue
-    if isinstance(param.axes, str):
+    if not isinstance(param.axes, NeuronAxes):
       readings[param.path] = param.axes
       continue
     stacks = stack_axes(param.shape, shape)
     if len(stacks) == 1:
-      settled.setdefault(_sizes(shape, stacks[0]), set()).add(stacks[0])
+      settled.append((param.path, _sizes(shape, stacks[0]), stacks[0]))
       readings[param.path] = _stacked(param, stacks[0], shape)
     elif stacks:
       open_.append((param, shape, stacks))
+    else:
+      readings[param.path] = UnreadableError(
+        f"of shape {param.shape} by its class", *guesses(shape)
+      )
   for param, shape, stacks in open_:
-    agreed = [a for a in stacks if settled.get(_sizes(shape, a)) == {a}]
+    agreed = [a for a in stacks if _nearest(param, shape, a, settled) == {a}]
     if len(agreed) == 1:
       readings[param.path] = _stacked(param, agreed[0], shape)
     else:
@@ -67,6 +72,22 @@ def readings_of(
         *(_stacked(param, stack, shape) for stack in stacks),
       )
   return readings
+
+
+def _nearest(param, shape, stack, settled):
+  """Axes of the stacks of these sizes in the smallest subtree that has one.
+
+  Not in the whole tree: there, two stacks of as many layers may differ.
+  """
+  for end in range(len(param.path) - 1, 0, -1):
+    found = {
+      axes
+      for path, sizes, axes in settled
+      if path[:end] == param.path[:end] and sizes == _sizes(shape, stack)
+    }
+    if found:
+      return found
+  return set()
 
 
 def _sizes(shape, stack):
@@ -78,7 +99,9 @@ def _stacked(param, stack, shape):
 
 
 def dense(path: Path, shape: tuple[int, ...], *, neurons: int = -1) -> Known:
-  """Of a dense layer, of two axes."""
+  """Of a dense layer, of two axes; a subclass may have others."""
+  if len(shape) != 2:
+    return Known(path, shape, UnreadableError("a dense layer", *guesses(shape)))
   return Known(path, shape, NeuronAxes(neurons))
 
 
@@ -98,34 +121,36 @@ def embedding(path: Path, shape: tuple[int, ...]) -> Known:
   return Known(path, shape, axes)
 
 
-def einsum(path: Path, shape: tuple[int, ...], subscripts: str) -> Known | None:
-  """Of ``jnp.einsum(subscripts, x, kernel)``; None if these leave a choice.
+def einsum(path: Path, shape: tuple[int, ...], subscripts: str) -> Known:
+  """Of ``jnp.einsum(subscripts, x, kernel)``.
 
   What the kernel shares with the output alone indexes neurons, what it shares with
   both indexes independent layers, and the rest is summed over: features.
   """
-  operands, _, out = subscripts.replace(" ", "").partition("->")
+  operands, _, out = subscripts.replace(" ", "").replace("...", "").partition("->")
   inputs, _, kernel = operands.partition(",")
-  if not kernel.isalpha() or len(kernel) != len(shape):
-    return None
   neurons = tuple(i for i, x in enumerate(kernel) if x in out and x not in inputs)
   batch = tuple(i for i, x in enumerate(kernel) if x in out and x in inputs)
-  if not neurons or len(neurons) + len(batch) == len(kernel):
-    return None
+  is_plain = kernel.isalpha() and len(kernel) == len(shape)
+  if not is_plain or not neurons or len(neurons) + len(batch) == len(kernel):
+    error = UnreadableError(f"an einsum {subscripts!r}", *guesses(shape))
+    return Known(path, shape, error)
   negative = tuple(i - len(kernel) for i in neurons)
   return Known(path, shape, NeuronAxes(negative, batch))
 
 
-def with_gates(known: dict[Path, Known], path: Path, gates: int) -> None:
-  """Says of a parameter that is known already that it holds all gates of a cell."""
-  param = known.get(path)
-  if param is not None and isinstance(param.axes, NeuronAxes):
-    axes = dataclasses.replace(param.axes, groups=gates)
-    known[path] = dataclasses.replace(param, axes=axes)
+def with_gates(param: Known, gates: int) -> Known:
+  """The same parameter, of which the class of a cell says that it holds all gates."""
+  if not isinstance(param.axes, NeuronAxes):
+    return param
+  axes = dataclasses.replace(param.axes, groups=gates)
+  return dataclasses.replace(param, axes=axes)
 
 
-def abstract_init(init: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
-  """The tree of shapes of ``init(key, *inputs)``, for nothing.
+def abstract_init(
+  init: Callable[..., Any], inputs: tuple[Any, ...], options: Mapping[str, Any]
+) -> Any:
+  """The tree of shapes of ``init(key, *inputs, **options)``, for nothing.
 
   Arrays among the inputs may be abstract; the rest (``train=True``) stays what it is.
   """
@@ -133,8 +158,7 @@ def abstract_init(init: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
   arrays = {i: x for i, x in enumerate(leaves) if hasattr(x, "shape")}
 
   def init_with(key, arrays):
-    return init(
-      key, *treedef.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)])
-    )
+    whole = [arrays.get(i, x) for i, x in enumerate(leaves)]
+    return init(key, *treedef.unflatten(whole), **options)
 
   return jax.eval_shape(init_with, jax.random.key(0), arrays)

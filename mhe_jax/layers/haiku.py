@@ -17,14 +17,17 @@ from mhe_jax.layers.classes import (
 from mhe_jax.layers.names import DEPTHWISE
 
 _DEPTHWISE = (hk.DepthwiseConv1D, hk.DepthwiseConv2D, hk.DepthwiseConv3D)
+# Of their modules those that hold four gates.
+_FUSED = ("linear", "input_to_hidden", "hidden_to_hidden")
 _CONV_LSTMS = (hk.Conv1DLSTM, hk.Conv2DLSTM, hk.Conv3DLSTM)
 
 
 def known_parameters(
-  model: hk.Transformed | hk.TransformedWithState, *inputs: Any
+  model: Any, *inputs: Any, **options: Any
 ) -> tuple[list[Known], Any]:
   """Those of the modules of Haiku and of their subclasses, and the tree of shapes."""
-  known: dict[Path, Known] = {}
+  # By shape, too: inside hk.lift and layer_stack, other modules have the same names.
+  known: dict[tuple[Path, tuple[int, ...]], Known] = {}
 
   def record(next_method, args, kwargs, context):
     result = next_method(*args, **kwargs)
@@ -39,17 +42,24 @@ def known_parameters(
       if name.rpartition("/")[0] == module.module_name
     }
     for param in _parameters_of(module, path, own):
-      known.setdefault(param.path, param)
+      known.setdefault((param.path, param.shape), param)
     if isinstance(module, (hk.LSTM, *_CONV_LSTMS)):
-      for below in [p for p in known if p[: len(path)] == path]:
-        with_gates(known, below, 4)
+      for below, shape in list(known):
+        if below[:-2] == path and below[-2] in _FUSED:
+          key = (below, shape)
+          known[key] = with_gates(known[key], 4)
     return result
 
   with hk.intercept_methods(record):
-    shapes = abstract_init(model.init, inputs)
-  # With state, init returns both.
-  with_state = isinstance(model, hk.TransformedWithState)
-  return list(known.values()), shapes[0] if with_state else shapes
+    shapes = abstract_init(model.init, inputs, options)
+  if isinstance(model, (hk.TransformedWithState, hk.MultiTransformedWithState)):
+    shapes = shapes[0]
+  exact = {
+    (tuple(f"{module}/{name}".split("/")), tuple(x.shape))
+    for module, params in shapes.items()
+    for name, x in params.items()
+  }
+  return [param for key, param in known.items() if key in exact], shapes
 
 
 def _parameters_of(module, path, shapes):

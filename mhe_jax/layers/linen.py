@@ -18,7 +18,9 @@ from mhe_jax.layers.classes import (
 )
 
 
-def known_parameters(model: nn.Module, *inputs: Any) -> tuple[list[Known], Any]:
+def known_parameters(
+  model: nn.Module, *inputs: Any, **options: Any
+) -> tuple[list[Known], Any]:
   """Those of the modules of linen and of their subclasses, and the tree of shapes.
 
   Inside lifted transformations (``nn.scan``, ``nn.vmap``) a module sees the shapes
@@ -38,11 +40,13 @@ def known_parameters(model: nn.Module, *inputs: Any) -> tuple[list[Known], Any]:
       known.setdefault(param.path, param)
     if isinstance(module, nn.ConvLSTMCell):
       for name in ("ih", "hh"):
-        with_gates(known, (*module.path, name, "kernel"), 4)
+        kernel = (*module.path, name, "kernel")
+        if kernel in known:  # Not yet, in a method before.
+          known[kernel] = with_gates(known[kernel], 4)
     return result
 
   with nn.intercept_methods(record):
-    variables = abstract_init(model.init, inputs)
+    variables = abstract_init(model.init, inputs, options)
   return list(known.values()), dict(variables).get("params", {})
 
 
@@ -66,9 +70,7 @@ def _parameters_of(module, shapes, args, kwargs):
     yield Known(path, shape, NeuronAxes(-2 if module.transpose_kernel else -1))
   elif isinstance(module, nn.Einsum):
     given = kwargs.get("einsum_str", args[1] if len(args) > 1 else None)
-    param = einsum(path, shape, given or module.einsum_str or "")
-    if param is not None:
-      yield param
+    yield einsum(path, shape, given or module.einsum_str or "")
 
 
 def _count(features):

@@ -10,14 +10,17 @@ import jax
 
 from mhe_jax.layers.axes import NeuronAxes
 from mhe_jax.layers.classes import Path, Reading, readings_of
-from mhe_jax.layers.names import UnreadableError
-from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, winner
+from mhe_jax.layers.names import NOT_NEURONS, UnreadableError
+from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, reader, winner
 from mhe_jax.layers.select import raise_unreadable
-from mhe_jax.layers.trees import flatten, is_array, is_nnx_module
+from mhe_jax.layers.trees import flatten, is_array
 
 
 def layer_rules(
-  model: Any, *example_inputs: Any, rules: Sequence[LayerRule] = ()
+  model: Any,
+  *example_inputs: Any,
+  rules: Sequence[LayerRule] = (),
+  **options: Any,
 ) -> tuple[LayerRule, ...]:
   r"""Rules that say by class where the neurons of a model are.
 
@@ -38,6 +41,7 @@ def layer_rules(
       the key; arrays may be ``jax.ShapeDtypeStruct``. Nothing is computed.
     rules: your own, which come first. Where one has no ``axes``, role and weight are
       its, and the axes those of the class.
+    **options: keyword arguments of ``init``, such as ``train=False``.
 
   Returns:
     A tuple of :class:`LayerRule`, for the ``rules`` of all functions here.
@@ -67,41 +71,39 @@ def layer_rules(
     {'layers_0/kernel': (2, 4, 18), 'layers_1/kernel': (16, 32), 'layers_2/kernel': (10, 16)}
   """  # noqa: E501
   rules = check_rules(rules)
-  readings, shapes, library = _read(model, example_inputs)
-  # Every parameter under the name that a rule of the user's knows it by.
-  names = {
-    path: next((n for n in library.names(path) if winner(rules, n)), "/".join(path))
-    for path in shapes
-  }
+  readings, shapes, library = _read(model, example_inputs, options)
+  # Every parameter under the name that the first rule of the user's knows it by.
+  names = {path: library.name(path, rules) for path in shapes}
   won = {path: winner(rules, name) for path, name in names.items()}
+  says = {path: reader(rules, name) for path, name in names.items()}
   left_out = {
     path: why
-    for path, rule in won.items()
-    if (why := _why_not(path, shapes[path], readings, rule))
+    for path in shapes
+    if (why := _why_not(path, shapes[path], readings, says[path]))
   }
   check_matches(rules, list(names.values()), {names[p]: left_out[p] for p in left_out})
   written, unreadable, left = [], [], []
   for path, rule in won.items():
-    reading = readings.get(path)
-    if rule is not None and (rule.role == "skip" or rule.axes is not None):
-      left.append(rule)  # It says all itself.
+    reading, role, weight = readings.get(path), "hidden", 1.0
+    pattern, saying = library.pattern(path), says[path]
+    if rule is not None and saying is not None:
+      role, weight, reading = rule.role, rule.weight, saying.axes or reading
+    if saying is not None and saying.role == "skip":
+      reason = saying.reason or f"by rule {saying.pattern!r}"
+      written.append(LayerRule(pattern, role="skip", optional=True, reason=reason))
+    elif len(shapes[path]) < 2:
+      continue
     elif isinstance(reading, UnreadableError):
       unreadable.append(("/".join(path), shapes[path], reading))
     elif isinstance(reading, NeuronAxes):
-      role, weight = (rule.role, rule.weight) if rule else ("hidden", 1.0)
-      pattern = library.pattern(path)
       written.append(LayerRule(pattern, reading, role, weight, optional=True))
-    elif isinstance(reading, str) and path[-1] not in _NOT_NEURONS:
-      pattern = library.pattern(path)
+    elif isinstance(reading, str) and path[-1] not in NOT_NEURONS:
       written.append(LayerRule(pattern, role="skip", optional=True, reason=reading))
     elif rule is not None and path not in left_out:
-      left.append(rule)  # Of a parameter whose class is not known.
+      # Its class is not known: axes stay those of its name, or the last.
+      left.append(LayerRule(pattern, None, role, weight, optional=True))
   raise_unreadable(unreadable)
-  # Those written are of one parameter each, of which no rule left says anything.
-  return (*written, *(rule for rule in rules if rule in left))
-
-
-_NOT_NEURONS = ("bias", "scale")
+  return (*written, *left)
 
 
 def _why_not(path, shape, readings, rule) -> str:
@@ -112,7 +114,7 @@ def _why_not(path, shape, readings, rule) -> str:
     return ""
   if isinstance(readings.get(path), str):
     return readings[path]
-  return f"a {path[-1]}, not neurons" if path[-1] in _NOT_NEURONS else ""
+  return f"a {path[-1]}, not neurons" if path[-1] in NOT_NEURONS else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,58 +128,72 @@ class _Library:
     optional = [f"({re.escape(x)})?" if x else "" for x in (self.prefix, self.suffix)]
     return optional[0] + re.escape("/".join(path)) + optional[1]
 
-  def names(self, path: Path) -> list[str]:
+  def name(self, path: Path, rules: Sequence[LayerRule]) -> str:
+    """The name by which the earliest rule knows a parameter; the plain one if none."""
     name = "/".join(path)
-    return list(dict.fromkeys([name, f"{self.prefix}{name}"]))
+    names = (name, f"{self.prefix}{name}", f"{name}{self.suffix}")
+    return next((n for rule in rules for n in names if rule.matches(n)), name)
 
 
 def _read(
-  model, inputs
+  model, inputs, options
 ) -> tuple[dict[Path, Reading], dict[Path, tuple[int, ...]], _Library]:
   """Readings by class, the shapes of all parameters, and how paths are written."""
-  reader, library = _reader_of(model)
-  if reader is None:
+  known_parameters, library = _reader_of(model)
+  if known_parameters is None:
     raise TypeError(
       "model must be an nnx, linen or Equinox module, or the result of hk.transform, "
       f"got {type(model).__name__}; for a tree of parameters write LayerRules."
     )
-  known, params = reader(model, *inputs)
+  known, params = known_parameters(model, *inputs, **options)
   paths, leaves, _ = flatten(params)
   shapes = {p: tuple(x.shape) for p, x in zip(paths, leaves) if is_array(x)}
+  if any(f"{path[0]}/" == library.prefix for path in shapes if path):
+    library = _Library()  # A module of that name: the prefix could be it.
   return readings_of(known, shapes), shapes, library
 
 
 def _reader_of(model) -> tuple[Callable | None, _Library]:
   # Only what the user has imported can have made the model.
   linen, hk = sys.modules.get("flax.linen"), sys.modules.get("haiku")
-  if is_nnx_module(model):
-    from mhe_jax.layers import nnx  # noqa: PLC0415
-
-    # Checkpoints of a state have the arrays below the attribute ``value``.
-    return _without_inputs(nnx.known_parameters), _Library(suffix="/value")
+  nnx, eqx = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
   if linen is not None and isinstance(model, linen.Module):
     from mhe_jax.layers import linen as reader  # noqa: PLC0415
 
     return reader.known_parameters, _Library(prefix="params/")
-  if hk is not None and isinstance(model, (hk.Transformed, hk.TransformedWithState)):
+  if hk is not None and isinstance(
+    model,
+    hk.Transformed
+    | hk.TransformedWithState
+    | hk.MultiTransformed
+    | hk.MultiTransformedWithState,
+  ):
     from mhe_jax.layers import haiku as reader  # noqa: PLC0415
 
     return reader.known_parameters, _Library()
-  eqx = sys.modules.get("equinox")
-  is_module = lambda x: eqx is not None and isinstance(x, eqx.Module)  # noqa: E731
-  if any(map(is_module, jax.tree.leaves(model, is_leaf=is_module))):
+  if nnx is not None and _has(model, nnx.Module):
+    from mhe_jax.layers import nnx as reader  # noqa: PLC0415
+
+    # Checkpoints of a state have the arrays below the attribute ``value``.
+    return _without_inputs(reader.known_parameters), _Library(suffix="/value")
+  if eqx is not None and _has(model, eqx.Module):
     from mhe_jax.layers import equinox as reader  # noqa: PLC0415
 
     return _without_inputs(reader.known_parameters), _Library()
   return None, _Library()
 
 
+def _has(tree, cls) -> bool:
+  is_module = lambda x: isinstance(x, cls)  # noqa: E731
+  return any(map(is_module, jax.tree.leaves(tree, is_leaf=is_module)))
+
+
 def _without_inputs(known_parameters):
-  def read(model, *inputs):
-    if inputs:
+  def read(model, *inputs, **options):
+    if inputs or options:
       raise TypeError(
         "example_inputs are for linen and Haiku; an nnx or Equinox module has its "
-        f"parameters already, got {len(inputs)} inputs."
+        f"parameters already, got {len(inputs) + len(options)} inputs."
       )
     return known_parameters(model), model
 

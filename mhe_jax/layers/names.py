@@ -8,15 +8,19 @@ docs/layers.md has the table of what is read.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import cast
 
 from mhe_jax.layers.axes import NeuronAxes
 
 Shapes = Mapping[tuple[str, ...], tuple[int, ...]]
 
+# What Flax calls its weights, and what is beside them.
+WEIGHTS = ("kernel", "embedding", "lora_a", "lora_b")
+NOT_NEURONS = ("bias", "scale")
+
 UNKNOWN = "not a weight of Flax's modules; give a rule if it has neurons"
-DEPTHWISE = "a depthwise convolution, one filter for each channel, not neurons"
+DEPTHWISE = "a depthwise convolution, filters of single channels, not neurons"
 POSITIONS = "a relative position table, not neurons"
 _RELATIVE = re.compile(r"rel(ative)?_?(pos|attention)", re.IGNORECASE)
 _DEPTHWISE = re.compile(r"depthwise|dw_?conv", re.IGNORECASE)
@@ -24,8 +28,11 @@ _PROJECTIONS = ("query", "key", "value")
 _DENSE = re.compile(r"(Dense|DenseGeneral|Einsum)_\d+")
 _CONV = re.compile(r"conv", re.IGNORECASE)
 # Whose kernels may be (..., out, in), or of which each place has its own.
-_OTHER_CONV = re.compile(r"transpos|deconv|convlocal", re.IGNORECASE)
-_LARGEST_WINDOW = 11
+_OTHER_CONV = re.compile(
+  r"transpos|deconv|convlocal|^up(sampl(e|ing))?_?\d*$", re.IGNORECASE
+)
+# Of convolutions that exist; 6, 8 and 10 are rather numbers of layers or heads.
+_WINDOWS = (1, 2, 3, 4, 5, 7, 9, 11)
 # linen names a lifted module after its transformations: nn.scan(Block) is
 # "ScanBlock_0". Each stacks its layers, along a leading axis if nothing else is said.
 _LIFTED = re.compile(r"(?:Checkpoint|Remat)*(Scan|Vmap)(?=[A-Z])")
@@ -43,18 +50,23 @@ class UnreadableError(ValueError):
     self.candidates = tuple(dict.fromkeys(candidates))
 
 
-def layout_from_names(path: tuple[str, ...], shapes: Shapes) -> NeuronAxes | str:
+def layout_from_names(
+  path: tuple[str, ...],
+  shapes: Shapes,
+  masked: Collection[tuple[str, ...]] = (),
+) -> NeuronAxes | str:
   """The neuron axes of a Flax parameter, or the reason why it has none.
 
   Args:
     path: keys from the root to the parameter.
     shapes: of all parameters of the tree, by path.
+    masked: paths of parameters that the tree has, but not here.
 
   Raises:
     UnreadableError: there is a choice, or nothing fits.
   """
   shape, module = shapes[path], _name_of_module(path)
-  if not path or path[-1] not in ("kernel", "embedding", "lora_a", "lora_b"):
+  if not path or path[-1] not in WEIGHTS:
     return UNKNOWN
   if len(shape) < 2:
     return "fewer than two axes"
@@ -62,8 +74,11 @@ def layout_from_names(path: tuple[str, ...], shapes: Shapes) -> NeuronAxes | str
     if len(shape) > 2 and shape[-2] == 1 and _DEPTHWISE.search(_name_of_module(path)):
       return DEPTHWISE
     bias = shapes.get((*path[:-1], "bias"))
-    axes = _with_bias(path, shapes, bias) if bias else _without_bias(path, shapes)
-    return dataclasses.replace(axes, groups=_num_gates(path, shapes))
+    if bias:
+      axes = _with_bias(path, shapes, bias)
+    else:
+      axes = _without_bias(path, shapes, (*path[:-1], "bias") in masked)
+    return dataclasses.replace(axes, groups=_num_gates(path, shapes, masked))
   if is_position_table(module):
     return POSITIONS
   neurons = -2 if path[-1] == "embedding" else -1
@@ -104,8 +119,8 @@ def _with_bias(path, shapes, bias) -> NeuronAxes:
         f"{what}, in a tree with kernels of (out, in)", rows, NeuronAxes(-1)
       )
   if not readings:
-    guesses = others or _guesses(shape)
-    raise UnreadableError(f"{what} that fits no reading of Flax", *guesses)
+    some = others or guesses(shape)
+    raise UnreadableError(f"{what} that fits no reading of Flax", *some)
   if len(readings) > 1:
     raise UnreadableError(what, *readings)
   return readings[0]
@@ -136,7 +151,7 @@ def _other_stacks(shape, bias):
       yield neurons.stacked(len(layer), (axis,), len(shape))
 
 
-def _without_bias(path, shapes) -> NeuronAxes:
+def _without_bias(path, shapes, is_masked) -> NeuronAxes:
   shape, module = shapes[path], _name_of_module(path)
   num_stacked = _leading_stacks(path, shapes)
   layer, stack = shape[num_stacked:], tuple(range(num_stacked))
@@ -146,7 +161,7 @@ def _without_bias(path, shapes) -> NeuronAxes:
   is_conv = _CONV.search(module) and not _OTHER_CONV.search(module)
   if len(layer) == 2:  # Kernels of convolutions have more axes: here none is a stack.
     certain = not (num_stacked and is_conv)
-  elif _is_window(layer):
+  elif _is_window(layer) and not (is_masked and not is_conv):
     certain = not _OTHER_CONV.search(module) and not (num_stacked and _is_window(shape))
   else:
     # Three dimensions with unequal windows could be a stack of two, unless linen
@@ -155,12 +170,16 @@ def _without_bias(path, shapes) -> NeuronAxes:
     certain = is_conv and len(layer) <= most
   if certain:
     return NeuronAxes(-1, stack)
-  raise UnreadableError("no bias", *_guesses(shape))
+  what = "a bias that is masked" if is_masked else "no bias"
+  raise UnreadableError(what, *guesses(shape))
 
 
-def _guesses(shape):
+def guesses(shape: tuple[int, ...]) -> Iterator[NeuronAxes]:
   """What kernels of so many axes are in modules that exist."""
   yield NeuronAxes(-1)
+  if len(shape) == 2:
+    yield NeuronAxes(0)
+    return
   yield NeuronAxes((-2, -1))
   yield NeuronAxes(-1, batch=0)
   if len(shape) == 3:
@@ -173,7 +192,7 @@ def _guesses(shape):
 def _is_window(shape):
   """Whether it begins as the windows of two or three dimensions do."""
   window = shape[:-2]
-  return len(window) in (2, 3) and len({*window}) == 1 and window[0] <= _LARGEST_WINDOW
+  return len(window) in (2, 3) and len({*window}) == 1 and window[0] in _WINDOWS
 
 
 def _keeps_out_last(module, shape):
@@ -204,10 +223,13 @@ def _of_attention(path, shapes, has_bias=False) -> bool:
   )
 
 
-def _num_gates(path, shapes) -> int:
+def _num_gates(path, shapes, masked) -> int:
   """How many gates the kernels of nnx's recurrent cells hold: (in, gates * hidden)."""
   if len(path) < 2 or path[-2] not in ("dense_i", "dense_h"):
     return 1
+  if {(*path[:-2], name, "kernel") for name in ("dense_i", "dense_h")} & {*masked}:
+    gates = (NeuronAxes(-1, groups=k) for k in (1, 3, 4))
+    raise UnreadableError("perhaps a cell's gates, the other part masked", *gates)
   inputs, hidden = (
     shapes.get((*path[:-2], name, "kernel"), ()) for name in ("dense_i", "dense_h")
   )
@@ -233,17 +255,25 @@ def _leading_stacks(path, shapes) -> int:
 
   Raises:
     UnreadableError: a lifted module's parameters do not begin with equal sizes, so
-      that its layers are along another axis, or there are none.
+      that its layers are along another axis, or there are none; or they agree in the
+      sizes of another axis, too.
   """
   shape, num_stacked = shapes[path], 0
   for end, name in enumerate(path, 1):
     for _ in range(_count_lifted((name,))):
       if len(shape) - num_stacked <= 2:
         return num_stacked  # Parameters that all layers share.
-      below = [s for p, s in shapes.items() if p[:end] == path[:end]]
-      if len({s[num_stacked : num_stacked + 1] for s in below}) > 1:
+      inside = {p: s[num_stacked:] for p, s in shapes.items() if p[:end] == path[:end]}
+      common = {
+        axis
+        for axis in range(min(map(len, inside.values())))
+        if len({s[axis] for s in inside.values()}) == 1
+      }
+      leading = range(min(map(_count_lifted, inside)) - num_stacked)
+      # Of one kernel alone the convention of linen tells, of several that agree.
+      if 0 not in common or (len(inside) > 1 and common - {*leading}):
         stacks = (NeuronAxes(-1, batch=a) for a in range(len(shape) - 1))
-        raise UnreadableError(f"layers of {name!r} along another axis", *stacks)
+        raise UnreadableError(f"layers of {name!r} perhaps along another axis", *stacks)
       num_stacked += 1
   return num_stacked
 

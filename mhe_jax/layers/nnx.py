@@ -1,5 +1,8 @@
 """The parameters of nnx modules, by class."""
 
+from typing import Any
+
+import jax
 from flax import nnx
 
 from mhe_jax.layers.axes import NeuronAxes, stack_axes
@@ -12,22 +15,33 @@ from mhe_jax.layers.classes import (
   embedding,
   with_gates,
 )
+from mhe_jax.layers.trees import keys_of
 
 _GATES = ((nnx.OptimizedLSTMCell, 4), (nnx.GRUCell, 3))
 
 
-def known_parameters(model: nnx.Module) -> list[Known]:
-  """Those of the modules of nnx and of their subclasses."""
+def known_parameters(tree: Any) -> list[Known]:
+  """Those of the modules of nnx and of their subclasses, anywhere in a tree."""
   known: dict[Path, Known] = {}
-  modules = [(tuple(map(str, path)), x) for path, x in nnx.iter_modules(model)]
+  modules = [
+    ((*keys_of(root), *map(str, path)), module)
+    for root, model in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_module)[0]
+    if _is_module(model)
+    for path, module in nnx.iter_modules(model)
+  ]
   for path, module in modules:
     known |= {param.path: param for param in _parameters_of(module, path)}
   for path, module in modules:
     for cell, gates in _GATES:
       if isinstance(module, cell):
         for name in ("dense_i", "dense_h"):
-          with_gates(known, (*path, name, "kernel"), gates)
+          kernel = (*path, name, "kernel")
+          known[kernel] = with_gates(known[kernel], gates)
   return list(known.values())
+
+
+def _is_module(x):
+  return isinstance(x, nnx.Module)
 
 
 def _parameters_of(module, path):
@@ -46,9 +60,7 @@ def _parameters_of(module, path):
     neurons = -2 if module.transpose_kernel else -1
     yield Known(kernel, tuple(module.kernel_shape), NeuronAxes(neurons))
   elif isinstance(module, nnx.Einsum):
-    param = einsum(kernel, tuple(module.kernel_shape), module.einsum_str)
-    if param is not None:
-      yield param
+    yield einsum(kernel, tuple(module.kernel_shape), module.einsum_str)
   elif isinstance(module, nnx.Embed):
     shape = (module.num_embeddings, module.features)
     yield embedding((*path, "embedding"), shape)

@@ -15,8 +15,10 @@ class LayerRule:
   r"""Says how the parameters whose path matches a pattern are read.
 
   Rules are tried in order and the first that matches a path wins; a path that
-  none matches is read by the built-in rules, as a hidden layer. A rule that matches
-  nothing, or whose matches were all taken by rules before it, is an error.
+  none matches is read by the built-in rules, as a hidden layer. Of a rule without
+  axes, role and weight hold, and the axes are those of the next rule that matches and
+  has some. A rule that matches nothing, or has no effect since rules before it took
+  all its matches, is an error.
   :func:`mhe_jax.layer_rules` writes the rules of a model.
 
   Args:
@@ -24,8 +26,9 @@ class LayerRule:
       :func:`re.fullmatch`), whose keys are joined by ``/``: for example
       ``r".*/Dense_\d+/kernel"``.
     axes: which axes are neurons; parameters of fewer than two axes are passed
-      over. ``None`` keeps the built-in reading of parameters whose class or name
-      is known, and takes the last axis of all others.
+      over. ``None``, without another rule that has some, keeps the built-in reading
+      of parameters whose class or name is known, and takes the last axis of all
+      others.
     role: ``"hidden"`` (half-space energy by default), ``"output"`` (the
       classifier: full-space energy) or ``"skip"``.
     weight: factor of the layer in the network's energy, finite and >= 0.
@@ -56,6 +59,8 @@ class LayerRule:
 
   def __post_init__(self):
     try:
+      if not isinstance(self.pattern, str):
+        raise TypeError(f"it must be a string, not {type(self.pattern).__name__}")
       re.compile(self.pattern)
     except (re.error, TypeError) as error:
       raise ValueError(
@@ -66,7 +71,9 @@ class LayerRule:
     if self.role not in ("hidden", "output", "skip"):
       raise ValueError(f"role must be 'hidden', 'output' or 'skip', got {self.role!r}.")
     # Through check_number, since a rule's weight may not be traced.
-    check_weight("weight", check_number("weight", self.weight))
+    weight = check_number("weight", self.weight)
+    check_weight("weight", weight)
+    object.__setattr__(self, "weight", weight)
 
   def __repr__(self) -> str:
     # Without what is the default: as a user would write it.
@@ -96,8 +103,24 @@ def check_rules(rules) -> tuple[LayerRule, ...]:
 
 
 def winner(rules: Sequence[LayerRule], path: str) -> LayerRule | None:
-  """The first rule that matches a path."""
+  """The first rule that matches a path; it says role and weight."""
   return next((rule for rule in rules if rule.matches(path)), None)
+
+
+def reader(rules: Sequence[LayerRule], path: str) -> LayerRule | None:
+  """The first rule that matches a path and says what it is: the winner, or a later one.
+
+  So that ``[LayerRule("head/kernel", role="output"), *layer_rules(model)]`` keeps the
+  axes of the class, and what the class says is not neurons.
+  """
+  first = winner(rules, path)
+  for rule in rules:
+    says = rule.axes is not None or (
+      rule.role == "skip" and (rule.reason or rule is first)
+    )
+    if says and rule.matches(path):
+      return rule
+  return first
 
 
 def check_matches(
@@ -110,41 +133,51 @@ def check_matches(
     paths: of all parameters.
     skipped: those without neurons, with the reason.
   """
-  won = {path: winner(rules, path) for path in paths}
-  masked = [path for path, reason in skipped.items() if reason == "masked"]
+  # Of two equal rules the second wins nothing: identities, not equality.
+  effects = {path: (winner(rules, path), reader(rules, path)) for path in paths}
+  holes = [path for path, reason in skipped.items() if reason in ("masked", "None")]
   for rule in rules:
-    if rule.optional:
-      continue
     matched = [path for path in paths if rule.matches(path)]
-    if not matched and any(_may_match_below(rule.pattern, path) for path in masked):
-      continue  # A mask that is a prefix of the tree has one node for a whole branch.
+    won = [path for path in matched if any(rule is r for r in effects[path])]
+    # A hole may stand for a whole branch of the tree.
+    if rule.optional or (
+      not won and any(_may_match_below(rule.pattern, path) for path in holes)
+    ):
+      continue
     if not matched:
       close = difflib.get_close_matches(rule.pattern, paths, n=5, cutoff=0.0)
       raise ValueError(
         f"LayerRule pattern {rule.pattern!r} matches no path (it must match the "
-        f"whole path); closest: {close}."
+        f"whole path); closest: {close or 'params is empty'}."
       )
-    # Of two equal rules the second wins nothing: compare identities.
-    taken = [path for path in matched if won[path] is not rule]
-    if len(taken) == len(matched):
-      earlier = won[matched[0]]
+    if not won:
+      earlier = effects[matched[0]][0]
       assert earlier is not None
       raise ValueError(
         f"LayerRule pattern {rule.pattern!r} never wins: an earlier rule, "
         f"{earlier.pattern!r}, takes its match {matched[0]!r}, and the first match "
         "wins; put the special rule before the general one."
       )
-    reasons = {path: skipped.get(path) for path in matched if path not in taken}
-    # Trees of a partition have holes where another part has the parameter.
-    excused = rule.role == "skip" or {"masked", "None", None} & {*reasons.values()}
-    if not excused:
+    reasons = {path: skipped.get(path) for path in won}
+    if not any(_is_excused(rule, reason) for reason in reasons.values()):
       raise ValueError(
         f"LayerRule pattern {rule.pattern!r} matches no neurons: {reasons}."
       )
 
 
+def _is_excused(rule, reason) -> bool:
+  """Whether a rule may match a parameter that has no neurons for this reason."""
+  if rule.role == "skip" or reason is None:
+    return True
+  # Trees of a partition have holes where another part has the parameter; and a
+  # classifier with one output is still the output layer.
+  return reason in ("masked", "None") or (rule.axes is None and "no pairs" in reason)
+
+
 def _may_match_below(pattern, branch) -> bool:
   """Whether a beginning of the pattern matches up to the keys below a branch."""
+  if "|" in pattern:  # Its beginnings say nothing.
+    return True
   for end in range(1, len(pattern) + 1):
     try:
       if re.fullmatch(pattern[:end], branch + "/"):

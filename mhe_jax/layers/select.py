@@ -6,7 +6,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,9 +15,15 @@ import optax
 
 from mhe_jax.layers.axes import NeuronAxes
 from mhe_jax.layers.classes import Path, Reading, readings_of
-from mhe_jax.layers.names import UnreadableError, layout_from_names
+from mhe_jax.layers.names import (
+  NOT_NEURONS,
+  WEIGHTS,
+  UnreadableError,
+  layout_from_names,
+)
 from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, winner
-from mhe_jax.layers.trees import flatten, is_array, is_nnx_module
+from mhe_jax.layers.rules import reader as rule_that_reads
+from mhe_jax.layers.trees import flatten, is_array
 from mhe_jax.sphere import compute_dtype, replicate_explicit
 
 
@@ -101,13 +107,14 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
   paths, leaves, _ = flatten(params)
   bare = [_without_value(path) for path in paths]
   shapes = {p: tuple(x.shape) for p, x in zip(bare, leaves) if is_array(x)}
-  reader = _Reader(shapes, _readings_by_class(params, shapes))
+  masked = {p for p, x in zip(bare, leaves) if isinstance(x, optax.MaskedNode)}
+  reader = _Reader(shapes, masked, _readings_by_class(params, shapes))
   layers, skipped, unread, unreadable = [], {}, [], []
   for index, (path, leaf) in enumerate(zip(bare, leaves)):
     name = "/".join(paths[index])
-    rule = winner(rules, name)
+    rule, says = winner(rules, name), rule_that_reads(rules, name)
     try:
-      axes = reader.read(path, leaf, rule)
+      axes = reader.read(path, leaf, says)
     except UnreadableError as error:
       unreadable.append((name, shapes[path], error))
       continue
@@ -157,10 +164,10 @@ def raise_unreadable(
       rules.append(f"{LayerRule(re.escape(path), axes)} ({sets}{n} neurons of {d})")
     lines.append(f"  {path!r}, shape {shape}, {error}: {' or '.join(rules)}")
   raise ValueError(
-    f"params has {len(params)} parameters whose neurons could be on several axes, and "
-    "the wrong ones would be pushed apart. Pass rules=layer_rules(model), which reads "
-    "them by class, or one of these rules for each, or "
-    "LayerRule(..., role='skip'):\n" + "\n".join(lines)
+    f"params has {len(params)} parameter{'s' * (len(params) > 1)} whose neurons could "
+    "be on several axes, and the wrong ones would be pushed apart. Pass "
+    "rules=layer_rules(model), which reads them by class, or one of these rules for "
+    "each, or LayerRule(..., role='skip'):\n" + "\n".join(lines)
   )
 
 
@@ -188,27 +195,23 @@ _told: set[tuple[str, ...]] = set()
 
 
 def _readings_by_class(params, shapes) -> dict[Path, Reading]:
-  """Of the modules in a tree: an nnx module, or Equinox modules anywhere."""
+  """Of the modules of nnx and Equinox, which keep their classes in a tree."""
   known = []
-  if is_nnx_module(params):
+  if "flax.nnx" in sys.modules:
     from mhe_jax.layers import nnx  # noqa: PLC0415
 
-    known = nnx.known_parameters(params)
-  elif "equinox" in sys.modules:
+    known += nnx.known_parameters(params)
+  if "equinox" in sys.modules:
     from mhe_jax.layers import equinox  # noqa: PLC0415
 
-    known = equinox.known_parameters(params)
+    known += equinox.known_parameters(params)
   return readings_of(known, shapes)
 
 
 def _without_value(path: Path) -> Path:
   """A path without the ``value`` that checkpoints of an ``nnx.State`` put below it."""
-  return path[:-1] if path[-1:] == ("value",) and path[-2:-1] in _NAMES else path
-
-
-_NAMES = {
-  (name,) for name in ("kernel", "bias", "scale", "embedding", "lora_a", "lora_b")
-}
+  below = path[-1:] == ("value",) and path[-2:-1] != ()
+  return path[:-1] if below and path[-2] in (*NOT_NEURONS, *WEIGHTS) else path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +219,7 @@ class _Reader:
   """Reads the parameters of one tree."""
 
   shapes: Mapping[Path, tuple[int, ...]]
+  masked: Collection[Path]
   by_class: Mapping[Path, Reading]
 
   def read(self, path, leaf, rule) -> NeuronAxes | str:
@@ -254,11 +258,11 @@ class _Reader:
       if isinstance(reading, UnreadableError):
         raise reading
       return reading
-    if path[-1:] in (("bias",), ("scale",)):
+    if path and path[-1] in NOT_NEURONS:
       return f"a {path[-1]}, not neurons"
-    if rule is not None and path[-1:] not in (("kernel",), ("embedding",)):
+    if rule is not None and (not path or path[-1] not in WEIGHTS):
       return NeuronAxes() if len(self.shapes[path]) >= 2 else "fewer than two axes"
-    return layout_from_names(path, self.shapes)
+    return layout_from_names(path, self.shapes, self.masked)
 
   def is_unread(self, path, leaf, rule) -> bool:
     """Whether a leaf that is skipped could be neurons, and nobody said otherwise."""
@@ -267,5 +271,5 @@ class _Reader:
     shape = self.shapes[path]
     if len(shape) < 2 or max(shape) == math.prod(shape):  # A vector, or one number.
       return False
-    known = path[-1:] in (("bias",), ("scale",), ("kernel",), ("embedding",))
-    return not known and jnp.issubdtype(leaf.dtype, jnp.floating)
+    is_known = bool(path) and path[-1] in (*NOT_NEURONS, *WEIGHTS)
+    return not is_known and jnp.issubdtype(leaf.dtype, jnp.floating)
