@@ -93,7 +93,9 @@ def test_float64_arrays_of_numpy_without_x64(compile):
     tx = coupled(SGD, WEIGHT)
     state = tx.init(params)
     updates, state = compile(tx.update)(grads, state, params)
-    injected = optax.inject_hyperparams(alone)(WEIGHT)
+    # Without a dtype of its own, optax 0.2.6 asks for that of the parameters.
+    inject = optax.inject_hyperparams(alone, hyperparam_dtype=jnp.dtype(jnp.float32))
+    injected = inject(WEIGHT)
     compile(injected.update)(grads, injected.init(params), params)
     value = compile(functools.partial(network_energy, **OPTIONS))(params)
     slopes = compile(jax.grad(functools.partial(network_energy, **OPTIONS)))(params)
@@ -168,9 +170,10 @@ def test_injected_weight_in_a_bfloat16_model(dtype):
     add_hyperspherical_energy, hyperparam_dtype=dtype and jnp.dtype(dtype)
   )
   tx = inject(weight=WEIGHT, **OPTIONS)
-  updates, state = tx.update(zeros, tx.init(params), params)
+  state = tx.init(params)
+  assert state.hyperparams["weight"].dtype == (dtype or "bfloat16")
+  updates, state = tx.update(zeros, state, params)
   weight = state.hyperparams["weight"]
-  assert weight.dtype == (dtype or "bfloat16")
   assert (float(weight) == np.float32(WEIGHT)) == (dtype == "float32")
   unscaled, _ = alone(1.0).update(zeros, alone(1.0).init(params), params)
   assert_close(updates, scale(weight.astype(jnp.float32), unscaled), 1e-7)
