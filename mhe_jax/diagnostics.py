@@ -14,7 +14,7 @@ from jax.core import Tracer
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import select
-from mhe_jax.pair_sum.nearest import smallest_angle
+from mhe_jax.pair_sum.nearest import has_direction, smallest_angle
 from mhe_jax.potentials import Potential, Riesz, check_potential
 from mhe_jax.theory import excess_of
 
@@ -32,10 +32,13 @@ class LayerReport:
     d: number of weights of a neuron.
     energy: mean pair energy; of a stack, the mean over its layers.
     relative_excess: the energy on a scale from 0 (lower bound) to 1 (random
-      directions); above 1 is more redundant than chance. Mean over a stack. NaN
+      directions); above 1 is more redundant than chance. Mean over a stack, of the
+      layers that have two neurons or more that are not zero; NaN if none has, and
       where the scale does not exist, see :func:`mhe_jax.relative_excess`.
-    smallest_angle: in degrees, between the two closest neurons; in half-space
-      between their lines, so that it is at most 90.
+    smallest_angle: in degrees, between the two closest neurons that are not zero; in
+      half-space between their lines, so that it is at most 90. NaN if there are none.
+    zero_neurons: number of neurons that are zero, in all layers of a stack. They have
+      no direction; the energy takes each as orthogonal to all others.
   """
 
   path: str
@@ -47,6 +50,7 @@ class LayerReport:
   energy: float
   relative_excess: float
   smallest_angle: float
+  zero_neurons: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +129,7 @@ class Report:
         f"{stack}{row.n}",
         str(row.d),
         f"{row.energy:.5f}",
-        f"{row.relative_excess:.3f}",
-        f"{row.smallest_angle:.4g} deg",
+        *_scale_cells(row),
       ]
 
   def _notes(self):
@@ -135,6 +138,17 @@ class Report:
     yield "Relative excess: 0 = lower bound, 1 = random directions."
     if self.damaged:
       yield f"NaN or infinity in: {', '.join(self.damaged)}."
+    all_zero, some_zero = [], []
+    for row in self.rows:
+      if row.zero_neurons == row.layers * row.n:
+        all_zero.append(row.path)
+      elif row.zero_neurons:
+        count = f"{row.zero_neurons} of {row.layers * row.n}"
+        some_zero.append(f"{count} in {row.path}")
+    if all_zero:
+      yield f"No directions (all rows zero): {', '.join(all_zero)}."
+    if some_zero:
+      yield f"Zero neurons (as orthogonal to all others): {', '.join(some_zero)}."
     if not any(row.role == "output" for row in self.rows):
       yield "No output layer: mark the classifier with LayerRule(..., role='output')."
     by_reason = {}
@@ -162,8 +176,8 @@ def describe(
 
   Returns:
     A :class:`Report`, which prints as a table, in a notebook too; its rows are
-    data. Parameters that are skipped are listed with the reason, and layers with
-    NaN or infinity are named.
+    data. Parameters that are skipped are listed with the reason; layers with NaN or
+    infinity, and those with neurons that are zero, are named.
 
   Raises:
     TypeError: called inside ``jit``, or with abstract leaves.
@@ -194,39 +208,49 @@ def describe(
         f"describe needs concrete arrays, got {layer.leaf} at {layer.path!r}; call it "
         "outside jit."
       )
-    matrix = layer.matrix()
-    uses_half_space = half_space and layer.role == "hidden"
-    energy = hyperspherical_energy(matrix, potential, half_space=uses_half_space)
-    n, d = matrix.shape[-2:]
-    excess = _excess_or_nan(energy, n, d, potential, uses_half_space)
-    angle = _smallest_angle(matrix, uses_half_space)
-    rows.append(
-      LayerReport(
-        path=layer.path,
-        shape=tuple(layer.leaf.shape),
-        role=layer.role,
-        layers=math.prod(matrix.shape[:-2]),
-        n=n,
-        d=d,
-        energy=float(jnp.mean(energy)),
-        relative_excess=float(excess),
-        smallest_angle=float(angle),
-      )
-    )
+    # A report does not die of what it reports.
+    with jax.debug_nans(False), jax.debug_infs(False):
+      rows.append(_report(layer, potential, half_space and layer.role == "hidden"))
   skipped = {k: v for k, v in selection.skipped.items() if v != "None"}
   return Report(tuple(rows), skipped, potential, bool(half_space))
 
 
-def _excess_or_nan(energy, n, d, potential, half_space):
+def _report(layer, potential, half_space):
+  matrix = layer.matrix()
+  *batch, n, d = matrix.shape
+  energies = hyperspherical_energy(matrix, potential, half_space=half_space)
+  excesses = _excesses(energies, n, d, potential, half_space)
+  sets = matrix.reshape(-1, n, d)
+  angles = np.array([smallest_angle(w, half_space=half_space) for w in sets])
+  has_pairs = ~np.isinf(angles)  # NaN is of a damaged layer.
+  return LayerReport(
+    path=layer.path,
+    shape=tuple(layer.leaf.shape),
+    role=layer.role,
+    layers=math.prod(batch),
+    n=n,
+    d=d,
+    energy=float(jnp.mean(energies)),
+    relative_excess=_or_nan(np.mean, excesses[has_pairs]),
+    smallest_angle=_or_nan(np.min, np.degrees(angles[has_pairs])),
+    zero_neurons=int(np.sum(~has_direction(matrix))),
+  )
+
+
+def _excesses(energies, n, d, potential, half_space):
   try:
-    return jnp.mean(excess_of(energy, n, d, potential, half_space))
+    excesses = excess_of(energies, n, d, potential, half_space)
   except NotImplementedError:  # A potential of the user's own: no bound is known.
-    return np.nan
+    return np.full(energies.size, np.nan)
+  return np.asarray(excesses, np.float64).ravel()
 
 
-def _smallest_angle(matrix, half_space):
-  """Smallest angle between rows, in degrees, over all sets of a batch."""
-  sets = matrix.reshape(-1, *matrix.shape[-2:])
-  angles = [smallest_angle(w, half_space=half_space) for w in sets]
-  smallest = np.min(angles, initial=np.inf)  # NaN if one is.
-  return float(np.degrees(smallest)) if smallest < np.inf else np.nan
+def _or_nan(reduce, x):
+  return float(reduce(x)) if x.size else math.nan
+
+
+def _scale_cells(row):
+  """Relative excess and smallest angle: a dash where there are no two directions."""
+  if math.isnan(row.smallest_angle) and not math.isnan(row.energy):
+    return "-", "-"
+  return f"{row.relative_excess:.3f}", f"{row.smallest_angle:.4g} deg"

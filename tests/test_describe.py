@@ -257,6 +257,80 @@ def test_undamaged_layers_are_not_named():
   assert report["twins/kernel"].smallest_angle == pytest.approx(0.0, abs=1e-6)
 
 
+def zero_columns(kernel, *columns):
+  kernel = kernel.copy()
+  kernel[..., list(columns)] = 0.0
+  return kernel
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+@pytest.mark.parametrize("role", ("hidden", "output"))
+def test_a_layer_without_directions(role, dtype):
+  params = {"zero": {"kernel": jnp.zeros((8, 16), dtype)}, **PARAMS}
+  report = describe(params, rules=[LayerRule("zero/kernel", role=role), *RULES])
+  row = report["zero/kernel"]
+  assert math.isnan(row.relative_excess) and math.isnan(row.smallest_angle)
+  # The energy keeps its meaning: all are taken as orthogonal.
+  zeros = hyperspherical_energy(jnp.zeros((16, 8)), half_space=role == "hidden")
+  assert row.energy == pytest.approx(float(zeros))
+  assert row.zero_neurons == 16
+  assert report.damaged == ()
+  (line,) = re.findall(r"^zero/kernel .*$", str(report), re.M)
+  assert line.split()[-2:] == ["-", "-"]
+  assert "No directions (all rows zero): zero/kernel." in str(report)
+  assert "No directions (all rows zero): zero/kernel." in report._repr_html_()
+
+
+def test_neurons_that_are_zero_are_counted_and_left_out_of_the_angle():
+  # All angles between the others are obtuse: that to a zero row must not count.
+  kernel = np.zeros((6, 9))
+  kernel[:, :6] = np.eye(6) - 1 / 6
+  report = describe({**PARAMS, "tail": {"kernel": kernel}}, half_space=False)
+  row = report["tail/kernel"]
+  assert row.smallest_angle == pytest.approx(np.degrees(np.arccos(-1 / 5)))
+  assert math.isfinite(row.relative_excess)
+  assert row.zero_neurons == 3
+  assert "3 of 9 in tail/kernel" in str(report)
+  assert "No directions" not in str(report)
+  assert report["head/kernel"].zero_neurons == 0
+
+
+def test_a_single_neuron_that_is_not_zero_has_no_angle():
+  row = report_of(zero_columns(normal(5, 4), 0, 1, 3))
+  assert math.isnan(row.smallest_angle) and math.isnan(row.relative_excess)
+  assert row.zero_neurons == 3
+  text = str(describe({"kernel": zero_columns(normal(5, 4), 0, 1, 3)}))
+  assert "3 of 4 in kernel" in text and "No directions" not in text
+
+
+def test_layers_of_a_stack_without_directions_are_left_out_of_its_scale():
+  blocks = PARAMS["blocks"]["kernel"].copy()
+  blocks[1] = 0.0
+  blocks[2, :, 0] = 0.0
+  params = {**PARAMS, "blocks": {**PARAMS["blocks"], "kernel": blocks}}
+  report = describe(params, Riesz(2.0), rules=RULES)
+  row = report["blocks/kernel"]
+  excesses = relative_excess(
+    blocks.transpose(0, 2, 1)[::2], Riesz(2.0), half_space=True
+  )
+  assert row.relative_excess == pytest.approx(float(excesses.mean()))
+  assert 0.0 < row.smallest_angle < 90.0
+  assert row.zero_neurons == 5
+  assert "5 of 12 in blocks/kernel" in str(report)
+
+
+@pytest.mark.parametrize("checks", ("debug_nans", "debug_infs"))
+def test_damage_is_reported_where_jax_would_raise(checks):
+  params = jax.tree.map(np.copy, PARAMS)
+  params["head"]["kernel"][0, 0] = np.nan
+  params["body"]["kernel"][0, 0] = np.inf
+  with getattr(jax, checks)(True):
+    report = describe(params, Riesz(9.0), rules=RULES)  # Random energy is infinite.
+  assert report.damaged == ("body/kernel", "head/kernel")
+  assert math.isnan(report["blocks/kernel"].relative_excess)
+  assert math.isfinite(report["blocks/kernel"].energy)
+
+
 def test_html_is_escaped_and_complete():
   params = {"<b>&": {"kernel": normal(5, 3)}, **PARAMS}
   report = describe(params)

@@ -11,6 +11,13 @@ from mhe_jax.pair_sum.mask import Mask, keep
 from mhe_jax.sphere import compute_dtype, normalize
 
 
+def has_direction(rows: jax.Array) -> np.ndarray:
+  """Which rows, of ``[*batch, n, d]``, are not zero as :func:`normalize` sees it."""
+  w = np.asarray(rows).astype(compute_dtype(rows.dtype), copy=False)
+  # Not >=: NaN is no direction, but not zero.
+  return ~(np.max(np.abs(w), -1, initial=0.0) < jnp.finfo(w.dtype).tiny)
+
+
 def smallest_angle(
   rows: jax.Array, *, half_space: bool, block_size: int = 1024
 ) -> float:
@@ -35,11 +42,9 @@ def smallest_angle(
     The angle; infinity if fewer than two rows are not zero; NaN if one has NaN or
     infinity.
   """
-  w = np.asarray(rows).astype(compute_dtype(rows.dtype), copy=False)
-  magnitudes = np.max(np.abs(w), 1, initial=0.0)
-  if not np.isfinite(magnitudes).all():
+  w, is_row = np.asarray(rows), has_direction(rows)
+  if not np.isfinite(w).all():
     return math.nan
-  is_row = magnitudes >= jnp.finfo(w.dtype).tiny  # As of normalize().
   if np.sum(is_row) < 2:
     return math.inf
   if np.sum(is_row) > block_size:
