@@ -1,5 +1,7 @@
 """minimize_energy: the known minima on spheres, and its arguments."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,6 +136,7 @@ def test_class_prototypes(key):
   assert float(jnp.linalg.norm(points.mean(0))) < 2e-3
 
 
+@dataclasses.dataclass(frozen=True)
 class InverseDistance(Potential):
   """Riesz(1), softened by its author, who did not expect it to be asked for more."""
 
