@@ -82,7 +82,7 @@ def layer_rules(
     if (why := _why_not(path, shapes[path], readings, says[path]))
   }
   check_matches(rules, list(names.values()), {names[p]: left_out[p] for p in left_out})
-  written, unreadable, left = [], [], []
+  written, unreadable = [], []
   for path, rule in won.items():
     reading, role, weight = readings.get(path), "hidden", 1.0
     pattern, saying = library.pattern(path), says[path]
@@ -101,9 +101,9 @@ def layer_rules(
       written.append(LayerRule(pattern, role="skip", optional=True, reason=reading))
     elif rule is not None and path not in left_out:
       # Its class is not known: axes stay those of its name, or the last.
-      left.append(LayerRule(pattern, None, role, weight, optional=True))
+      written.append(LayerRule(pattern, None, role, weight, optional=True))
   raise_unreadable(unreadable)
-  return (*written, *left)
+  return tuple(written)
 
 
 def _why_not(path, shape, readings, rule) -> str:

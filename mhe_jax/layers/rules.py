@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -87,7 +88,11 @@ class LayerRule:
 
   def matches(self, path: str) -> bool:
     """Whether it matches the whole path."""
-    return re.fullmatch(self.pattern, path) is not None
+    return _compiled(self.pattern).fullmatch(path) is not None
+
+
+# A rule for every layer of a large model: more than the cache of re holds.
+_compiled = functools.cache(re.compile)
 
 
 def check_rules(rules) -> tuple[LayerRule, ...]:
@@ -133,16 +138,17 @@ def check_matches(
     paths: of all parameters.
     skipped: those without neurons, with the reason.
   """
+  required = [rule for rule in rules if not rule.optional]
+  if not required:
+    return
   # Of two equal rules the second wins nothing: identities, not equality.
   effects = {path: (winner(rules, path), reader(rules, path)) for path in paths}
   holes = [path for path, reason in skipped.items() if reason in ("masked", "None")]
-  for rule in rules:
+  for rule in required:
     matched = [path for path in paths if rule.matches(path)]
     won = [path for path in matched if any(rule is r for r in effects[path])]
     # A hole may stand for a whole branch of the tree.
-    if rule.optional or (
-      not won and any(_may_match_below(rule.pattern, path) for path in holes)
-    ):
+    if not won and any(_may_match_below(rule.pattern, path) for path in holes):
       continue
     if not matched:
       close = difflib.get_close_matches(rule.pattern, paths, n=5, cutoff=0.0)
