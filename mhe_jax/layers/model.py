@@ -11,7 +11,7 @@ import jax
 from mhe_jax.layers.axes import NeuronAxes
 from mhe_jax.layers.classes import Path, Reading, readings_of
 from mhe_jax.layers.names import NOT_NEURONS, UnreadableError
-from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, reader, winner
+from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, match
 from mhe_jax.layers.select import raise_unreadable
 from mhe_jax.layers.trees import flatten, is_array
 
@@ -74,18 +74,21 @@ def layer_rules(
   readings, shapes, library = _read(model, example_inputs, options)
   # Every parameter under the name that the first rule of the user's knows it by.
   names = {path: library.name(path, rules) for path in shapes}
-  won = {path: winner(rules, name) for path, name in names.items()}
-  says = {path: reader(rules, name) for path, name in names.items()}
+  matches = {path: match(rules, name) for path, name in names.items()}
   left_out = {
     path: why
     for path in shapes
-    if (why := _why_not(path, shapes[path], readings, says[path]))
+    if (why := _why_not(path, shapes[path], readings, matches[path].reader))
   }
-  check_matches(rules, list(names.values()), {names[p]: left_out[p] for p in left_out})
+  check_matches(
+    rules,
+    {names[path]: found for path, found in matches.items()},
+    {names[path]: why for path, why in left_out.items()},
+  )
   written, unreadable = [], []
-  for path, rule in won.items():
+  for path, (rule, saying) in matches.items():
     reading, role, weight = readings.get(path), "hidden", 1.0
-    pattern, saying = library.pattern(path), says[path]
+    pattern = library.pattern(path)
     if rule is not None and saying is not None:
       role, weight, reading = rule.role, rule.weight, saying.axes or reading
     if saying is not None and saying.role == "skip":

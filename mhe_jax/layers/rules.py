@@ -5,7 +5,7 @@ import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mhe_jax.checks import check_number, check_weight
 from mhe_jax.layers.axes import NeuronAxes
@@ -62,7 +62,7 @@ class LayerRule:
     try:
       if not isinstance(self.pattern, str):
         raise TypeError(f"it must be a string, not {type(self.pattern).__name__}")
-      re.compile(self.pattern)
+      _compiled(self.pattern)
     except (re.error, TypeError) as error:
       raise ValueError(
         f"pattern {self.pattern!r} is not a regular expression: {error}."
@@ -107,46 +107,49 @@ def check_rules(rules) -> tuple[LayerRule, ...]:
   return checked
 
 
-def winner(rules: Sequence[LayerRule], path: str) -> LayerRule | None:
-  """The first rule that matches a path; it says role and weight."""
-  return next((rule for rule in rules if rule.matches(path)), None)
+class Match(NamedTuple):
+  """What the rules say of a path.
 
-
-def reader(rules: Sequence[LayerRule], path: str) -> LayerRule | None:
-  """The first rule that matches a path and says what it is: the winner, or a later one.
-
-  So that ``[LayerRule("head/kernel", role="output"), *layer_rules(model)]`` keeps the
-  axes of the class, and what the class says is not neurons.
+  Attributes:
+    winner: the first rule that matches; it says role and weight. None: no rule does.
+    reader: the first that says what the parameter is: the winner, or a later one with
+      axes, or a reason to skip. So ``[LayerRule("head/kernel", role="output"),
+      *layer_rules(model)]`` keeps the axes of the class.
   """
-  first = winner(rules, path)
-  for rule in rules:
-    says = rule.axes is not None or (
-      rule.role == "skip" and (rule.reason or rule is first)
-    )
-    if says and rule.matches(path):
-      return rule
-  return first
+
+  winner: LayerRule | None
+  reader: LayerRule | None
+
+
+def match(rules: Sequence[LayerRule], path: str) -> Match:
+  """The rules that hold for a path."""
+  matching = [rule for rule in rules if rule.matches(path)]
+  first = matching[0] if matching else None
+  for rule in matching:
+    is_skip = rule.role == "skip" and (rule.reason or rule is first)
+    if rule.axes is not None or is_skip:
+      return Match(first, rule)
+  return Match(first, first)
 
 
 def check_matches(
-  rules: Sequence[LayerRule], paths: Sequence[str], skipped: Mapping[str, str]
+  rules: Sequence[LayerRule], matches: Mapping[str, Match], skipped: Mapping[str, str]
 ) -> None:
   """A ValueError if a rule is without effect on a tree.
 
   Args:
     rules: in their order.
-    paths: of all parameters.
+    matches: what they say of all parameters, by path.
     skipped: those without neurons, with the reason.
   """
-  required = [rule for rule in rules if not rule.optional]
-  if not required:
-    return
-  # Of two equal rules the second wins nothing: identities, not equality.
-  effects = {path: (winner(rules, path), reader(rules, path)) for path in paths}
+  paths = list(matches)
   holes = [path for path, reason in skipped.items() if reason in ("masked", "None")]
-  for rule in required:
+  for rule in rules:
+    if rule.optional:
+      continue
     matched = [path for path in paths if rule.matches(path)]
-    won = [path for path in matched if any(rule is r for r in effects[path])]
+    # Of two equal rules the second wins nothing: identities, not equality.
+    won = [path for path in matched if any(rule is r for r in matches[path])]
     # A hole may stand for a whole branch of the tree.
     if not won and any(_may_match_below(rule.pattern, path) for path in holes):
       continue
@@ -157,7 +160,7 @@ def check_matches(
         f"whole path); closest: {close or 'params is empty'}."
       )
     if not won:
-      earlier = effects[matched[0]][0]
+      earlier = matches[matched[0]].winner
       assert earlier is not None
       raise ValueError(
         f"LayerRule pattern {rule.pattern!r} never wins: an earlier rule, "

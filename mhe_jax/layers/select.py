@@ -21,8 +21,7 @@ from mhe_jax.layers.names import (
   UnreadableError,
   layout_from_names,
 )
-from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, winner
-from mhe_jax.layers.rules import reader as rule_that_reads
+from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, match
 from mhe_jax.layers.trees import flatten, is_array
 from mhe_jax.sphere import compute_dtype, replicate_explicit
 
@@ -109,10 +108,12 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
   shapes = {p: tuple(x.shape) for p, x in zip(bare, leaves) if is_array(x)}
   masked = {p for p, x in zip(bare, leaves) if isinstance(x, optax.MaskedNode)}
   reader = _Reader(shapes, masked, _readings_by_class(params, shapes))
+  names = ["/".join(path) for path in paths]
+  matches = {name: match(rules, name) for name in names}
   layers, skipped, unread, unreadable = [], {}, [], []
   for index, (path, leaf) in enumerate(zip(bare, leaves)):
-    name = "/".join(paths[index])
-    rule, says = winner(rules, name), rule_that_reads(rules, name)
+    name = names[index]
+    rule, says = matches[name]
     try:
       axes = reader.read(path, leaf, says)
     except UnreadableError as error:
@@ -126,12 +127,11 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
         unread.append(name)
     else:
       role, weight = (rule.role, rule.weight) if rule else ("hidden", 1.0)
-      layers.append(Layer(name, index, leaf, axes, role, float(weight)))
-  names = ["/".join(path) for path in paths]
+      layers.append(Layer(name, index, leaf, axes, role, weight))
   for name, count in collections.Counter(layer.path for layer in layers).items():
     if count > 1:
       raise ValueError(f"params has {count} parameters with the path {name!r}.")
-  check_matches(rules, names, skipped)
+  check_matches(rules, matches, skipped)
   raise_unreadable(unreadable)
   if not layers:
     listing = "; ".join(f"{k!r}: {v}" for k, v in list(skipped.items())[:8])
