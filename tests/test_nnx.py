@@ -4,7 +4,7 @@ import flax.linen as nn
 import numpy as np
 import pytest
 from flax import nnx
-from trees import filled, init, last, last_two, normal, rows_of_units, units
+from trees import init, last, last_two, nnx_init, normal, rows_of_units, units
 
 from mhe_jax import (
   LayerRule,
@@ -23,11 +23,6 @@ FORMS = {
   "dict": lambda module: nnx.to_pure_dict(nnx.split(module)[1]),
 }
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-
-
-def nnx_init(make):
-  graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
-  return nnx.merge(graphdef, filled(state))
 
 
 def nnx_arrays(module):

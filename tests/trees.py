@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from mhe_jax import neuron_matrices
 
@@ -30,6 +31,11 @@ def filled(abstract):
 
 def init(module, *args):
   return filled(jax.eval_shape(module.init, jax.random.key(0), *args))
+
+
+def nnx_init(make):
+  graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+  return nnx.merge(graphdef, filled(state))
 
 
 def rows_of_units(forward, params, rules=None):

@@ -1,0 +1,212 @@
+"""Every kind of module of Equinox and Haiku, against matrices made by hand."""
+
+import equinox as eqx
+import haiku as hk
+import jax
+import numpy as np
+import pytest
+from by_hand import K, check, core, first, inputs_of, last, second_last
+from trees import F32, init, normal
+
+from mhe_jax import layer_rules, network_energy, neuron_matrices
+
+
+class MyLinear(eqx.nn.Linear):
+  """A subclass."""
+
+
+EQUINOX = {
+  "Linear": (lambda: eqx.nn.Linear(3, 5, **K), {"weight": first(2)}),
+  "Linear scalar": (lambda: eqx.nn.Linear("scalar", 5, **K), {"weight": first(2)}),
+  "subclass": (lambda: MyLinear(3, 5, **K), {"weight": first(2)}),
+  "Conv1d": (lambda: eqx.nn.Conv1d(3, 4, 3, **K), {"weight": first(3)}),
+  "Conv2d": (lambda: eqx.nn.Conv2d(3, 4, (3, 2), **K), {"weight": first(4)}),
+  "Conv2d groups": (
+    lambda: eqx.nn.Conv2d(4, 6, 3, groups=2, **K),
+    {"weight": first(4, groups=2)},
+  ),
+  "ConvTranspose2d": (
+    lambda: eqx.nn.ConvTranspose2d(3, 4, 3, **K),
+    {"weight": first(4)},
+  ),
+  "Embedding": (lambda: eqx.nn.Embedding(7, 3, **K), {"weight": first(2)}),
+  "MLP": (
+    lambda: eqx.nn.MLP(3, 2, 5, depth=2, **K),
+    {f"layers/{i}/weight": first(2) for i in range(3)},
+  ),
+  "MultiheadAttention": (
+    lambda: eqx.nn.MultiheadAttention(2, 8, **K),
+    {f"{n}_proj/weight": first(2) for n in ("query", "key", "value", "output")},
+  ),
+  "GRUCell": (
+    lambda: eqx.nn.GRUCell(3, 4, **K),
+    {"weight_ih": first(2, groups=3), "weight_hh": first(2, groups=3)},
+  ),
+  "LSTMCell": (
+    lambda: eqx.nn.LSTMCell(3, 4, **K),
+    {"weight_ih": first(2, groups=4), "weight_hh": first(2, groups=4)},
+  ),
+  "norms": (
+    lambda: [
+      eqx.nn.Linear(3, 5, **K),
+      eqx.nn.LayerNorm((5, 2)),
+      eqx.nn.GroupNorm(2, 4),
+    ],
+    {"0/weight": first(2)},
+  ),
+  "WeightNorm": (
+    lambda: eqx.nn.WeightNorm(eqx.nn.Linear(3, 5, **K)),
+    {"layer/weight": first(2)},
+  ),
+}
+
+
+@pytest.mark.parametrize("name", EQUINOX)
+def test_equinox(name):
+  make, readings = EQUINOX[name]
+  model = make()
+  rules = layer_rules(model)
+  check(eqx.filter(model, eqx.is_array), rules, readings)
+  # The classes are in every tree of the module, also without rules.
+  for tree in (model, eqx.filter(model, eqx.is_array)):
+    for path, rows in neuron_matrices(tree).items():
+      expected = neuron_matrices(model, rules)[path]
+      np.testing.assert_array_equal(rows, expected, err_msg=path)
+
+
+@pytest.mark.parametrize("name", ["Linear", "Conv2d", "GRUCell", "MLP"])
+def test_equinox_ensemble(name):
+  _, readings = EQUINOX[name]
+
+  @eqx.filter_vmap
+  def make(key):
+    kinds = {
+      "Linear": lambda: eqx.nn.Linear(3, 5, dtype=F32, key=key),
+      "Conv2d": lambda: eqx.nn.Conv2d(3, 4, (3, 2), dtype=F32, key=key),
+      "GRUCell": lambda: eqx.nn.GRUCell(3, 4, dtype=F32, key=key),
+      "MLP": lambda: eqx.nn.MLP(3, 2, 5, depth=2, dtype=F32, key=key),
+    }
+    return kinds[name]()
+
+  model = make(jax.random.split(jax.random.key(0), 7))
+  matrices = neuron_matrices(model, layer_rules(model))
+  flat = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))[0]
+  arrays = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in flat}
+  assert set(matrices) == set(readings)
+  for path, reading in readings.items():
+    expected = np.stack([reading(layer) for layer in arrays[path]])
+    np.testing.assert_array_equal(matrices[path], expected, err_msg=path)
+
+
+def applied(make):
+  return lambda x: make()(x)  # noqa: PLW0108 (modules are made inside)
+
+
+HAIKU = {
+  "Linear": (applied(lambda: hk.Linear(5)), (2, 3), {"linear/w": last(2)}),
+  "Conv1D": (applied(lambda: hk.Conv1D(4, 3)), (1, 5, 3), {"conv1_d/w": last(3)}),
+  "Conv2D": (applied(lambda: hk.Conv2D(4, 3)), (1, 5, 5, 3), {"conv2_d/w": last(4)}),
+  "Conv2D channels first": (
+    applied(lambda: hk.Conv2D(4, 3, data_format="NCHW")),
+    (1, 3, 5, 5),
+    {"conv2_d/w": last(4)},
+  ),
+  "Conv2D groups": (
+    applied(lambda: hk.Conv2D(6, 3, feature_group_count=2)),
+    (1, 5, 5, 4),
+    {"conv2_d/w": last(4, groups=2)},
+  ),
+  "Conv2DTranspose": (
+    applied(lambda: hk.Conv2DTranspose(4, 3)),
+    (1, 5, 5, 4),
+    {"conv2_d_transpose/w": second_last(4)},
+  ),
+  "Embed": (applied(lambda: hk.Embed(7, 3)), "tokens", {"embed/embeddings": first(2)}),
+  "MLP": (
+    applied(lambda: hk.nets.MLP([5, 4])),
+    (2, 3),
+    {"mlp/~/linear_0/w": last(2), "mlp/~/linear_1/w": last(2)},
+  ),
+  "attention": (
+    lambda x: hk.MultiHeadAttention(
+      2, 4, model_size=6, w_init=hk.initializers.RandomNormal()
+    )(x, x, x),
+    (1, 5, 3),
+    {
+      f"multi_head_attention/{n}/w": last(2)
+      for n in ("query", "key", "value", "linear")
+    },
+  ),
+  "VanillaRNN": (
+    core(lambda: hk.VanillaRNN(4)),
+    (2, 3),
+    {
+      "vanilla_rnn/linear/w": last(2),
+      "vanilla_rnn/linear_1/w": last(2),
+    },
+  ),
+  "LSTM": (core(lambda: hk.LSTM(4)), (2, 3), {"lstm/linear/w": last(2, groups=4)}),
+  "GRU": (
+    core(lambda: hk.GRU(4)),
+    (2, 3),
+    {"gru/w_i": last(2, groups=3), "gru/w_h": last(2, groups=3)},
+  ),
+  "norms": (
+    lambda x: hk.LayerNorm(-1, True, True)(hk.Linear(5)(x)),
+    (2, 3),
+    {"linear/w": last(2)},
+  ),
+}
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize("name", HAIKU)
+def test_haiku(name):
+  forward, shape, readings = HAIKU[name]
+  model, x = hk.transform(forward), inputs_of(shape)
+  check(init(model, x), layer_rules(model, x), readings)
+
+
+@pytest.mark.usefixtures("as_users")
+def test_haiku_with_state():
+  def forward(x):
+    return hk.BatchNorm(True, True, 0.9)(hk.Linear(5)(x), is_training=True)
+
+  model, x = hk.transform_with_state(forward), normal((2, 3))
+  params, _ = model.init(jax.random.key(0), x)
+  check(params, layer_rules(model, x), {"linear/w": last(2)})
+
+
+def test_haiku_modules_of_one_name_in_and_out_of_a_lifted_function():
+  def forward(x):
+    x = hk.experimental.layer_stack(3)(lambda x: hk.Linear(4)(x))(x)  # noqa: PLW0108
+    return hk.Linear(5)(x)
+
+  model, x = hk.transform(forward), normal((2, 4))
+  params = init(model, x)
+  with pytest.warns(UserWarning, match="__layer_stack"):
+    network_energy(params, rules=layer_rules(model, x))
+  check(params, layer_rules(model, x), {"linear/w": last(2)})
+
+
+def test_a_projection_in_a_subclass_of_an_lstm_has_no_gates():
+  class Projected(hk.LSTM):
+    def __call__(self, x, state):
+      y, state = super().__call__(x, state)
+      return hk.Linear(8, name="proj")(y), state
+
+  model = hk.transform(core(lambda: Projected(4, name="cell")))
+  x = normal((2, 3))
+  with jax.numpy_dtype_promotion("standard"):
+    params, rules = init(model, x), layer_rules(model, x)
+  check(params, rules, {"cell/linear/w": last(2, groups=4), "cell/proj/w": last(2)})
+
+
+def test_multi_transform():
+  def forward():
+    linear = hk.Linear(5)
+    return linear, (linear,)
+
+  model, x = hk.multi_transform(forward), normal((2, 3))
+  (rule,) = layer_rules(model, x)
+  assert rule.matches("linear/w")
