@@ -5,16 +5,12 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mhe_jax.arrays import as_float_array, compute_dtype, replicate_explicit
 from mhe_jax.checks import check_count
 from mhe_jax.pair_sum import dense, tiled
 from mhe_jax.pair_sum.mask import Mask, keep
 from mhe_jax.potentials import Potential, Riesz, check_potential
-from mhe_jax.sphere import (
-  as_float_array,
-  compute_dtype,
-  normalize,
-  replicate_explicit,
-)
+from mhe_jax.sphere import normalize
 
 
 def hyperspherical_energy(

@@ -14,10 +14,10 @@ import scipy.integrate
 import scipy.optimize
 import scipy.special
 
+from mhe_jax.arrays import as_float_array
 from mhe_jax.checks import check_count
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.potentials import Gaussian, Potential, Riesz, check_potential
-from mhe_jax.sphere import as_float_array
 
 
 def uniform_energy(

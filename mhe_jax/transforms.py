@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mhe_jax.arrays import compute_dtype
 from mhe_jax.checks import check_scalar, check_weight, is_plain_zero
 from mhe_jax.layers.rules import LayerRule, check_rules
 from mhe_jax.layers.select import select, warn_of_unread
 from mhe_jax.layers.trees import flatten
 from mhe_jax.network import counted_layers, weighted_energy
 from mhe_jax.potentials import Potential, Riesz, check_potential
-from mhe_jax.sphere import compute_dtype
 
 
 class HypersphericalEnergyState(NamedTuple):

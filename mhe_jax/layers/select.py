@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mhe_jax.arrays import compute_dtype, replicate_explicit
 from mhe_jax.layers.axes import NeuronAxes
 from mhe_jax.layers.classes import Path, Reading, readings_of
 from mhe_jax.layers.names import (
@@ -23,7 +24,6 @@ from mhe_jax.layers.names import (
 )
 from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, match
 from mhe_jax.layers.trees import flatten, is_array
-from mhe_jax.sphere import compute_dtype, replicate_explicit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mhe_jax.arrays import compute_dtype
 from mhe_jax.pair_sum.mask import Mask, keep
-from mhe_jax.sphere import compute_dtype, normalize
+from mhe_jax.sphere import normalize
 
 
 def has_direction(rows: jax.Array) -> np.ndarray:
