@@ -16,7 +16,9 @@ from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import neuron_matrices
 from mhe_jax.minimize import minimize_energy
 from mhe_jax.network import layer_energies, network_energy
-from mhe_jax.potentials import Gaussian, Potential, Riesz
+from mhe_jax.potentials.base import Potential
+from mhe_jax.potentials.gaussian import Gaussian
+from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.theory import energy_lower_bound, relative_excess, uniform_energy
 from mhe_jax.transforms import (
   HypersphericalEnergyState,

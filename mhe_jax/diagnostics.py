@@ -15,7 +15,8 @@ from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import select
 from mhe_jax.pair_sum.nearest import has_direction, smallest_angle
-from mhe_jax.potentials import Potential, Riesz, check_potential
+from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.theory import excess_of
 
 

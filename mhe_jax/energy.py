@@ -9,7 +9,8 @@ from mhe_jax.arrays import as_float_array, compute_dtype, replicate_explicit
 from mhe_jax.checks import check_count
 from mhe_jax.pair_sum import dense, tiled
 from mhe_jax.pair_sum.mask import Mask, keep
-from mhe_jax.potentials import Potential, Riesz, check_potential
+from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.sphere import normalize
 
 

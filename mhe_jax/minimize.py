@@ -12,7 +12,9 @@ import scipy.special
 
 from mhe_jax.checks import check_count
 from mhe_jax.energy import hyperspherical_energy
-from mhe_jax.potentials import Gaussian, Potential, Riesz, check_potential
+from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.potentials.gaussian import Gaussian
+from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.sphere import normalize
 
 _PATIENCE = 20  # Steps without a new least energy, after which a start ends.

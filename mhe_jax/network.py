@@ -12,7 +12,8 @@ from mhe_jax.checks import check_weight, is_plain_zero
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import Layer, select, warn_of_unread
-from mhe_jax.potentials import Potential, Riesz, check_potential
+from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.potentials.riesz import Riesz
 
 
 def layer_energies(

@@ -15,7 +15,8 @@ from mhe_jax.layers.rules import LayerRule, check_rules
 from mhe_jax.layers.select import select, warn_of_unread
 from mhe_jax.layers.trees import flatten
 from mhe_jax.network import counted_layers, weighted_energy
-from mhe_jax.potentials import Potential, Riesz, check_potential
+from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.potentials.riesz import Riesz
 
 
 class HypersphericalEnergyState(NamedTuple):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum.mask import Mask, keep
-from mhe_jax.potentials import Potential
+from mhe_jax.potentials.base import Potential
 
 
 def pair_sum(

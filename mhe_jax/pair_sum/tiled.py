@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mhe_jax.pair_sum.mask import Mask, keep
-from mhe_jax.potentials import Potential
+from mhe_jax.potentials.base import Potential
 
 
 def default_block_size() -> int:
