@@ -9,16 +9,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import scipy.integrate
-import scipy.optimize
-import scipy.special
 
 from mhe_jax.arrays import as_float_array
 from mhe_jax.checks import check_count
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.potentials.base import Potential, check_potential
-from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
 
 
@@ -68,7 +63,7 @@ def uniform_energy(
   """
   check_potential(potential)
   check_count("d", d, 1)
-  mean = _uniform_pair_energy(d, potential)
+  mean = potential.sphere_mean(d)
   if not half_space or n is None:
     return mean
   check_count("n", n, 1)
@@ -99,14 +94,14 @@ def energy_lower_bound(
   Args:
     n: number of neurons, at least 2.
     d: dimension, at least 1.
-    potential: a :class:`Riesz` or :class:`Gaussian` potential.
+    potential: the pair potential, whose envelopes are known.
     half_space: bound of the half-space energy.
 
   Returns:
     The bound on the mean pair energy, a Python float.
 
   Raises:
-    NotImplementedError: for a potential of another class.
+    NotImplementedError: for a potential of your own that has no envelopes.
     ValueError: ``n`` or ``d`` is out of range.
 
   Example:
@@ -120,18 +115,10 @@ def energy_lower_bound(
   check_potential(potential)
   check_count("n", n, 2)
   check_count("d", d, 1)
-  if not isinstance(potential, (Riesz, Gaussian)):
-    raise NotImplementedError(
-      f"no lower bound is known for a {type(potential).__name__} potential."
-    )
   if half_space:
     t = math.sqrt(max(0.0, (n - d) / (d * (n - 1))))
-    pair = _at_cosine(potential, t) + _at_cosine(potential, -t)
-    return _half_space_mean(n, pair, potential)
-  mean_cosine = -1.0 / (n - 1)
-  if isinstance(potential, Riesz) and potential.metric == "geodesic":
-    return _geodesic_envelope(mean_cosine, potential)
-  return _at_cosine(potential, mean_cosine)
+    return _half_space_mean(n, potential.even_envelope(t), potential)
+  return potential.envelope(-1.0 / (n - 1))
 
 
 def relative_excess(
@@ -203,94 +190,6 @@ def excess_of(
   return (energy - bound) / spread
 
 
-def _at_cosine(potential, t):
-  return float(potential.at_angle(np.arccos(t)))
-
-
 def _half_space_mean(n, pair, potential):
   """Mean over the n(2n-1) pairs, given f(t) + f(-t) of the average pair."""
-  return ((n - 1) * pair + _at_cosine(potential, -1.0)) / (2 * n - 1)
-
-
-def _uniform_pair_energy(d, potential):
-  if d == 1:  # Two points: half of all pairs coincide.
-    return float(np.mean(potential.at_angle(np.array([0.0, np.pi]))))
-  if isinstance(potential, Riesz):
-    if potential.metric == "chordal":
-      return _uniform_riesz(d, potential.s)
-    if potential.s >= d - 1:  # theta^(d - 2 - s) is not integrable at 0.
-      return math.inf
-  if isinstance(potential, Gaussian):
-    # exp(-2t) E[exp(2 t x)]: ive is exp(-2t) I, so nothing overflows.
-    t, order = potential.t, d / 2 - 1
-    bessel = scipy.special.ive(order, 2 * t)
-    if bessel > 0:
-      return math.exp(math.lgamma(d / 2) - order * math.log(t) + math.log(bessel))
-  return _integrate_over_sphere(d, potential)
-
-
-def _uniform_riesz(d, s):
-  if s == 0:
-    psi = scipy.special.digamma
-    return float(-math.log(2) / 2 + (psi(d / 2) - psi((d - 1) / 2)) / 4)
-  if s >= d - 1:
-    return math.inf
-  if s == 2:  # The same formula, exact where lgamma rounds.
-    return (d - 2) / (2 * (d - 3))
-  log_value = (
-    (d - 2 - s) * math.log(2)
-    + math.lgamma(d / 2)
-    + math.lgamma((d - 1 - s) / 2)
-    - math.lgamma(d - 1 - s / 2)
-    - math.log(math.pi) / 2
-  )
-  return math.exp(log_value)
-
-
-def _integrate_over_sphere(d, potential):
-  """Mean of f over the angle's density, sin(theta)^(d-2) / B(1/2, (d-1)/2)."""
-  log_normalizer = float(scipy.special.betaln(0.5, (d - 1) / 2))
-
-  def integrand(theta):
-    if theta <= 0.0 or theta >= math.pi:
-      return 0.0
-    log_density = (d - 2) * math.log(math.sin(theta)) - log_normalizer
-    return float(potential.at_angle(theta)) * math.exp(log_density)
-
-  # The density is a peak of width 1 / sqrt(d) at pi / 2: tell the quadrature.
-  width = min(1.0, 8.0 / math.sqrt(d))
-  points = [math.pi / 2 - width, math.pi / 2, math.pi / 2 + width]
-  # full_output: where a potential is noisy (float32), the precision that quad reaches
-  # is the best there is, and no reason for a warning.
-  value, *_ = scipy.integrate.quad(
-    integrand,
-    0.0,
-    math.pi,
-    points=points,
-    limit=400,
-    epsabs=0,
-    epsrel=1e-10,
-    full_output=1,
-  )
-  return value
-
-
-def _geodesic_envelope(t, potential):
-  """Convex envelope at t of f(arccos t), which is concave near t = -1.
-
-  The envelope is the line from the antipode that touches the curve, up to the
-  point where it touches, and the curve from there on.
-  """
-  s, f_antipode = potential.s, _at_cosine(potential, -1.0)
-
-  def slope(x):
-    theta = math.acos(x)
-    return (s or 1.0) * theta ** (-s - 1) / math.sin(theta)
-
-  def gap(x):
-    return _at_cosine(potential, x) - f_antipode - slope(x) * (x + 1)
-
-  touch = scipy.optimize.brentq(gap, -1 + 1e-9, 0.5, xtol=1e-14)
-  if t >= touch:
-    return _at_cosine(potential, t)
-  return f_antipode + slope(touch) * (t + 1)
+  return ((n - 1) * pair + potential.at_cosine(-1.0)) / (2 * n - 1)

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from mhe_jax.checks import check_number
 from mhe_jax.potentials.base import Potential
@@ -66,3 +67,18 @@ class Gaussian(Potential):
 
   def at_angle(self, theta: np.ndarray) -> np.ndarray:
     return np.exp(-self.t * 4.0 * np.sin(np.asarray(theta) / 2.0) ** 2)
+
+  def sphere_mean(self, d: int) -> float:
+    order = d / 2 - 1
+    # exp(-2t) E[exp(2 t x)]: ive is exp(-2t) I, so nothing overflows.
+    bessel = scipy.special.ive(order, 2 * self.t) if d > 1 else 0.0
+    if bessel > 0:
+      log_factor = math.lgamma(d / 2) - order * math.log(self.t)
+      return math.exp(log_factor + math.log(bessel))
+    return super().sphere_mean(d)
+
+  def envelope(self, t: float) -> float:
+    return self.at_cosine(t)  # Convex as it is.
+
+  def even_envelope(self, t: float) -> float:
+    return self.at_cosine(t) + self.at_cosine(-t)

@@ -7,6 +7,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
+import scipy.special
 
 from mhe_jax.checks import check_number
 from mhe_jax.potentials.base import Potential
@@ -90,6 +92,39 @@ class Riesz(Potential):
     with np.errstate(divide="ignore", over="ignore"):  # The result is inf.
       return -np.log(z) if self.s == 0 else z**-self.s
 
+  def sphere_mean(self, d: int) -> float:
+    if d > 1 and self.s >= d - 1:  # z^(d - 2 - s) is not integrable at 0.
+      return math.inf
+    if d == 1 or self.metric == "geodesic":
+      return super().sphere_mean(d)
+    return _chordal_mean(d, self.s)
+
+  def envelope(self, t: float) -> float:
+    if self.metric == "chordal":  # Convex as it is.
+      return self.at_cosine(t)
+    return self._geodesic_envelope(t)
+
+  def even_envelope(self, t: float) -> float:
+    return self.at_cosine(t) + self.at_cosine(-t)
+
+  def _geodesic_envelope(self, t):
+    """The geodesic energy is concave near t = -1.
+
+    Its envelope is the line from the antipode that touches the curve, up to the point
+    where it touches, and the curve from there on.
+    """
+    antipode = self.at_cosine(-1.0)
+
+    def slope(x):
+      theta = math.acos(x)
+      return (self.s or 1.0) * theta ** (-self.s - 1) / math.sin(theta)
+
+    def gap(x):
+      return self.at_cosine(x) - antipode - slope(x) * (x + 1)
+
+    touch = scipy.optimize.brentq(gap, -1 + 1e-9, 0.5, xtol=1e-14)
+    return self.at_cosine(t) if t >= touch else antipode + slope(touch) * (t + 1)
+
   def _squared_distance(self, r):
     return r if self.metric == "chordal" else squared_angle(r)
 
@@ -112,3 +147,20 @@ def _power(x, p: float):
   if p == -2.0:
     return (1.0 / x) ** 2  # Not 1 / x^2, whose derivative has x^4, which underflows.
   return x**p
+
+
+def _chordal_mean(d, s):
+  """The closed form of :func:`mhe_jax.uniform_energy`, for s < d - 1."""
+  if s == 0:
+    psi = scipy.special.digamma
+    return float(-math.log(2) / 2 + (psi(d / 2) - psi((d - 1) / 2)) / 4)
+  if s == 2:  # The same formula, exact where lgamma rounds.
+    return (d - 2) / (2 * (d - 3))
+  log_value = (
+    (d - 2 - s) * math.log(2)
+    + math.lgamma(d / 2)
+    + math.lgamma((d - 1 - s) / 2)
+    - math.lgamma(d - 1 - s / 2)
+    - math.log(math.pi) / 2
+  )
+  return math.exp(log_value)
