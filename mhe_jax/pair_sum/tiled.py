@@ -1,26 +1,22 @@
-r"""The double sum over pairs by tiles of the cosine matrix, in O(N d) memory.
+"""The double sum over pairs by tiles of the cosine matrix, in O(N d) memory.
 
-Only tiles on and above the diagonal are computed. A tile gives its part of the value
-and, while it is still in cache, of the gradient
-
-.. math::
-  \frac{\partial E}{\partial u_i} = \sum_{j \ne i} K_{ij} u_j, \qquad
-  K_{ij} = \frac{\mathrm{d} f(2 - 2 t)}{\mathrm{d} t} \Big|_{t = u_i \cdot u_j},
-
-for its rows and, transposed, for its columns: three products of tiles for two
-triangles, 0.75 of the arithmetic of the two full products U U^T and K U. Automatic
-differentiation of the dense sum costs 1.5 times it, and N^2 memory.
+The schedule: all pairs of one set of rows, block by block. Only tiles on and above the
+diagonal are computed; each serves its rows and its columns.
 """
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mhe_jax.pair_sum.mask import Mask, keep
-from mhe_jax.potentials.base import Potential
+from mhe_jax.pair_sum import tiles
+from mhe_jax.pair_sum.mask import Mask
+
+if TYPE_CHECKING:  # Potentials stand on this.
+  from mhe_jax.potentials.base import Potential
 
 
 def default_block_size() -> int:
@@ -34,7 +30,7 @@ def default_block_size() -> int:
 
 def pair_sum(
   units: jax.Array,
-  potential: Potential,
+  potential: "Potential",
   *,
   half_space: bool,
   mask: Mask = Mask(),
@@ -69,7 +65,7 @@ def pair_sum(
   # As even as possible, so that little of the last block is padding.
   num_blocks = max(1, math.ceil(n / largest))
   size = multiple * math.ceil(n / num_blocks / multiple)
-  sum_ = functools.partial(_sum, potential, half_space, size)
+  sum_ = functools.partial(_sum, tiles.PairEnergy(potential, half_space), size)
   num_sets = math.prod(batch)
   sets = units.reshape(num_sets, n, d)
   masks = jax.tree.map(lambda x: x.reshape(num_sets, n), mask)
@@ -85,73 +81,71 @@ def pair_sum(
   return sums.reshape(batch)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _sum(potential, half_space, size, units, mask):
-  return _sum_tiles(potential, half_space, size, units, mask, with_gradient=False)[0]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _sum(energy, size, units, mask):
+  return _sum_tiles(energy, size, units, mask, with_gradient=False)[0]
 
 
 @_sum.defjvp
-def _sum_jvp(potential, half_space, size, primals, tangents):
+def _sum_jvp(energy, size, primals, tangents):
   """The tangent <gradient, du>: one rule for jvp, vjp, vmap and higher orders."""
-  value, gradient = _value_and_gradient(potential, half_space, size, *primals)
+  value, gradient = _value_and_gradient(energy, size, *primals)
   return value, jnp.sum(gradient * tangents[0])
 
 
 # A function with a rule of its own, although the rule is the automatic one: partial
 # evaluation, a step of reverse mode, would else look inside, drop the checkpoint of
 # the tiles, and reverse mode over the gradient would store all of them.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _value_and_gradient(potential, half_space, size, units, mask):
-  return _sum_tiles(potential, half_space, size, units, mask, with_gradient=True)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _value_and_gradient(energy, size, units, mask):
+  return _sum_tiles(energy, size, units, mask, with_gradient=True)
 
 
 @_value_and_gradient.defjvp
-def _value_and_gradient_jvp(potential, half_space, size, primals, tangents):
+def _value_and_gradient_jvp(energy, size, primals, tangents):
   (units, mask), (units_dot, _) = primals, tangents
 
   def function(units):
-    return _sum_tiles(potential, half_space, size, units, mask, with_gradient=True)
+    return _sum_tiles(energy, size, units, mask, with_gradient=True)
 
   return jax.jvp(function, (units,), (units_dot,))
 
 
-def _sum_tiles(potential, half_space, size, units, mask, *, with_gradient):
+def _sum_tiles(energy, size, units, mask, *, with_gradient):
   """Value and, if asked for, gradient, of one set of units ``[n, d]``."""
-  n = units.shape[0]
-  # Summed relative to an orthogonal pair, near which the pairs of many dimensions
-  # gather: what is left to sum is small, and so is its rounding. And a pair whose
-  # cosine is 0 adds nothing: one of rows of padding, and one that does not count.
-  orthogonal = _energy(potential, half_space, jnp.zeros((), units.dtype))
-  constant = orthogonal * mask.num_pairs(n, units.dtype)
+  n, dtype = len(units), units.dtype
+  constant = energy.orthogonal(dtype) * mask.num_pairs(n, dtype)
+  value, gradient = add_tiles(
+    functools.partial(tiles.energy_within, energy, with_gradient=with_gradient),
+    functools.partial(tiles.energy_between, energy, with_gradient=with_gradient),
+    size,
+    units,
+    mask,
+    # Zeros made of the units, because under shard_map they must vary as these do.
+    lambda units: (0.0 * units[0].sum(), 0.0 * units if with_gradient else None),
+  )
+  return value + constant, gradient
 
-  def energy_of(cosines):
-    energies = _energy(potential, half_space, cosines) - orthogonal
-    # A product with ones: the fastest sum on CPU.
-    return _product(jnp.ones_like(energies, shape=len(energies)), energies).sum()
 
-  def diagonal_tile(u, mask):
-    """Energy and gradient of the pairs within a block."""
-    pairs = mask.pairs(mask, among=~jnp.eye(len(u), dtype=bool))
-    cosines = keep(_product(u, u.T), pairs)
-    energy = 0.5 * energy_of(cosines)  # The tile has every pair twice.
-    if not with_gradient:
-      return energy, None
-    weights = keep(_weight(potential, half_space, cosines), pairs)
-    return energy, _product(weights, u)
+def add_tiles(within, between, size, units, mask, zeros):
+  """Adds up what the tiles of all pairs give, for the whole set and for each row.
 
-  def upper_tile(u, mask_u, v, mask_v):
-    """Energy and gradients of the pairs between two blocks."""
-    pairs = mask_u.pairs(mask_v)
-    cosines = keep(_product(u, v.T), pairs)
-    energy = energy_of(cosines)
-    if not with_gradient:
-      return energy, None, None
-    weights = keep(_weight(potential, half_space, cosines), pairs)
-    return energy, _product(weights, v), _product(weights.T, u)
+  Args:
+    within: of the rows and the mask of a block, what its pairs add to the whole, and
+      to each row: trees of arrays, of rows ``[size, ...]``.
+    between: of the rows and mask of two blocks, what their pairs add to the whole, to
+      the rows of the one, and to those of the other.
+    size: rows of a block, an even number.
+    units: one set ``[n, d]``.
+    mask: of its rows.
+    zeros: of the rows of all blocks, the sums of no tile.
 
+  Returns:
+    The sums for the whole, and for each row ``[n, ...]``.
+  """
+  n = len(units)
   if n <= size:
-    energy, gradient = diagonal_tile(units, mask)
-    return energy + constant, gradient
+    return within(units, mask)
 
   num_blocks = math.ceil(n / size)
   padding = (0, num_blocks * size - n)
@@ -164,69 +158,50 @@ def _sum_tiles(potential, half_space, size, units, mask, *, with_gradient):
   def rows_and_mask(units, block, size):
     return rows(units, block, size), jax.tree.map(lambda x: rows(x, block, size), mask)
 
-  def add_to_rows(x, block, y):
-    if not with_gradient:
-      return None
-    y = y + rows(x, block, len(y))
-    return jax.lax.dynamic_update_slice_in_dim(x, y, block * len(y), 0)
+  def add_to_rows(sums, block, more):
+    def add(x, y):
+      y = y + rows(x, block, len(y))
+      return jax.lax.dynamic_update_slice_in_dim(x, y, block * len(y), 0)
 
-  # Reverse mode over the gradient computes the tiles again, from nothing but their
+    return jax.tree.map(add, sums, more)
+
+  # Reverse mode over the sums computes the tiles again, from nothing but their
   # indices. The sums stay outside, or it would store them for every tile.
   remat = functools.partial(jax.checkpoint, prevent_cse=False)
 
-  def add_diagonal_tiles(size, carry):
-    tile = remat(lambda units, i: diagonal_tile(*rows_and_mask(units, i, size)))
+  def add_diagonal_tiles(size, sums):
+    tile = remat(lambda units, i: within(*rows_and_mask(units, i, size)))
 
-    def add(i, carry):
-      energy, gradient = carry
+    def add(i, sums):
+      whole, of_rows = sums
       more, to_rows = tile(units, i)
-      return energy + more, add_to_rows(gradient, i, to_rows)
+      whole = jax.tree.map(jnp.add, whole, more)
+      return whole, add_to_rows(of_rows, i, to_rows)
 
-    return jax.lax.fori_loop(0, len(units) // size, add, carry)
+    return jax.lax.fori_loop(0, len(units) // size, add, sums)
 
-  def add_upper_tiles(size, pairs, carry):
+  def add_upper_tiles(size, pairs, sums):
     pairs = jnp.asarray(pairs, jnp.int32)
     tile = remat(
-      lambda units, i, j: upper_tile(
+      lambda units, i, j: between(
         *rows_and_mask(units, i, size), *rows_and_mask(units, j, size)
       )
     )
 
-    def add(step, carry):
-      energy, gradient = carry
+    def add(step, sums):
+      whole, of_rows = sums
       i, j = pairs[0, step], pairs[1, step]
       more, to_rows, to_columns = tile(units, i, j)
-      gradient = add_to_rows(add_to_rows(gradient, i, to_rows), j, to_columns)
-      return energy + more, gradient
+      of_rows = add_to_rows(add_to_rows(of_rows, i, to_rows), j, to_columns)
+      return jax.tree.map(jnp.add, whole, more), of_rows
 
-    return jax.lax.fori_loop(0, pairs.shape[1], add, carry)
+    return jax.lax.fori_loop(0, pairs.shape[1], add, sums)
 
-  # Zeros made of the units, because under shard_map they must vary as these do.
-  carry = (0.0 * units[0].sum(), 0.0 * units if with_gradient else None)
+  sums = zeros(units)
   # Half of the work of a tile on the diagonal is wasted: those tiles are smaller.
   half, even = size // 2, np.arange(0, 2 * num_blocks, 2)
-  carry = add_diagonal_tiles(half, carry)
-  carry = add_upper_tiles(half, [even, even + 1], carry)
-  carry = add_upper_tiles(size, np.triu_indices(num_blocks, 1), carry)
-  energy, gradient = carry
-  return energy + constant, gradient[:n] if with_gradient else None
-
-
-def _energy(potential, half_space, cosines):
-  energies = potential.value(2.0 - 2.0 * cosines)
-  if half_space:
-    energies = energies + potential.value(2.0 + 2.0 * cosines)
-  return energies
-
-
-def _weight(potential, half_space, cosines):
-  """Derivative of :func:`_energy` by the cosine."""
-  weights = -2.0 * potential.slope(2.0 - 2.0 * cosines)
-  if half_space:
-    weights = weights + 2.0 * potential.slope(2.0 + 2.0 * cosines)
-  return weights
-
-
-def _product(x, y):
-  # HIGHEST: see pair_sum/dense.py.
-  return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+  sums = add_diagonal_tiles(half, sums)
+  sums = add_upper_tiles(half, [even, even + 1], sums)
+  sums = add_upper_tiles(size, np.triu_indices(num_blocks, 1), sums)
+  whole, of_rows = sums
+  return whole, jax.tree.map(lambda x: x[:n], of_rows)
