@@ -15,7 +15,8 @@ from mhe_jax.layers.model import layer_rules
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import neuron_matrices
 from mhe_jax.minimize import minimize_energy
-from mhe_jax.network import layer_energies, network_energy
+from mhe_jax.network import layer_energies, layer_excess, network_energy
+from mhe_jax.objectives.base import Objective
 from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
@@ -35,6 +36,7 @@ __all__ = [
   "LayerReport",
   "LayerRule",
   "NeuronAxes",
+  "Objective",
   "Potential",
   "Report",
   "Riesz",
@@ -43,6 +45,7 @@ __all__ = [
   "energy_lower_bound",
   "hyperspherical_energy",
   "layer_energies",
+  "layer_excess",
   "layer_rules",
   "minimize_energy",
   "network_energy",

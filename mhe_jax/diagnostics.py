@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import select
+from mhe_jax.objectives.base import Objective
+from mhe_jax.objectives.pair_energy import as_objective
+from mhe_jax.objectives.relative import excess_of
 from mhe_jax.pair_sum.nearest import has_direction, smallest_angle
-from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.riesz import Riesz
-from mhe_jax.theory import excess_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Report:
 
   rows: tuple[LayerReport, ...]
   skipped: dict[str, str]
-  potential: Potential
+  potential: Potential | Objective
   half_space: bool
 
   def __iter__(self) -> Iterator[LayerReport]:
@@ -162,7 +163,7 @@ class Report:
 
 def describe(
   params: Any,
-  potential: Potential = Riesz(1.0),
+  potential: Potential | Objective = Riesz(1.0),
   *,
   half_space: bool = True,
   rules: Sequence[LayerRule] | None = None,
@@ -171,7 +172,7 @@ def describe(
 
   Args:
     params: any tree of parameters, or an nnx module, with concrete arrays.
-    potential: the pair potential.
+    potential: the pair potential, or any :class:`Objective` without random numbers.
     half_space: use the half-space energy for hidden layers.
     rules: see :class:`LayerRule`.
 
@@ -200,7 +201,7 @@ def describe(
     Relative excess: 0 = lower bound, 1 = random directions.
     Skipped 1 (a bias, not neurons): body/bias
   """  # noqa: E501
-  check_potential(potential)
+  objective = as_objective(potential)
   selection = select(params, rules)
   rows = []
   for layer in selection.layers:
@@ -211,16 +212,16 @@ def describe(
       )
     # A report does not die of what it reports.
     with jax.debug_nans(False), jax.debug_infs(False):
-      rows.append(_report(layer, potential, half_space and layer.role == "hidden"))
+      rows.append(_report(layer, objective, layer.in_half_space(half_space)))
   skipped = {k: v for k, v in selection.skipped.items() if v != "None"}
   return Report(tuple(rows), skipped, potential, bool(half_space))
 
 
-def _report(layer, potential, half_space):
+def _report(layer, objective, half_space):
   matrix = layer.matrix()
   *batch, n, d = matrix.shape
-  energies = hyperspherical_energy(matrix, potential, half_space=half_space)
-  excesses = _excesses(energies, n, d, potential, half_space)
+  energies = objective(matrix, half_space=half_space)
+  excesses = _excesses(energies, n, d, objective, half_space)
   sets = matrix.reshape(-1, n, d)
   angles = np.array([smallest_angle(w, half_space=half_space) for w in sets])
   has_pairs = ~np.isinf(angles)  # NaN is of a damaged layer.
@@ -238,10 +239,10 @@ def _report(layer, potential, half_space):
   )
 
 
-def _excesses(energies, n, d, potential, half_space):
+def _excesses(energies, n, d, objective, half_space):
   try:
-    excesses = excess_of(energies, n, d, potential, half_space)
-  except NotImplementedError:  # A potential of the user's own: no bound is known.
+    excesses = excess_of(energies, n, d, objective, half_space)
+  except NotImplementedError:  # A potential of the user's own: no scale is known.
     return np.full(energies.size, np.nan)
   return np.asarray(excesses, np.float64).ravel()
 

@@ -5,13 +5,14 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.arrays import as_float_array, compute_dtype, replicate_explicit
+from mhe_jax.arrays import replicate_explicit
 from mhe_jax.checks import check_count
-from mhe_jax.pair_sum import dense, tiled
-from mhe_jax.pair_sum.mask import Mask, keep
+from mhe_jax.objectives.base import as_neurons
+from mhe_jax.pair_sum.energy import pair_energy
+from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
-from mhe_jax.sphere import normalize
+from mhe_jax.sphere import evaluate, normalize
 
 
 def hyperspherical_energy(
@@ -105,12 +106,7 @@ def hyperspherical_energy(
     <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018, equation 1; half-space,
     section 3.2.
   """
-  neurons = as_float_array("neurons", neurons)
-  if neurons.ndim < 2:
-    raise ValueError(
-      "neurons must have shape [*batch, n, d], at least two axes, got shape "
-      f"{neurons.shape}."
-    )
+  neurons = as_neurons(neurons)
   check_potential(potential)
   if reduction not in ("mean", "sum"):
     raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
@@ -128,10 +124,8 @@ def hyperspherical_energy(
     _per_row("where", where, neurons, jnp.bool_, "boolean"),
     _per_row("labels", labels, neurons, jnp.integer, "integer"),
   )
-  options = _Options(
-    potential, bool(half_space), reduction, implementation or "tiled", block_size
-  )
-  return _jitted_energy(options, neurons, mask)
+  options = _Options(potential, bool(half_space), reduction, implementation, block_size)
+  return evaluate(options, neurons, mask)
 
 
 def _per_row(name, x, neurons, kind, kind_name):
@@ -155,65 +149,14 @@ class _Options(NamedTuple):
 
   potential: Potential
   half_space: bool
-  reduction: str
-  implementation: str
+  reduction: Literal["mean", "sum"]
+  implementation: Literal["dense", "tiled"] | None
   block_size: int | None
 
-
-def _evaluate(options, neurons, mask):
-  n = neurons.shape[-2]
-  if mask.where is not None:
-    neurons = jnp.where(mask.where[..., None], neurons, jnp.zeros_like(neurons))
-  units = normalize(neurons)
-  potential, half_space = options.potential, options.half_space
-  if options.implementation == "dense":
-    total = dense.pair_sum(units, potential, half_space=half_space, mask=mask)
-  else:
-    total = tiled.pair_sum(
-      units,
-      potential,
-      half_space=half_space,
-      mask=mask,
-      block_size=options.block_size,
+  def __call__(self, neurons, mask):
+    if mask.where is not None:
+      neurons = jnp.where(mask.where[..., None], neurons, jnp.zeros_like(neurons))
+    options = self._asdict()
+    return pair_energy(
+      normalize(neurons), options.pop("potential"), mask=mask, **options
     )
-  if n == 1 or jax.tree.leaves(mask):  # A damaged row is not hidden by having no pair.
-    total = total + 0.0 * jnp.sum(units, (-2, -1))
-  num_pairs = mask.num_pairs(n, units.dtype)
-  if half_space:
-    total = 2.0 * total + _antipodal_energy(units, potential, mask)
-    num_pairs = 4 * num_pairs + mask.num_rows(n, units.dtype)
-  if options.reduction == "sum":
-    return total
-  at_least_one = max if isinstance(num_pairs, (int, float)) else jnp.maximum
-  return total / at_least_one(num_pairs, 1)
-
-
-# Jitted here, so that eager calls are fast, and a network traces each distinct
-# shape once: jit caches the inner trace.
-_energy = jax.custom_jvp(_evaluate, nondiff_argnums=(0,))
-_jitted_energy = jax.jit(_energy, static_argnums=0)
-
-
-@_energy.defjvp
-def _energy_jvp(options, primals, tangents):
-  """The tangent <gradient, dw>, with a gradient that is saturated where it overflows.
-
-  Coincident neurons, or neurons of norm 1e-30, can have gradients that float16, or
-  even float32, cannot hold. An infinity there would become NaN in the next update.
-  """
-  (neurons, mask), (tangent, _) = primals, tangents
-  dtype = compute_dtype(neurons.dtype)
-  energy, pullback = jax.vjp(
-    lambda neurons: _evaluate(options, neurons, mask), neurons.astype(dtype)
-  )
-  (gradient,) = pullback(jnp.ones_like(energy))
-  largest = float(jnp.finfo(neurons.dtype).max)
-  gradient = jnp.clip(gradient, -largest, largest)
-  return energy, jnp.sum(gradient * tangent.astype(dtype), (-2, -1))
-
-
-def _antipodal_energy(units, potential, mask):
-  """The n pairs (u_i, -u_i): constants, except that a row of zeros stays 0."""
-  # Rounded: norms are 1 or 0 up to rounding, which arccos near -1 would amplify.
-  squared_norms = jnp.round(jax.lax.stop_gradient(jnp.sum(units * units, -1)))
-  return jnp.sum(keep(potential.value(2.0 + 2.0 * squared_norms), mask.where), -1)

@@ -9,29 +9,33 @@ import jax.numpy as jnp
 
 from mhe_jax.arrays import compute_dtype
 from mhe_jax.checks import check_weight, is_plain_zero
-from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import Layer, select, warn_of_unread
-from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.objectives.base import Objective
+from mhe_jax.objectives.pair_energy import as_objective
+from mhe_jax.objectives.relative import NoScaleError, excess_or_nan
+from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.riesz import Riesz
 
 
 def layer_energies(
   params: Any,
-  potential: Potential = Riesz(1.0),
+  potential: Potential | Objective = Riesz(1.0),
   *,
   half_space: bool = True,
   rules: Sequence[LayerRule] | None = None,
+  key: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-  """Mean pair energy of every layer.
+  """Mean pair energy of every layer, or another objective of it.
 
   Args:
     params: any tree of parameters; see :func:`mhe_jax.neuron_matrices`.
-    potential: the pair potential.
+    potential: the pair potential, or any :class:`Objective`.
     half_space: use the half-space energy for hidden layers; output layers
       always use full space.
     rules: which layers are output layers, are skipped, or have their neurons
       on other axes; see :class:`LayerRule`.
+    key: a PRNG key, for objectives that draw random numbers.
 
   Returns:
     ``{path: energy}``, unweighted scalars. The energies of stacked layers
@@ -50,18 +54,71 @@ def layer_energies(
     >>> {path: round(float(e), 4) for path, e in energies.items()}
     {'body/kernel': 0.4643, 'head/kernel': 0.5}
   """
+  objective = as_objective(potential, key)
   layers = select(params, rules).layers
-  return energies_of(layers, potential, half_space)
+  values = _values_of(layers, objective, half_space, key)
+  return {path: x.sum() for path, x in values.items()}
+
+
+def layer_excess(
+  params: Any,
+  potential: Potential | Objective = Riesz(1.0),
+  *,
+  half_space: bool = True,
+  rules: Sequence[LayerRule] | None = None,
+  key: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+  """Relative excess of every layer: 0 is the lower bound, 1 random directions.
+
+  The measure of redundancy to log during training. Unlike energies, it can be compared
+  between layers, between potentials, and in time.
+
+  Args:
+    params: any tree of parameters; see :func:`mhe_jax.neuron_matrices`.
+    potential: the pair potential, or any :class:`Objective` with a scale.
+    half_space: use the half-space energy for hidden layers; output layers always use
+      full space.
+    rules: see :class:`LayerRule`.
+    key: a PRNG key, for objectives that draw random numbers.
+
+  Returns:
+    ``{path: excess}``, scalars; of stacked layers, the mean. NaN where there is no
+    scale, see :func:`mhe_jax.relative_excess`.
+
+  Raises:
+    TypeError, ValueError: as :func:`mhe_jax.neuron_matrices`.
+    NotImplementedError: the objective has no known scale.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from mhe_jax import LayerRule, Riesz, layer_excess
+    >>> params = {"body": {"kernel": jnp.eye(4)}, "head": {"kernel": jnp.eye(4)}}
+    >>> rules = [LayerRule("head/kernel", role="output")]
+    >>> excess = layer_excess(params, Riesz(2.0), rules=rules)
+    >>> {path: round(float(x), 4) for path, x in excess.items()}
+    {'body/kernel': 0.0, 'head/kernel': 0.2}
+  """
+  objective = as_objective(potential, key)
+  layers = select(params, rules).layers
+  values = _values_of(layers, objective, half_space, key)
+  excess = {}
+  for layer in layers:
+    n, d = layer.axes.matrix_shape(layer.leaf.shape)[-2:]
+    in_half_space = layer.in_half_space(half_space)
+    x = excess_or_nan(values[layer.path], n, d, objective, in_half_space)
+    excess[layer.path] = x.mean()
+  return excess
 
 
 def network_energy(
   params: Any,
-  potential: Potential = Riesz(1.0),
+  potential: Potential | Objective = Riesz(1.0),
   *,
   half_space: bool = True,
   hidden_weight: jax.typing.ArrayLike = 1.0,
   output_weight: jax.typing.ArrayLike = 1.0,
   rules: Sequence[LayerRule] | None = None,
+  key: jax.Array | None = None,
 ) -> jax.Array:
   r"""Weighted sum of the layers' energies: the paper's regularizer.
 
@@ -75,13 +132,14 @@ def network_energy(
 
   Args:
     params: any tree of parameters, or an nnx module.
-    potential: the pair potential.
+    potential: the pair potential, or any :class:`Objective`.
     half_space: use the half-space energy for hidden layers.
     hidden_weight: weight of the hidden layers, a real scalar, traced or not. Layers
       whose weight is 0, as a plain number or that of their rule, are not evaluated:
       they cost nothing, and a NaN in them does not show.
     output_weight: weight of the output layers, likewise.
     rules: see :class:`LayerRule`.
+    key: a PRNG key, for objectives that draw random numbers.
 
   Returns:
     A scalar, differentiable with respect to ``params``.
@@ -107,36 +165,44 @@ def network_energy(
     Liu et al., `Learning towards Minimum Hyperspherical Energy
     <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018, section 3.5.
   """
+  objective = as_objective(potential, key)
   check_weight("hidden_weight", hidden_weight)
   check_weight("output_weight", output_weight)
   selection = select(params, rules)
   warn_of_unread(selection)
-  layers = selection.layers
-  return weighted_energy(layers, potential, half_space, hidden_weight, output_weight)
+  return weighted_energy(
+    selection.layers, objective, half_space, hidden_weight, output_weight, key
+  )
 
 
-def energies_of(
-  layers: Sequence[Layer], potential: Potential, half_space: bool
+def _values_of(
+  layers: Sequence[Layer],
+  objective: Objective,
+  half_space: bool,
+  key: jax.Array | None,
 ) -> dict[str, jax.Array]:
-  """Energies of layers by path.
+  """An objective of each layer by path, ``[layers of a stack]``.
 
   Layers of one shape, dtype and kind of space are stacked and evaluated at once,
   so that a deep network has as many evaluations as it has kinds of layers.
   """
-  check_potential(potential)
   groups = defaultdict(list)
   for layer in layers:
     matrix = layer.matrix()
-    uses_half_space = bool(half_space) and layer.role == "hidden"
-    groups[matrix.shape, matrix.dtype, uses_half_space].append((layer.path, matrix))
-  energies = {}
-  for (_, _, uses_half_space), members in groups.items():
+    kind = matrix.shape, matrix.dtype, layer.in_half_space(bool(half_space))
+    groups[kind].append((layer.path, matrix))
+  values = {}
+  for index, ((*_, in_half_space), members) in enumerate(groups.items()):
     paths, matrices = [path for path, _ in members], [w for _, w in members]
     # An axis of one layer would keep XLA on CPU from using more than one thread.
     stack = jnp.stack(matrices) if len(matrices) > 1 else matrices[0]
-    values = hyperspherical_energy(stack, potential, half_space=uses_half_space)
-    energies.update(zip(paths, values.reshape(len(paths), -1).sum(1)))
-  return {layer.path: energies[layer.path] for layer in layers}
+    draw = jax.random.fold_in(key, index) if key is not None else None
+    try:
+      of_stack = objective(stack, half_space=in_half_space, key=draw)
+    except NoScaleError as error:
+      raise NoScaleError(f"parameter {paths[0]!r}: {error}") from error
+    values.update(zip(paths, of_stack.reshape(len(paths), -1)))
+  return {layer.path: values[layer.path] for layer in layers}
 
 
 def counted_layers(
@@ -152,17 +218,17 @@ def counted_layers(
 
 
 def weighted_energy(
-  layers: Sequence[Layer], potential, half_space, hidden_weight, output_weight
+  layers: Sequence[Layer], objective, half_space, hidden_weight, output_weight, key
 ) -> jax.Array:
   """The sum of :func:`network_energy`, of layers that are selected already."""
   dtype = compute_dtype(*(layer.compute_dtype for layer in layers))
   role_weight = {"hidden": hidden_weight, "output": output_weight}
   layers = counted_layers(layers, hidden_weight, output_weight)
-  energies = energies_of(layers, potential, half_space)
+  values = _values_of(layers, objective, half_space, key)
   terms = [
     jnp.asarray(role_weight[layer.role], dtype)
     * layer.weight
-    * energies[layer.path].astype(dtype)
+    * values[layer.path].sum().astype(dtype)
     for layer in layers
   ]
   return jnp.stack(terms).sum() if terms else jnp.zeros([], dtype)

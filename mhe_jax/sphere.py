@@ -1,4 +1,8 @@
-"""Projection to the unit sphere, without overflow and without NaN gradients."""
+"""Functions of directions: projection to the unit sphere, and gradients through it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,3 +51,46 @@ def _project(x):
   squared_norm = jnp.where(is_zero, 1.0, jnp.sum(y * y, -1, keepdims=True))
   inverse_norm = 1.0 / jnp.sqrt(squared_norm)
   return y * inverse_norm, jnp.where(is_zero, 0.0, inverse_norm / scale)
+
+
+# Jitted here, so that eager calls are fast, and a network traces each distinct
+# shape once: jit caches the inner trace.
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate(
+  function: Callable[..., jax.Array], neurons: jax.Array, *operands: Any
+) -> jax.Array:
+  """A function of the directions of neurons, with a gradient that saturates.
+
+  Args:
+    function: of neurons and operands, hashable, to ``[*batch]``; it calls
+      :func:`normalize`.
+    neurons: ``[*batch, n, d]``, any real float dtype.
+    *operands: trees of arrays, that are not differentiated.
+
+  Returns:
+    What ``function`` returns.
+  """
+  return _saturating(function, neurons, operands)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _saturating(function, neurons, operands):
+  return function(neurons, *operands)
+
+
+@_saturating.defjvp
+def _saturating_jvp(function, primals, tangents):
+  """The tangent <gradient, dw>, with a gradient that is saturated where it overflows.
+
+  Coincident neurons, or neurons of norm 1e-30, can have gradients that float16, or
+  even float32, cannot hold. An infinity there would become NaN in the next update.
+  """
+  (neurons, operands), (tangent, _) = primals, tangents
+  dtype = compute_dtype(neurons.dtype)
+  value, pullback = jax.vjp(
+    lambda neurons: function(neurons, *operands), neurons.astype(dtype)
+  )
+  (gradient,) = pullback(jnp.ones_like(value))
+  largest = float(jnp.finfo(neurons.dtype).max)
+  gradient = jnp.clip(gradient, -largest, largest)
+  return value, jnp.sum(gradient * tangent.astype(dtype), (-2, -1))

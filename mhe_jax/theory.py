@@ -5,14 +5,13 @@ optimal is 2% to 0.02% of its value (docs/numerics.md). These closed forms give 
 scale.
 """
 
-import math
-
 import jax
-import jax.numpy as jnp
 
 from mhe_jax.arrays import as_float_array
 from mhe_jax.checks import check_count
 from mhe_jax.energy import hyperspherical_energy
+from mhe_jax.objectives.pair_energy import PairEnergy
+from mhe_jax.objectives.relative import excess_or_nan
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
 
@@ -63,11 +62,9 @@ def uniform_energy(
   """
   check_potential(potential)
   check_count("d", d, 1)
-  mean = potential.sphere_mean(d)
-  if not half_space or n is None:
-    return mean
-  check_count("n", n, 1)
-  return _half_space_mean(n, 2.0 * mean, potential)
+  if half_space and n is not None:
+    check_count("n", n, 1)
+  return potential.random_mean(d, half_space=half_space, n=n)
 
 
 def energy_lower_bound(
@@ -115,10 +112,7 @@ def energy_lower_bound(
   check_potential(potential)
   check_count("n", n, 2)
   check_count("d", d, 1)
-  if half_space:
-    t = math.sqrt(max(0.0, (n - d) / (d * (n - 1))))
-    return _half_space_mean(n, potential.even_envelope(t), potential)
-  return potential.envelope(-1.0 / (n - 1))
+  return potential.lower_bound(n, d, half_space=half_space)
 
 
 def relative_excess(
@@ -162,34 +156,4 @@ def relative_excess(
   neurons = as_float_array("neurons", neurons)
   energy = hyperspherical_energy(neurons, potential, half_space=half_space)
   n, d = neurons.shape[-2:]
-  try:
-    return excess_of(energy, n, d, potential, half_space)
-  except NoScaleError:
-    with jax.debug_nans(False):  # Even a constant is checked.
-      return jnp.full_like(energy, jnp.nan)
-
-
-class NoScaleError(NotImplementedError):
-  """Random directions have infinite energy, or the same as the best."""
-
-
-def excess_of(
-  energy: jax.Array, n: int, d: int, potential: Potential, half_space: bool
-) -> jax.Array:
-  """The relative excess of mean energies that are computed already.
-
-  Raises:
-    NoScaleError: there is no scale for it. Not NaN, which a caller could not average
-      under ``jax_debug_nans``.
-    NotImplementedError: for a potential without a known bound.
-  """
-  bound = energy_lower_bound(n, d, potential, half_space=half_space)
-  spread = uniform_energy(d, potential, half_space=half_space, n=n) - bound
-  if not math.isfinite(spread) or spread <= 0:
-    raise NoScaleError(f"no scale for {potential} with n = {n}, d = {d}.")
-  return (energy - bound) / spread
-
-
-def _half_space_mean(n, pair, potential):
-  """Mean over the n(2n-1) pairs, given f(t) + f(-t) of the average pair."""
-  return ((n - 1) * pair + potential.at_cosine(-1.0)) / (2 * n - 1)
+  return excess_or_nan(energy, n, d, PairEnergy(potential), half_space)

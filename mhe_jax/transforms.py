@@ -15,7 +15,9 @@ from mhe_jax.layers.rules import LayerRule, check_rules
 from mhe_jax.layers.select import select, warn_of_unread
 from mhe_jax.layers.trees import flatten
 from mhe_jax.network import counted_layers, weighted_energy
-from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.objectives.base import Objective
+from mhe_jax.objectives.pair_energy import as_objective
+from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.riesz import Riesz
 
 
@@ -38,12 +40,13 @@ class HypersphericalEnergyState(NamedTuple):
 
 def add_hyperspherical_energy(
   weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
-  potential: Potential = Riesz(1.0),
+  potential: Potential | Objective = Riesz(1.0),
   *,
   half_space: bool = True,
   hidden_weight: jax.typing.ArrayLike = 1.0,
   output_weight: jax.typing.ArrayLike = 1.0,
   rules: Sequence[LayerRule] | None = None,
+  key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Adds the gradient of the network's hyperspherical energy to the updates.
 
@@ -70,13 +73,15 @@ def add_hyperspherical_energy(
 
   Args:
     weight: factor of the gradient, a number or an optax schedule.
-    potential: the pair potential.
+    potential: the pair potential, or any :class:`Objective`.
     half_space: use the half-space energy for hidden layers.
     hidden_weight: weight of the hidden layers, a number. Layers whose weight is 0, as
       a plain number or that of their rule, are not evaluated: they cost nothing, and
       a NaN in them does not show.
     output_weight: weight of the output layers, likewise.
     rules: see :class:`LayerRule`.
+    key: a PRNG key, for objectives that draw random numbers. Each update draws others:
+      it folds the number of the update in.
 
   Returns:
     A gradient transformation, whose ``update`` needs ``params``.
@@ -119,7 +124,7 @@ def add_hyperspherical_energy(
     check_weight("weight", weight)
   check_weight("hidden_weight", hidden_weight)
   check_weight("output_weight", output_weight)
-  check_potential(potential)
+  objective = as_objective(potential, key)
   rules = check_rules(rules)
 
   def init_fn(params):
@@ -155,13 +160,16 @@ def add_hyperspherical_energy(
           f"parameter {jnp.shape(layer.leaf)}."
         )
 
+    draw = None if key is None else jax.random.fold_in(key, state.count)
+
     def energy_of(leaves):
       return weighted_energy(
         [dataclasses.replace(x, leaf=leaves.get(x.index, x.leaf)) for x in layers],
-        potential,
+        objective,
         half_space,
         hidden_weight,
         output_weight,
+        draw,
       )
 
     # Only the leaves whose gradient is used are differentiated; the rest may be
@@ -186,12 +194,13 @@ def add_hyperspherical_energy(
 def with_hyperspherical_energy(
   optimizer: optax.GradientTransformation,
   weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
-  potential: Potential = Riesz(1.0),
+  potential: Potential | Objective = Riesz(1.0),
   *,
   half_space: bool = True,
   hidden_weight: jax.typing.ArrayLike = 1.0,
   output_weight: jax.typing.ArrayLike = 1.0,
   rules: Sequence[LayerRule] | None = None,
+  key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """An optimizer that minimizes the loss plus the energy (the coupled form).
 
@@ -204,11 +213,12 @@ def with_hyperspherical_energy(
   Args:
     optimizer: any complete optimizer, such as ``optax.adam(1e-3)``.
     weight: weight of the energy, a number or an optax schedule.
-    potential: the pair potential.
+    potential: the pair potential, or any :class:`Objective`.
     half_space: as in :func:`add_hyperspherical_energy`, like all that follow.
     hidden_weight: weight of the hidden layers.
     output_weight: weight of the output layers.
     rules: see :class:`LayerRule`.
+    key: a PRNG key, for objectives that draw random numbers.
 
   Returns:
     A gradient transformation, whose state is the pair of a
@@ -230,6 +240,7 @@ def with_hyperspherical_energy(
     hidden_weight=hidden_weight,
     output_weight=output_weight,
     rules=rules,
+    key=key,
   )
   optimizer = optax.with_extra_args_support(optimizer)
 
@@ -252,12 +263,13 @@ def with_decoupled_hyperspherical_energy(
   scaler: optax.GradientTransformation,
   learning_rate: optax.ScalarOrSchedule,
   weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
-  potential: Potential = Riesz(1.0),
+  potential: Potential | Objective = Riesz(1.0),
   *,
   half_space: bool = True,
   hidden_weight: jax.typing.ArrayLike = 1.0,
   output_weight: jax.typing.ArrayLike = 1.0,
   rules: Sequence[LayerRule] | None = None,
+  key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """An optimizer beside whose steps the energy is descended (the decoupled form).
 
@@ -271,11 +283,12 @@ def with_decoupled_hyperspherical_energy(
       whose steps are negative already and would be turned around.
     learning_rate: a number or an optax schedule.
     weight: weight of the energy, a number or an optax schedule.
-    potential: the pair potential.
+    potential: the pair potential, or any :class:`Objective`.
     half_space: as in :func:`add_hyperspherical_energy`, like all that follow.
     hidden_weight: weight of the hidden layers.
     output_weight: weight of the output layers.
     rules: see :class:`LayerRule`.
+    key: a PRNG key, for objectives that draw random numbers.
 
   Returns:
     A gradient transformation, whose state has three parts: of ``scaler``, a
@@ -301,6 +314,7 @@ def with_decoupled_hyperspherical_energy(
     hidden_weight=hidden_weight,
     output_weight=output_weight,
     rules=rules,
+    key=key,
   )
   return optax.chain(scaler, regularizer, optax.scale_by_learning_rate(learning_rate))
 

@@ -209,7 +209,7 @@ def test_every_factory_spells_out_the_same_options():
     return [str(p) for p in parameters if p.kind is p.KEYWORD_ONLY]
 
   first, *others = (options(function) for function, _, _ in FACTORIES.values())
-  assert len(first) == 4
+  assert len(first) == 5
   assert all(other == first for other in others)
 
 

@@ -42,6 +42,14 @@ class Layer:
     """The dtype in which its energy is computed."""
     return compute_dtype(self.leaf.dtype)
 
+  def in_half_space(self, half_space: bool) -> bool:
+    """Whether antipodes repel: of hidden layers alone, where that is asked for.
+
+    A neuron and its negative are one feature; two opposite classes are none the worse
+    (the paper, section 3.2).
+    """
+    return half_space and self.role == "hidden"
+
   def matrix(self) -> jax.Array:
     """Its neurons ``[*batch, n, d]``."""
     return self.axes.to_matrix(replicate_explicit(jnp.asarray(self.leaf)))

@@ -94,6 +94,25 @@ class Potential(abc.ABC):
     """
     raise self._no_bound()
 
+  def lower_bound(self, n: int, d: int, *, half_space: bool = False) -> float:
+    """The bound of :func:`mhe_jax.energy_lower_bound`."""
+    if not half_space:
+      return self.envelope(-1.0 / (n - 1))
+    welch = math.sqrt(max(0.0, (n - d) / (d * (n - 1))))
+    return self._half_space_mean(n, self.even_envelope(welch))
+
+  def random_mean(
+    self, d: int, *, half_space: bool = False, n: int | None = None
+  ) -> float:
+    """The expectation of :func:`mhe_jax.uniform_energy`."""
+    mean = self.sphere_mean(d)
+    many = not half_space or n is None
+    return mean if many else self._half_space_mean(n, 2.0 * mean)
+
+  def _half_space_mean(self, n, pair):
+    """Mean over the n(2n-1) pairs, given f(t) + f(-t) of the average pair."""
+    return ((n - 1) * pair + self.at_cosine(-1.0)) / (2 * n - 1)
+
   def at_cosine(self, t: float) -> float:
     """Energy of a pair with cosine ``t``, as :meth:`at_angle`."""
     return float(self.at_angle(np.arccos(t)))

@@ -1,0 +1,1 @@
+"""What may be minimized: a number for a set of neurons. One idea a file."""

@@ -1,0 +1,48 @@
+"""The paper's objective: the mean energy of all pairs."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from mhe_jax.objectives.base import Objective
+from mhe_jax.pair_sum.energy import pair_energy
+from mhe_jax.potentials.base import Potential
+
+
+@dataclasses.dataclass(frozen=True)
+class PairEnergy(Objective):
+  """The mean pair energy of a potential, see :func:`mhe_jax.hyperspherical_energy`."""
+
+  potential: Potential
+
+  def evaluate(self, units, *, half_space, key):
+    del key
+    return pair_energy(units, self.potential, half_space=half_space)
+
+  def scale(self, n: int, d: int, *, half_space: bool = False) -> tuple[float, float]:
+    bound = self.potential.lower_bound(n, d, half_space=half_space)
+    return bound, self.potential.random_mean(d, half_space=half_space, n=n)
+
+
+def as_objective(x: Any, key: jax.Array | None = None) -> Objective:
+  """An argument ``potential`` as an objective: a potential is that of its mean energy.
+
+  Raises:
+    TypeError: it is neither, or has no hash.
+    ValueError: it draws random numbers, and there is no key.
+  """
+  objective = PairEnergy(x) if isinstance(x, Potential) else x
+  if not isinstance(objective, Objective):
+    raise TypeError(
+      "potential must be a Potential such as Riesz(1.0) or Gaussian(2.0), or another "
+      f"Objective, got {x!r}."
+    )
+  try:
+    hash(objective)
+  except TypeError as error:
+    raise TypeError(
+      f"potential must be hashable, as a frozen dataclass is, got {x!r}."
+    ) from error
+  objective.check_key(key)
+  return objective
