@@ -1,0 +1,1 @@
+"""Whether one weight of the energy serves every network, width and layer."""
