@@ -42,11 +42,14 @@ def read(name: str, root: pathlib.Path | None, file: pathlib.Path | None) -> Ima
     return Images(**{**values, "source": str(values["source"])})
   data = load(name, root)
   rng = np.random.default_rng(0)
-  arrays = []
-  for split in (data.train, data.test):
-    order = rng.permutation(len(split))  # Some data sets are sorted by class.
-    arrays += [_small(split.images)[order], np.asarray(split.labels, np.int32)[order]]
-  return Images(*arrays, f"{name} ({data.source})")
+
+  def shuffled(split):  # Some data sets are sorted by class.
+    order = rng.permutation(len(split))
+    return _small(split.images)[order], np.asarray(split.labels, np.int32)[order]
+
+  (images, labels), (test_images, test_labels) = map(shuffled, (data.train, data.test))
+  source = f"{name} ({data.source})"
+  return Images(images, labels, test_images, test_labels, source)
 
 
 def write(images: Images, file: pathlib.Path, train: int, test: int) -> None:

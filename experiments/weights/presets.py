@@ -71,14 +71,18 @@ class Preset:
   training: Training
   networks: tuple[Network, ...] = ("mlp", "cnn", "cnn-bn", "resnet", "vit")
   widths: tuple[int, ...] = (1, 8)
-  exponents: tuple[float, ...] = (2.0, 0.0, 1.0)
-  spaces: tuple[Space, ...] = ("half", "full")
+  potentials: tuple[tuple[Space, float], ...] = (
+    ("half", 2.0),
+    ("half", 0.0),
+    ("half", 1.0),
+    ("full", 2.0),
+  )
 
   @property
   def cells(self) -> list[Cell]:
     """Of one network and width side by side: they are compiled once."""
-    grid = itertools.product(self.networks, self.widths, self.spaces, self.exponents)
-    return [Cell(n, w, s, space, self.training) for n, w, space, s in grid]
+    grid = itertools.product(self.networks, self.widths, self.potentials)
+    return [Cell(n, w, s, space, self.training) for n, w, (space, s) in grid]
 
 
 def weights(mean: tuple[float, ...], relative: tuple[float, ...]):
@@ -91,8 +95,7 @@ PRESETS = {
     Training((0, 1), weights((10.0,), (0.1,)), 4, 8, 64, 32),
     networks=("mlp", "vit"),
     widths=(1,),
-    exponents=(2.0,),
-    spaces=("half",),
+    potentials=(("half", 2.0),),
   ),
   "cpu": Preset(
     Training(
@@ -104,15 +107,14 @@ PRESETS = {
       test_images=2_000,
     ),
     widths=(1, 4),
-    exponents=(2.0,),
-    spaces=("half",),
+    potentials=(("half", 2.0),),
   ),
   "accelerator": Preset(
     Training(
       (0, 1, 2),
       weights((0.1, 1.0, 10.0, 100.0, 1000.0), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)),
       steps=600,
-      batch_size=128,
+      batch_size=64,
       train_images=10_000,
       test_images=5_000,
     ),

@@ -13,7 +13,7 @@ import optax
 import mhe_jax
 from experiments.environment import environment
 from experiments.weights.data import Images
-from experiments.weights.forms import Scales, energies, regularizer, scales
+from experiments.weights.forms import energies, regularizer, scales
 from experiments.weights.networks import RULES, SIZE, build
 from experiments.weights.presets import (
   FORMS,
@@ -138,7 +138,7 @@ def _program(
     params = variables.pop("params")
     return params, variables, tx.init(params)
 
-  def run(weights, seed, scales: Scales, data):
+  def run(weights, seed, scales, data):
     images, labels, test_images, test_labels = data
 
     def loss(params, stats, batch):
@@ -166,7 +166,8 @@ def _program(
       )
 
       def part(batch):
-        logits = model.apply({"params": params, **stats}, floats(batch[0]), train=False)
+        variables = {"params": params, **stats}
+        logits = jnp.asarray(model.apply(variables, floats(batch[0]), train=False))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
         return (logits.argmax(-1) != batch[1]).mean() * 100.0, losses.mean()
 
@@ -194,7 +195,7 @@ def _program(
   @jax.jit
   def runs(weights, seeds, scales, data):
     return jax.lax.map(
-      lambda x: run(*x, scales, data),
+      lambda x: run(x[0], x[1], scales, data),
       (weights, seeds),
       batch_size=min(at_once, len(seeds)) if at_once > 1 else None,
     )
