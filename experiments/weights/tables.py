@@ -107,7 +107,7 @@ def one_weight(results: dict[str, dict]) -> Iterator[list[str]]:
       f"{np.mean(changes):+.1f}",
       f"{max(changes):+.1f}",
       f"{failures} of {runs}",
-      f"{low:.2g} to {high:.2g}",
+      f"{low:.2g} to {high:.2g}" if np.isfinite(high) else f"{low:.2g} to diverged",
     ]
 
 
