@@ -17,6 +17,11 @@ from mhe_jax.layers.select import neuron_matrices
 from mhe_jax.minimize import minimize_energy
 from mhe_jax.network import layer_energies, layer_excess, network_energy
 from mhe_jax.objectives.base import Objective
+from mhe_jax.objectives.gram import LogDet, Orthonormality
+from mhe_jax.objectives.log_mean import LogMean
+from mhe_jax.objectives.nearest import KoLeo, Separation
+from mhe_jax.objectives.projected import Projected
+from mhe_jax.objectives.relative import RelativeExcess
 from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
@@ -33,13 +38,20 @@ __version__ = _version("mhe_jax")
 __all__ = [
   "Gaussian",
   "HypersphericalEnergyState",
+  "KoLeo",
   "LayerReport",
   "LayerRule",
+  "LogDet",
+  "LogMean",
   "NeuronAxes",
   "Objective",
+  "Orthonormality",
   "Potential",
+  "Projected",
+  "RelativeExcess",
   "Report",
   "Riesz",
+  "Separation",
   "add_hyperspherical_energy",
   "describe",
   "energy_lower_bound",

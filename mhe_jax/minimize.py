@@ -1,26 +1,29 @@
 """Points of least energy on the sphere: the Thomson problem and its relatives."""
 
-import dataclasses
 import functools
-import math
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-import scipy.special
 
 from mhe_jax.checks import check_count
 from mhe_jax.energy import hyperspherical_energy
+from mhe_jax.objectives.log_mean import (
+  DEEPEST,
+  LARGEST,
+  Exponential,
+  Opposite,
+  Tangent,
+  log_max,
+  widest,
+)
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.sphere import normalize
 
 _PATIENCE = 20  # Steps without a new least energy, after which a start ends.
-# Exponents of pair energies, in units of that of the largest float: what is left is
-# for the number of pairs, and for slopes.
-_LARGEST, _DEEPEST = 0.65, 0.45
 
 
 def minimize_energy(
@@ -132,14 +135,14 @@ def _objective(potential, half_space, n, d, dtype):
   """
   # Where rounding is as large as r itself.
   floor = 8.0 * float(jnp.finfo(dtype).eps)
-  unit = _widest(n, d, half_space)
+  unit = widest(n, d, half_space=half_space)
   if type(potential) is Gaussian:
     # A steeper one could not tell pairs at the distance that all can keep from 0.
-    g, k = _Opposite(), min(potential.t, (_LARGEST + _DEEPEST) * _log_max(dtype) / unit)
+    g, k = Opposite(), min(potential.t, (LARGEST + DEEPEST) * log_max(dtype) / unit)
   elif type(potential) is Riesz:  # Whatever its softening, which exerts no force.
-    g, k = _Tangent(Riesz(0.0, potential.metric, eps=floor / 2), floor), potential.s
+    g, k = Tangent(Riesz(0.0, potential.metric, eps=floor / 2), floor), potential.s
   else:
-    g, k = _Tangent(potential, floor), 0.0
+    g, k = Tangent(potential, floor), 0.0
 
   def mean(x, potential):
     x = x.astype(dtype)  # Of float32 optax's line search makes float64, if enabled.
@@ -147,74 +150,9 @@ def _objective(potential, half_space, n, d, dtype):
 
   if k == 0:  # The limit is the mean of g.
     return lambda x: mean(x, g)
-  f = _Exponential(g, k, unit)
+  f = Exponential(g, k, unit)
   tiny = float(jnp.finfo(dtype).tiny)  # One vector has no pair, and a mean of 0.
   return lambda x: jnp.log(jnp.maximum(mean(x, f), tiny)) / k
-
-
-def _widest(n, d, half_space):
-  """A squared distance that the closest of n points, or lines, cannot exceed.
-
-  The smaller of two bounds. The mean squared distance is at most that of a simplex, of
-  lines that of orthogonal ones; and caps of half the angle must fit onto the sphere.
-  """
-  simplex = 2.0 if half_space else 2.0 * n / max(n - 1, 1)
-  num_caps = max(2, 2 * n if half_space else n)
-  caps = 4.0 * scipy.special.betaincinv(max(d - 1, 1) / 2, 0.5, 2.0 / num_caps)
-  return float(min(simplex, caps))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Opposite(Potential):
-  """The logarithm of Gaussian(1)."""
-
-  def value(self, r):
-    return -r
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tangent(Potential):
-  """``potential``, and closer than ``floor`` its tangent there: every pair repels."""
-
-  potential: Potential
-  floor: float
-
-  def value(self, r):
-    z = jnp.maximum(r, self.floor)
-    return self.potential.value(z) + self.potential.slope(z) * (r - z)
-
-  def slope(self, r):
-    return self.potential.slope(jnp.maximum(r, self.floor))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Exponential(Potential):
-  """exp(k g(r)) up to a factor, and where it is too large for floats its tangent in g.
-
-  At ``unit``, which the closest pair never exceeds, it is small, but no underflow.
-  """
-
-  g: Potential
-  k: float
-  unit: float
-
-  def value(self, r):
-    exponent, capped = self._exponents(r)
-    return jnp.exp(capped) * (1.0 + (exponent - capped))
-
-  def slope(self, r):
-    _, capped = self._exponents(r)
-    return jnp.exp(capped) * (self.k * self.g.slope(r))
-
-  def _exponents(self, r):
-    log_max = _log_max(r.dtype)
-    excess = self.g.value(r) - self.g.value(jnp.asarray(self.unit, r.dtype))
-    exponent = self.k * excess - min(self.k, _DEEPEST * log_max)
-    return exponent, jnp.minimum(exponent, _LARGEST * log_max)
-
-
-def _log_max(dtype):
-  return math.log(float(jnp.finfo(dtype).max))
 
 
 def _lbfgs(objective, start, max_steps, tolerance):

@@ -1,5 +1,6 @@
 """The hyperspherical energy of a whole network."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +55,8 @@ def layer_energies(
     >>> {path: round(float(e), 4) for path, e in energies.items()}
     {'body/kernel': 0.4643, 'head/kernel': 0.5}
   """
-  objective = as_objective(potential, key)
+  objective = as_objective(potential)
+  objective.check_key(key)
   layers = select(params, rules).layers
   values = _values_of(layers, objective, half_space, key)
   return {path: x.sum() for path, x in values.items()}
@@ -98,7 +100,8 @@ def layer_excess(
     >>> {path: round(float(x), 4) for path, x in excess.items()}
     {'body/kernel': 0.0, 'head/kernel': 0.2}
   """
-  objective = as_objective(potential, key)
+  objective = as_objective(potential)
+  objective.check_key(key)
   layers = select(params, rules).layers
   values = _values_of(layers, objective, half_space, key)
   excess = {}
@@ -165,7 +168,8 @@ def network_energy(
     Liu et al., `Learning towards Minimum Hyperspherical Energy
     <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018, section 3.5.
   """
-  objective = as_objective(potential, key)
+  objective = as_objective(potential)
+  objective.check_key(key)
   check_weight("hidden_weight", hidden_weight)
   check_weight("output_weight", output_weight)
   selection = select(params, rules)
@@ -200,7 +204,10 @@ def _values_of(
     try:
       of_stack = objective(stack, half_space=in_half_space, key=draw)
     except NoScaleError as error:
-      raise NoScaleError(f"parameter {paths[0]!r}: {error}") from error
+      raise NoScaleError(
+        f"parameter {paths[0]!r}: {error}. Take a smaller s for all layers, or leave "
+        f"this one out: LayerRule({re.escape(paths[0])!r}, weight=0)."
+      ) from error
     values.update(zip(paths, of_stack.reshape(len(paths), -1)))
   return {layer.path: values[layer.path] for layer in layers}
 

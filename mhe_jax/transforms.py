@@ -124,7 +124,8 @@ def add_hyperspherical_energy(
     check_weight("weight", weight)
   check_weight("hidden_weight", hidden_weight)
   check_weight("output_weight", output_weight)
-  objective = as_objective(potential, key)
+  objective = as_objective(potential)
+  objective.check_key(key)
   rules = check_rules(rules)
 
   def init_fn(params):

@@ -1,7 +1,7 @@
 """What an objective is: a number for a set of neurons, by their directions alone."""
 
 import abc
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,6 @@ class Objective(abc.ABC):
   norms of 1e30 and 1e-30 do no harm, and that gradients which overflow saturate, is
   taken care of.
 
-  Attributes:
-    needs_key: whether it draws random numbers, and must be given a ``key``.
-
   Example:
     >>> import dataclasses
     >>> import jax, jax.numpy as jnp
@@ -44,7 +41,10 @@ class Objective(abc.ABC):
     0.25
   """
 
-  needs_key: ClassVar[bool] = False
+  @property
+  def needs_key(self) -> bool:
+    """Whether it draws random numbers, and must be given a ``key``."""
+    return False
 
   @abc.abstractmethod
   def evaluate(
@@ -139,3 +139,8 @@ def as_neurons(neurons: jax.typing.ArrayLike) -> jax.Array:
       f"{neurons.shape}."
     )
   return neurons
+
+
+def damage(units: jax.Array) -> jax.Array:
+  """Zeros ``[*batch]``, but NaN where a row is: where nothing else would show it."""
+  return 0.0 * jnp.sum(units, (-2, -1))

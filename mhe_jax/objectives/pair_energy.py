@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
-
 from mhe_jax.objectives.base import Objective
 from mhe_jax.pair_sum.energy import pair_energy
 from mhe_jax.potentials.base import Potential
@@ -16,6 +14,9 @@ class PairEnergy(Objective):
 
   potential: Potential
 
+  def __str__(self):
+    return str(self.potential)  # In errors, as the user gave it.
+
   def evaluate(self, units, *, half_space, key):
     del key
     return pair_energy(units, self.potential, half_space=half_space)
@@ -25,12 +26,11 @@ class PairEnergy(Objective):
     return bound, self.potential.random_mean(d, half_space=half_space, n=n)
 
 
-def as_objective(x: Any, key: jax.Array | None = None) -> Objective:
+def as_objective(x: Any) -> Objective:
   """An argument ``potential`` as an objective: a potential is that of its mean energy.
 
   Raises:
     TypeError: it is neither, or has no hash.
-    ValueError: it draws random numbers, and there is no key.
   """
   objective = PairEnergy(x) if isinstance(x, Potential) else x
   if not isinstance(objective, Objective):
@@ -44,5 +44,4 @@ def as_objective(x: Any, key: jax.Array | None = None) -> Objective:
     raise TypeError(
       f"potential must be hashable, as a frozen dataclass is, got {x!r}."
     ) from error
-  objective.check_key(key)
   return objective

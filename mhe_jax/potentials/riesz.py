@@ -75,12 +75,12 @@ class Riesz(Potential):
         )
 
   def value(self, r: jax.Array) -> jax.Array:
-    z2, eps = self._squared_distance(r), self._softening(r.dtype)
+    z2, eps = self._squared_distance(r), self.softening(r.dtype)
     z2 = jnp.where(z2 <= eps, eps, z2)  # Not maximum(): NaN and slope as below.
     return -0.5 * jnp.log(z2) if self.s == 0 else _power(z2, -self.s / 2)
 
   def slope(self, r: jax.Array) -> jax.Array:
-    z2, eps = self._squared_distance(r), self._softening(r.dtype)
+    z2, eps = self._squared_distance(r), self.softening(r.dtype)
     slope = _power(jnp.maximum(z2, eps), -self.s / 2 - 1) * (-0.5 * (self.s or 1.0))
     if self.metric == "geodesic":
       slope = slope * angle_over_sine(r)
@@ -128,7 +128,8 @@ class Riesz(Potential):
   def _squared_distance(self, r):
     return r if self.metric == "chordal" else squared_angle(r)
 
-  def _softening(self, dtype):
+  def softening(self, dtype: jax.typing.DTypeLike) -> float:
+    """The ``eps`` that is used: a default depends on the dtype."""
     if self.eps is not None:
       return self.eps
     info = jnp.finfo(dtype)
