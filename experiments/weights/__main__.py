@@ -44,7 +44,7 @@ def main(
   """Trains five networks with forms of the energy over a range of weights.
 
   Args:
-    preset: "smoke" (seconds, for the tests), "cpu" (an hour on two cores) or
+    preset: "smoke" (seconds, for the tests), "cpu" (an hour or two on two cores) or
       "accelerator" (minutes).
     output: folder for the cells, the pictures and the table.
     dataset: "digits", which comes with a package, or "cifar10".
