@@ -17,14 +17,26 @@ class RelativeExcess(Objective):
   r"""An objective in units of what can be gained: 0 at best, 1 for random neurons.
 
   .. math::
-    \frac{E - E_\text{bound}}{E_\text{random} - E_\text{bound}}
+    x = \frac{E - E_\text{bound}}{E_\text{random} - E_\text{bound}}
 
   The range of a mean pair energy shrinks with the number of weights: for the layers of
   a CNN it is 2% to 0.02% of the value. In relative units a weight means the same in
   narrow and wide layers, in full space and half-space, and for every s.
 
+  The pull on the neurons of a collapsed layer, whose excess is far above 1, can be as
+  far above that of a random one. With ``log`` it is :math:`\log(1 + x)`: nearly the
+  same up to 1, but a pull that is divided by :math:`1 + x`, so that larger weights are
+  safe. Start from a weight of 0.1.
+
+  Near the optimum both have the curvature :math:`8 d / (n (n - 1) \lVert w \rVert^2)`
+  (half-space, n <= d). A step of gradient descent with learning rate :math:`\eta` and
+  momentum :math:`\mu` overshoots where weight times :math:`\eta` times that is above
+  :math:`2 (1 + \mu)` (Nesterov: divided by :math:`1 + 2 \mu`); few neurons with many
+  weights come first. The norms then grow until it holds again.
+
   Args:
     potential: a potential, or an objective that has a scale.
+    log: the logarithm of one plus the excess.
 
   Raises:
     TypeError: ``potential`` is neither.
@@ -41,9 +53,11 @@ class RelativeExcess(Objective):
   """
 
   potential: Potential | Objective
+  log: bool = False
 
   def __post_init__(self):
     _ = self._inner
+    object.__setattr__(self, "log", bool(self.log))
 
   @property
   def needs_key(self) -> bool:
@@ -58,10 +72,12 @@ class RelativeExcess(Objective):
     if n < 2:
       return damage(units)
     values = self._inner.evaluate(units, half_space=half_space, key=key)
-    return excess_of(values, n, d, self._inner, half_space)
+    excess = excess_of(values, n, d, self._inner, half_space)
+    # Rounding takes the excess of optimal neurons below 0, but not near -1.
+    return jnp.log1p(excess) if self.log else excess
 
   def scale(self, n: int, d: int, *, half_space: bool = False) -> tuple[float, float]:
-    return 0.0, 1.0
+    return 0.0, math.log(2.0) if self.log else 1.0
 
 
 class NoScaleError(NotImplementedError):
