@@ -122,7 +122,8 @@ class LogDet(Objective):
   def _log_det(self, kernel, n):
     eps = float(jnp.finfo(kernel.dtype).eps)
     ridge = 8.0 * n * eps if self.ridge is None else self.ridge
-    kernel = kernel + ridge * jnp.eye(n, dtype=kernel.dtype)
+    ridges = jnp.broadcast_to(ridge * jnp.eye(n, dtype=kernel.dtype), kernel.shape)
+    kernel = kernel + ridges
     factor = jax.lax.linalg.cholesky(kernel, symmetrize_input=False)
     return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), -1)
 
