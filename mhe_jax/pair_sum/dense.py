@@ -4,16 +4,20 @@ Memory is quadratic in the number of neurons. Every other engine must agree with
 this one.
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum.mask import Mask, keep
-from mhe_jax.potentials.base import Potential
+
+if TYPE_CHECKING:  # Potentials stand on this.
+  from mhe_jax.potentials.base import Potential
 
 
 def pair_sum(
   units: jax.Array,
-  potential: Potential,
+  potential: "Potential",
   *,
   half_space: bool,
   mask: Mask = Mask(),

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mhe_jax.arrays import replicate_explicit
+
 
 class Mask(NamedTuple):
   """Those pairs count whose rows are both in ``where`` and of different labels.
@@ -51,17 +53,63 @@ class Mask(NamedTuple):
     if self.labels is None:
       rows = self.num_rows(n, dtype)
       return rows * (rows - 1) / 2
-    where = jnp.ones_like(self.labels, bool) if self.where is None else self.where
-    labels, where = jax.lax.sort((self.labels, where.astype(jnp.int32)), num_keys=1)
-    # In this order, a row makes a pair with every row before the first of its label.
-    before = jnp.cumsum(where, -1, dtype=jnp.int32) - where
-    is_first = jnp.concatenate(
-      [jnp.ones_like(labels[..., :1], bool), labels[..., 1:] != labels[..., :-1]], -1
-    )
-    partners = jax.lax.cummax(jnp.where(is_first, before, 0), axis=before.ndim - 1)
-    return jnp.sum((where * partners).astype(dtype), -1)
+    return 0.5 * jnp.sum(self.num_partners(n, dtype), -1)
+
+  def num_partners(self, n: int, dtype: jax.typing.DTypeLike) -> int | jax.Array:
+    """Of each row the number of pairs it is in, ``[*batch, n]``, in O(n log n)."""
+    if self.where is not None:
+      where = self.where
+    elif self.labels is not None:
+      where = jnp.ones_like(self.labels, bool)
+    else:
+      return n - 1
+    rows = jnp.sum(where, -1, keepdims=True, dtype=jnp.int32)
+    own = 1 if self.labels is None else _of_own_label(self.labels, where)
+    return keep((rows - own).astype(dtype), where)
+
+
+@functools.partial(jnp.vectorize, signature="(n),(n)->(n)")
+def _of_own_label(labels, where):
+  """Of each row the number of rows in ``where`` that have its label."""
+  labels_in_order, where = jax.lax.sort((labels, where.astype(jnp.int32)), num_keys=1)
+  up_to = jnp.pad(jnp.cumsum(where, dtype=jnp.int32), (1, 0))
+  before = jnp.searchsorted(labels_in_order, labels)
+  up_to_last = jnp.searchsorted(labels_in_order, labels, side="right")
+  return up_to[up_to_last] - up_to[before]
 
 
 def keep(x: jax.Array, pairs: jax.Array | None, otherwise: float = 0.0) -> jax.Array:
   """``x`` where pairs count, something else where they do not."""
   return x if pairs is None else jnp.where(pairs, x, otherwise)
+
+
+def mask_of(
+  shape: tuple[int, ...],
+  where: jax.typing.ArrayLike | None,
+  labels: jax.typing.ArrayLike | None,
+) -> Mask:
+  """The mask of rows ``[*batch, n]``, of what a caller says of each.
+
+  Raises:
+    TypeError: ``where`` is not boolean, or ``labels`` not integer.
+    ValueError: one of them does not broadcast to the shape.
+  """
+  return Mask(
+    _per_row("where", where, shape, jnp.bool_, "boolean"),
+    _per_row("labels", labels, shape, jnp.integer, "integer"),
+  )
+
+
+def _per_row(name, x, shape, kind, kind_name):
+  if x is None:
+    return None
+  x = replicate_explicit(jnp.asarray(x))
+  if not jnp.issubdtype(x.dtype, kind):
+    raise TypeError(f"{name} must be {kind_name}, got dtype {x.dtype}.")
+  try:
+    return jnp.broadcast_to(x, shape)
+  except ValueError as error:
+    raise ValueError(
+      f"{name} must have a shape that broadcasts to {shape}, one for each row of "
+      f"neurons, got {x.shape}."
+    ) from error

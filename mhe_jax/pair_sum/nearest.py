@@ -1,4 +1,4 @@
-"""The closest pair of rows, in O(n d) memory."""
+"""The closest pair of rows, in float64 on the host, in O(n d) memory."""
 
 import functools
 import math
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mhe_jax.arrays import compute_dtype
-from mhe_jax.pair_sum.mask import Mask, keep
+from mhe_jax.pair_sum import neighbors
+from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.sphere import normalize
 
 
@@ -50,7 +51,7 @@ def smallest_angle(
     return math.inf
   if np.sum(is_row) > block_size:
     largest = np.asarray(
-      largest_cosines(rows, is_row, half_space=half_space, block_size=block_size)
+      _largest_cosines(rows, is_row, half_space=half_space, block_size=block_size)
     )
     # A unit vector is off by (d / 2 + 8) roundings, half an eps each, the product of
     # two by twice that and d more; and two such products are compared.
@@ -60,51 +61,11 @@ def smallest_angle(
 
 
 @functools.partial(jax.jit, static_argnames=("half_space", "block_size"))
-def largest_cosines(
-  rows: jax.Array, where: jax.typing.ArrayLike, *, half_space: bool, block_size: int
-) -> jax.Array:
-  """Of each row the largest cosine with another, in float32.
-
-  Args:
-    rows: ``[n, d]``, any real float dtype.
-    where: booleans ``[n]``, the rows that count.
-    half_space: the largest magnitude of a cosine.
-    block_size: most rows of a tile.
-
-  Returns:
-    Cosines ``[n]``; minus infinity for rows that do not count, or have no other.
-  """
-  n = rows.shape[0]
-  num_blocks = max(1, math.ceil(n / block_size))
-  size = math.ceil(n / num_blocks)
-  padding = (0, num_blocks * size - n)
-  units = jnp.pad(normalize(rows).astype(jnp.float32), (padding, (0, 0)))
-  # Labelled by its number, a row makes no pair with itself.
-  mask = Mask(
-    jnp.pad(jnp.asarray(where), padding), jnp.arange(len(units), dtype=jnp.int32)
+def _largest_cosines(rows, where, *, half_space, block_size):
+  units = normalize(rows).astype(jnp.float32)
+  return neighbors.largest_cosines(
+    units, Mask(jnp.asarray(where)), half_space=half_space, block_size=block_size
   )
-  pairs = jnp.asarray(np.triu_indices(num_blocks), jnp.int32)
-
-  def in_block(x, block):
-    return jax.lax.dynamic_slice_in_dim(x, block * size, size)
-
-  def raise_to(largest, block, x):
-    x = jnp.maximum(x, in_block(largest, block))
-    return jax.lax.dynamic_update_slice_in_dim(largest, x, block * size, 0)
-
-  def add(step, largest):
-    i, j = pairs[0, step], pairs[1, step]
-    of_u, of_v = (Mask(*(in_block(x, block) for x in mask)) for block in (i, j))
-    # HIGHEST: see pair_sum/dense.py.
-    cosines = jnp.matmul(
-      in_block(units, i), in_block(units, j).T, precision=jax.lax.Precision.HIGHEST
-    )
-    cosines = jnp.abs(cosines) if half_space else cosines
-    cosines = keep(cosines, of_u.pairs(of_v), -np.inf)
-    return raise_to(raise_to(largest, i, cosines.max(1)), j, cosines.max(0))
-
-  largest = jnp.full_like(units, -jnp.inf, shape=len(units))
-  return jax.lax.fori_loop(0, pairs.shape[1], add, largest)[:n]
 
 
 def _smallest_angle(w, half_space):

@@ -1,4 +1,4 @@
-"""The double sum over pairs by tiles of the cosine matrix, in O(N d) memory.
+"""Sums over pairs by tiles of the cosine matrix, in O(N d) memory.
 
 The schedule: all pairs of one set of rows, block by block. Only tiles on and above the
 diagonal are computed; each serves its rows and its columns.
@@ -6,26 +6,19 @@ diagonal are computed; each serves its rows and its columns.
 
 import functools
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mhe_jax.pair_sum import tiles
+from mhe_jax.pair_sum.layout import default_block_size, even_block_size, of_each_set
 from mhe_jax.pair_sum.mask import Mask
 
 if TYPE_CHECKING:  # Potentials stand on this.
   from mhe_jax.potentials.base import Potential
-
-
-def default_block_size() -> int:
-  """Most rows of a tile, on the default backend.
-
-  On CPU 1024 is the fastest from 64 to 2048 dimensions (docs/benchmarks.md). Other
-  backends want fewer and larger products: 4096 is a tile of 64 MiB in float32.
-  """
-  return 1024 if jax.default_backend() == "cpu" else 4096
 
 
 def pair_sum(
@@ -52,7 +45,39 @@ def pair_sum(
   Raises:
     ValueError: n is symbolic (``jax.export``): the tiles are laid out by its value.
   """
-  *batch, n, d = units.shape
+  energy = tiles.PairEnergy(potential, half_space)
+  return _of_each_set(functools.partial(_sum, energy), units, mask, block_size)
+
+
+def row_sums(
+  units: jax.Array,
+  potential: "Potential",
+  *,
+  half_space: bool,
+  mask: Mask = Mask(),
+  block_size: int | None = None,
+) -> jax.Array:
+  """Of each row the sum over the pairs it is in; all of them have each pair twice.
+
+  Args:
+    units: as of :func:`pair_sum`, and so the other arguments.
+    potential: the pair potential.
+    half_space: also sum over the distances to the antipodes.
+    mask: the pairs that count.
+    block_size: most rows of a tile.
+
+  Returns:
+    The sums ``[*batch, n]``.
+
+  Raises:
+    ValueError: n is symbolic.
+  """
+  energy = tiles.PairEnergy(potential, half_space)
+  return _of_each_set(functools.partial(_row_sums, energy), units, mask, block_size)
+
+
+def _of_each_set(function, units, mask, block_size):
+  *batch, n, _ = units.shape
   if not isinstance(n, int):
     raise ValueError(
       f"implementation='tiled' needs a static number of neurons, got n = {n}: use "
@@ -62,23 +87,11 @@ def pair_sum(
   largest = block_size or default_block_size()
   multiple = 16 if largest >= 16 else 2
   largest -= largest % multiple
-  # As even as possible, so that little of the last block is padding.
-  num_blocks = max(1, math.ceil(n / largest))
-  size = multiple * math.ceil(n / num_blocks / multiple)
-  sum_ = functools.partial(_sum, tiles.PairEnergy(potential, half_space), size)
-  num_sets = math.prod(batch)
-  sets = units.reshape(num_sets, n, d)
-  masks = jax.tree.map(lambda x: x.reshape(num_sets, n), mask)
-  if num_sets == 1:
-    return sum_(sets[0], jax.tree.map(lambda x: x[0], masks)).reshape(batch)
-  # Small sets side by side, as one batched product that is no larger than a tile.
+  size = even_block_size(n, largest, multiple)
+  # One batched product that is no larger than a tile.
   at_once = max(1, largest**2 // max(n, 1) ** 2)
-  if not isinstance(num_sets, int):  # Symbolic, under jax.export: one by one.
-    at_once = None
-  elif num_sets <= at_once:
-    return jax.vmap(sum_)(sets, masks).reshape(batch)
-  sums = jax.lax.map(lambda x: sum_(*x), (sets, masks), batch_size=at_once)
-  return sums.reshape(batch)
+  function = functools.partial(function, size)
+  return of_each_set(function, (units, mask), tuple(batch), at_once)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -115,93 +128,111 @@ def _sum_tiles(energy, size, units, mask, *, with_gradient):
   """Value and, if asked for, gradient, of one set of units ``[n, d]``."""
   n, dtype = len(units), units.dtype
   constant = energy.orthogonal(dtype) * mask.num_pairs(n, dtype)
-  value, gradient = add_tiles(
+  value, gradient = fold(
     functools.partial(tiles.energy_within, energy, with_gradient=with_gradient),
     functools.partial(tiles.energy_between, energy, with_gradient=with_gradient),
     size,
-    units,
-    mask,
+    (units, mask),
     # Zeros made of the units, because under shard_map they must vary as these do.
-    lambda units: (0.0 * units[0].sum(), 0.0 * units if with_gradient else None),
+    lambda units, _: (0.0 * units[0].sum(), 0.0 * units if with_gradient else None),
   )
   return value + constant, gradient
 
 
-def add_tiles(within, between, size, units, mask, zeros):
-  """Adds up what the tiles of all pairs give, for the whole set and for each row.
+def _row_sums(energy, size, units, mask):
+  """Of one set; its derivatives are the automatic ones, tile by tile."""
+  n, dtype = len(units), units.dtype
+  _, sums = fold(
+    functools.partial(tiles.row_sums_within, energy),
+    functools.partial(tiles.row_sums_between, energy),
+    size,
+    (units, mask),
+    lambda units, _: (None, 0.0 * units.sum(-1)),
+  )
+  return sums + energy.orthogonal(dtype) * mask.num_partners(n, dtype)
+
+
+def fold(
+  within: Callable,
+  between: Callable,
+  size: int,
+  rows: tuple,
+  start: Callable,
+  merge: Callable = functools.partial(jax.tree.map, lambda x, y: y + x),
+) -> tuple[Any, Any]:
+  """Adds up what the tiles of all pairs give: to the whole set, and to each row.
 
   Args:
-    within: of the rows and the mask of a block, what its pairs add to the whole, and
-      to each row: trees of arrays, of rows ``[size, ...]``.
-    between: of the rows and mask of two blocks, what their pairs add to the whole, to
-      the rows of the one, and to those of the other.
+    within: of the arrays of a block of rows, what its pairs give to the whole, and to
+      each row, ``[size, ...]``; both are trees of arrays.
+    between: of the arrays of two blocks, what their pairs give to the whole, to the
+      rows of the one, and to those of the other.
     size: rows of a block, an even number.
-    units: one set ``[n, d]``.
-    mask: of its rows.
-    zeros: of the rows of all blocks, the sums of no tile.
+    rows: arrays of one set ``[n, ...]``, or trees of them; zeros are added to fill the
+      last block.
+    start: of the arrays of all blocks, what no tile gives.
+    merge: of what rows have, and what one more tile gives them, what they have then.
 
   Returns:
-    The sums for the whole, and for each row ``[n, ...]``.
+    What the whole has, and each row ``[n, ...]``.
   """
-  n = len(units)
+  n = len(rows[0])
   if n <= size:
-    return within(units, mask)
+    return within(*rows)
 
   num_blocks = math.ceil(n / size)
-  padding = (0, num_blocks * size - n)
-  units = jnp.pad(units, (padding, (0, 0)))
-  mask = jax.tree.map(lambda x: jnp.pad(x, padding), mask)
+  padded = num_blocks * size
 
-  def rows(x, block, size):
-    return jax.lax.dynamic_slice_in_dim(x, block * size, size)
+  def pad(x):
+    return jnp.pad(x, [(0, padded - n)] + [(0, 0)] * (x.ndim - 1))
 
-  def rows_and_mask(units, block, size):
-    return rows(units, block, size), jax.tree.map(lambda x: rows(x, block, size), mask)
+  def block(tree, i, size):
+    def part(x):
+      return jax.lax.dynamic_slice_in_dim(x, i * size, size)
 
-  def add_to_rows(sums, block, more):
-    def add(x, y):
-      y = y + rows(x, block, len(y))
-      return jax.lax.dynamic_update_slice_in_dim(x, y, block * len(y), 0)
+    return jax.tree.map(part, tree)
 
-    return jax.tree.map(add, sums, more)
+  def give(of_rows, i, size, more):
+    def put(x, y):
+      return jax.lax.dynamic_update_slice_in_dim(x, y, i * size, 0)
+
+    return jax.tree.map(put, of_rows, merge(block(of_rows, i, size), more))
 
   # Reverse mode over the sums computes the tiles again, from nothing but their
   # indices. The sums stay outside, or it would store them for every tile.
   remat = functools.partial(jax.checkpoint, prevent_cse=False)
+  rows = jax.tree.map(pad, rows)
 
-  def add_diagonal_tiles(size, sums):
-    tile = remat(lambda units, i: within(*rows_and_mask(units, i, size)))
+  def diagonal_tiles(size, sums):
+    tile = remat(lambda rows, i: within(*block(rows, i, size)))
 
-    def add(i, sums):
+    def step(i, sums):
       whole, of_rows = sums
-      more, to_rows = tile(units, i)
-      whole = jax.tree.map(jnp.add, whole, more)
-      return whole, add_to_rows(of_rows, i, to_rows)
+      more, to_rows = tile(rows, i)
+      return jax.tree.map(jnp.add, whole, more), give(of_rows, i, size, to_rows)
 
-    return jax.lax.fori_loop(0, len(units) // size, add, sums)
+    return jax.lax.fori_loop(0, padded // size, step, sums)
 
-  def add_upper_tiles(size, pairs, sums):
+  def upper_tiles(size, pairs, sums):
     pairs = jnp.asarray(pairs, jnp.int32)
     tile = remat(
-      lambda units, i, j: between(
-        *rows_and_mask(units, i, size), *rows_and_mask(units, j, size)
-      )
+      lambda rows, i, j: between(*block(rows, i, size), *block(rows, j, size))
     )
 
-    def add(step, sums):
+    def step(step, sums):
       whole, of_rows = sums
       i, j = pairs[0, step], pairs[1, step]
-      more, to_rows, to_columns = tile(units, i, j)
-      of_rows = add_to_rows(add_to_rows(of_rows, i, to_rows), j, to_columns)
+      more, to_rows, to_columns = tile(rows, i, j)
+      of_rows = give(give(of_rows, i, size, to_rows), j, size, to_columns)
       return jax.tree.map(jnp.add, whole, more), of_rows
 
-    return jax.lax.fori_loop(0, pairs.shape[1], add, sums)
+    return jax.lax.fori_loop(0, pairs.shape[1], step, sums)
 
-  sums = zeros(units)
+  sums = start(*rows)
   # Half of the work of a tile on the diagonal is wasted: those tiles are smaller.
   half, even = size // 2, np.arange(0, 2 * num_blocks, 2)
-  sums = add_diagonal_tiles(half, sums)
-  sums = add_upper_tiles(half, [even, even + 1], sums)
-  sums = add_upper_tiles(size, np.triu_indices(num_blocks, 1), sums)
+  sums = diagonal_tiles(half, sums)
+  sums = upper_tiles(half, [even, even + 1], sums)
+  sums = upper_tiles(size, np.triu_indices(num_blocks, 1), sums)
   whole, of_rows = sums
   return whole, jax.tree.map(lambda x: x[:n], of_rows)

@@ -1,0 +1,177 @@
+"""Each neuron by itself: its energy with all others, and its nearest others."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from mhe_jax.checks import check_count
+from mhe_jax.objectives.base import as_neurons
+from mhe_jax.pair_sum import neighbors, tiled
+from mhe_jax.pair_sum.mask import mask_of
+from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.potentials.riesz import Riesz
+from mhe_jax.sphere import normalize
+
+
+def neuron_energies(
+  neurons: jax.typing.ArrayLike,
+  potential: Potential = Riesz(1.0),
+  *,
+  half_space: bool = False,
+  where: jax.typing.ArrayLike | None = None,
+  labels: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+  r"""Of each neuron the mean energy with all others: which is redundant?
+
+  .. math::
+    e_i = \frac{1}{N - 1} \sum_{j \ne i} f(\lVert u_i - u_j \rVert), \qquad
+    E = \frac{1}{N} \sum_i e_i
+
+  with :math:`u_i = w_i / \lVert w_i \rVert` and E the :func:`hyperspherical_energy`. A
+  neuron of high energy is close to many others, or very close to one; a small ``s``
+  asks for the first, a large one for the second. Pruning removes the highest, one by
+  one, or several at once if these are not close to each other.
+
+  In half-space form the mean is over the :math:`2 (N - 1)` vectors :math:`u_j, -u_j` of
+  the others. The neuron's own antipode, a constant that all neurons share, is left out;
+  so the mean of the energies is not that of the half-space form, but
+
+  .. math::
+    E = \frac{1}{2 N - 1} \Big( f(2) + \frac{2 (N - 1)}{N} \sum_i e_i \Big)
+
+  A row of zeros counts as orthogonal to all others. NaN or infinity in a row makes its
+  energy NaN, and that of every neuron it forms a pair with: these are means over all
+  others. It takes O(n d) memory, and as long as the energy; every derivative is exact.
+
+  Args:
+    neurons: ``[*batch, n, d]``, one neuron of ``d`` weights per row; float64,
+      float32, or a smaller float, which is computed in float32.
+    potential: the pair potential, :class:`Riesz` or :class:`Gaussian`.
+    half_space: with the antipodes of the others.
+    where: booleans that broadcast to ``[*batch, n]``: the rows that count. The energies
+      are those in ``neurons[where]``; the others have energy 0 and no gradient, and may
+      hold anything, NaN too.
+    labels: integers that broadcast to ``[*batch, n]``; two rows of equal labels are not
+      a pair. Their numbers of pairs can differ, so that E is the mean of the energies
+      weighted by these.
+
+  Returns:
+    Energies ``[*batch, n]``, float64 for float64 neurons and float32 otherwise; 0 for a
+    row without a pair.
+
+  Raises:
+    TypeError: ``neurons`` is not a real floating-point array, or ``potential``
+      not a :class:`Potential`, or ``where`` not boolean, or ``labels`` not integer.
+    ValueError: ``neurons`` has fewer than two axes, or a symbolic n (of
+      ``jax.export``); ``where`` or ``labels`` do not broadcast to ``[*batch, n]``.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from mhe_jax.neurons import neuron_energies
+    >>> neurons = jnp.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.2, 1]])
+    >>> [round(float(e), 3) for e in neuron_energies(neurons)]
+    [0.707, 0.734, 2.163, 2.19]
+
+  References:
+    Liu et al., `Learning towards Minimum Hyperspherical Energy
+    <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018, equation 1, before its sum over
+    i.
+  """
+  neurons = _as_static_neurons(neurons)
+  check_potential(potential)
+  mask = mask_of(neurons.shape[:-1], where, labels)
+  return _neuron_energies(neurons, mask, potential, bool(half_space))
+
+
+def nearest_neurons(
+  neurons: jax.typing.ArrayLike, *, half_space: bool = False, k: int = 1
+) -> tuple[jax.Array, jax.Array]:
+  r"""Of each neuron the k nearest others, and the angles to them.
+
+  All cosines are computed, tile by tile, in O(n (d + k)) memory: nothing is hashed or
+  sampled. In the dtype of the computation they tell angles apart down to 1e-3 radians
+  (float64: 1e-8), so that they only sift: of all groups of 16 neighboring rows, the k +
+  3 with the largest cosines are compared by :math:`2 \arctan(\lVert u - v \rVert /
+  \lVert u + v \rVert)`, which is good to a few roundings of the unit vectors, about
+  1e-7 (float64: 1e-16). With at most 16 (k + 3) neurons, that is the comparison of all
+  pairs. With more, a nearer neuron can be missed only where more than k + 3 groups have
+  a neuron whose cosines differ by no more than their rounding, of about the square root
+  of d times 1e-7; the angle that is returned is then that of one of these.
+
+  A row of zeros has no direction: it is orthogonal to all, and has pi / 2 to each. A
+  row of NaN or infinity has the angles NaN and the indices -1, and is nobody's
+  neighbor; so has, for what it lacks, a row with fewer than k others that are finite.
+
+  Args:
+    neurons: ``[*batch, n, d]``, one neuron of ``d`` weights per row; float64,
+      float32, or a smaller float, which is computed in float32.
+    half_space: neurons are lines: the angle to the neuron or its antipode, whichever is
+      smaller, at most pi / 2.
+    k: how many, from 1 to n - 1.
+
+  Returns:
+    Angles in radians, ``[*batch, n, k]``, ascending, float64 for float64 neurons and
+    float32 otherwise; indices in the set, ``[*batch, n, k]``, int32, of equal angles
+    the lowest first. The angles are differentiable, the indices constants. At
+    coincident and at antipodal neurons, where the angle has a kink, its gradient is 0.
+
+  Raises:
+    TypeError: ``neurons`` is not a real floating-point array.
+    ValueError: ``neurons`` has fewer than two axes, or a symbolic n (of
+      ``jax.export``); ``k`` is not a whole number from 1 to n - 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from mhe_jax.neurons import nearest_neurons
+    >>> neurons = jnp.array([[1.0, 0, 0], [0, 1, 0], [0.1, -1, 0]])
+    >>> angles, indices = nearest_neurons(neurons, half_space=True)
+    >>> indices[:, 0].tolist()
+    [2, 2, 1]
+    >>> [round(float(x), 3) for x in jnp.degrees(angles[:, 0])]
+    [84.289, 5.711, 5.711]
+  """
+  neurons = _as_static_neurons(neurons)
+  k, n = check_count("k", k, 1), neurons.shape[-2]
+  if k >= n:
+    raise ValueError(f"k must be a whole number from 1 to n - 1 = {n - 1}, got {k}.")
+  return _nearest_neurons(neurons, bool(half_space), k)
+
+
+def _as_static_neurons(neurons):
+  neurons = as_neurons(neurons)
+  if not isinstance(neurons.shape[-2], int):
+    raise ValueError(
+      f"neurons must have a static number of rows, got n = {neurons.shape[-2]}: export "
+      "each n by itself. (The batch axes and d may be symbolic.)"
+    )
+  return neurons
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _neuron_energies(neurons, mask, potential, half_space):
+  if mask.where is not None:
+    neurons = jnp.where(mask.where[..., None], neurons, jnp.zeros_like(neurons))
+  units = normalize(neurons)
+  sums = tiled.row_sums(units, potential, half_space=half_space, mask=mask)
+  partners = mask.num_partners(units.shape[-2], units.dtype)
+  # A damaged row is not hidden by having no pair.
+  sums = sums + 0.0 * jnp.sum(units, -1)
+  at_least_one = max if isinstance(partners, int) else jnp.maximum
+  return sums / at_least_one(2 * partners if half_space else partners, 1)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _nearest_neurons(neurons, half_space, k):
+  units = normalize(neurons)
+  *batch, n, d = units.shape
+  indices = neighbors.nearest(units, half_space=half_space, k=k)
+  # Where there is none, the row itself, so that no other row gets a gradient of it.
+  own = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[:, None], indices.shape)
+  is_missing = indices < 0
+  flat = jnp.where(is_missing, own, indices).reshape(*batch, n * k, 1)
+  others = jnp.take_along_axis(units, flat, axis=-2).reshape(*batch, n, k, d)
+  angles = neighbors.angles(units[..., None, :], others, half_space=half_space)
+  angles = jnp.where(is_missing, jnp.nan, angles)
+  # In the order of the angles that are returned, to the last bit.
+  return jax.lax.sort((angles, indices), num_keys=2)

@@ -1,0 +1,451 @@
+"""The nearest of each neuron, against a loop and configurations of known angles."""
+
+import functools
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mhe_jax.neurons import nearest_neurons
+from mhe_jax.pair_sum import neighbors
+from mhe_jax.pair_sum.mask import Mask
+
+HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+
+hasty_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def normal(*shape, seed=0, dtype=float):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def all_angles(w, half_space):
+  """[n, n], by differences; rows of zeros are orthogonal to all."""
+  w = np.float64(w)
+  norms = np.linalg.norm(w, axis=1, keepdims=True)
+  u = np.divide(w, norms, out=np.zeros_like(w), where=norms > 0)
+  apart, together = (np.linalg.norm(u[:, None] + s * u, axis=-1) for s in (-1, 1))
+  zero = (apart == 0) & (together == 0)
+  theta = np.where(zero, np.pi / 2, 2 * np.arctan2(apart, together))
+  return np.minimum(theta, np.pi - theta) if half_space else theta
+
+
+def loop(w, half_space, k, is_pair=True):
+  """The k nearest, -1 and infinity where there are not so many."""
+  n = len(w)
+  theta = np.where(is_pair & ~np.eye(n, dtype=bool), all_angles(w, half_space), np.inf)
+  order = np.argsort(theta, axis=1, kind="stable")[:, :k]
+  theta = np.take_along_axis(theta, order, 1)
+  return theta, np.where(np.isfinite(theta), order, -1)
+
+
+def check(w, half_space, k, atol=1e-12, exact_indices=True):
+  function = functools.partial(nearest_neurons, half_space=half_space, k=k)
+  theta, indices = hasty_jit(function)(w)
+  expected, numbers = loop(w, half_space, k)
+  assert theta.shape == indices.shape == (len(w), k) and indices.dtype == jnp.int32
+  np.testing.assert_allclose(theta, expected, rtol=1e-7, atol=atol)
+  if exact_indices:
+    np.testing.assert_array_equal(indices, numbers)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+  """Many tiles for hundreds of rows, and one row at a time to compare."""
+  monkeypatch.setattr(neighbors, "default_block_size", lambda: 32)
+  jax.clear_caches()  # Of what was traced with others.
+  yield
+  jax.clear_caches()
+
+
+# --- numbers ---------------------------------------------------------------
+
+
+@HALF_SPACE
+def test_agrees_with_a_loop(half_space):
+  for n in (2, 3, 15, 16, 17, 70):
+    for k in {1, min(3, n - 1), n - 1}:
+      check(normal(n, 4, seed=n), half_space, k)
+
+
+@HALF_SPACE
+def test_tiles_agree_with_a_loop(half_space, small_tiles):
+  for n, d in ((33, 3), (64, 8), (331, 2)):
+    for k in (1, 20):
+      check(normal(n, d, seed=n), half_space, k)
+
+
+@hypothesis.settings(max_examples=8, deadline=None)
+@hypothesis.given(
+  n=st.integers(1, 140),
+  d=st.integers(1, 6),
+  k=st.integers(1, 9),
+  block_size=st.integers(32, 100),
+  half_space=st.booleans(),
+)
+def test_any_shape(n, d, k, block_size, half_space):
+  w = normal(n, d, seed=n)
+  units = w / jnp.linalg.norm(w, axis=1, keepdims=True)
+  nearest = functools.partial(
+    neighbors.nearest, half_space=half_space, k=k, block_size=block_size
+  )
+  actual = hasty_jit(nearest)(units)
+  if d == 1:  # All are coincident or antipodal.
+    units = jnp.round(units)
+  _, expected = loop(units, half_space, k)
+  expected = np.pad(expected, ((0, 0), (0, k - expected.shape[1])), constant_values=-1)
+  if d == 1 and n > 16 * (k + neighbors.SPARE_GROUPS):
+    return  # More ties than are compared.
+  np.testing.assert_array_equal(actual, expected)
+
+
+def icosahedron():
+  phi = (1 + math.sqrt(5)) / 2
+  corners = np.array([(0, a, b * phi) for a in (-1, 1) for b in (-1, 1)])
+  return np.concatenate([np.roll(corners, shift, axis=1) for shift in range(3)])
+
+
+@pytest.mark.parametrize(
+  ("neurons", "full", "half"),
+  [
+    (np.eye(6) - 1 / 6, [math.acos(-1 / 5)] * 5, [math.acos(1 / 5)] * 5),
+    (np.eye(5), [math.pi / 2] * 4, [math.pi / 2] * 4),
+    (
+      np.concatenate([np.eye(4), -np.eye(4)]),
+      [math.pi / 2] * 6 + [math.pi],
+      [0.0] + [math.pi / 2] * 6,
+    ),
+    (
+      icosahedron(),
+      [math.atan(2)] * 5 + [math.pi - math.atan(2)] * 5 + [math.pi],
+      [0.0] + [math.atan(2)] * 10,
+    ),
+  ],
+  ids=("simplex", "orthogonal", "cross-polytope", "icosahedron"),
+)
+def test_closed_forms(neurons, full, half):
+  w = jnp.asarray(neurons * np.exp(np.arange(len(neurons)) - 3.0)[:, None])
+  for half_space, expected in ((False, full), (True, half)):
+    theta, indices = nearest_neurons(w, half_space=half_space, k=len(w) - 1)
+    np.testing.assert_allclose(
+      theta, np.broadcast_to(expected, theta.shape), rtol=0, atol=1e-12
+    )
+    assert all(
+      sorted([i, *row]) == list(range(len(w))) for i, row in enumerate(indices.tolist())
+    )
+
+
+@HALF_SPACE
+def test_ties_go_to_the_lowest_index(half_space, small_tiles):
+  # Rows of the axes: all zeros and ones, which do not round.
+  axes = np.random.default_rng(0).integers(0, 5, 300)
+  w = jnp.eye(5)[axes]
+  for k in (1, 4):
+    check(w, half_space, k)
+  check(jnp.ones((200, 3)), half_space, 5)
+  check(jnp.eye(120), half_space, 7)
+
+
+# --- what cosines do not see -----------------------------------------------
+
+
+@HALF_SPACE
+def test_float32_cosines_are_blind_but_angles_are_not(half_space, small_tiles):
+  # Of each of 100 rows five more, at angles whose cosines are 1 in float32.
+  rng = np.random.default_rng(0)
+  w = np.repeat(rng.normal(size=(100, 16)), 6, axis=0)
+  w /= np.linalg.norm(w, axis=1, keepdims=True)
+  w = w + 1e-5 * rng.normal(size=w.shape)
+  w = jnp.asarray(
+    (w * rng.choice([-1, 1], (600, 1)) if half_space else w)[rng.permutation(600)],
+    jnp.float32,
+  )
+  theta, indices = nearest_neurons(w, half_space=half_space, k=2)
+  expected, numbers = loop(w, half_space, 2)
+  np.testing.assert_allclose(theta, expected, rtol=0, atol=3e-7)
+  # All but those that are closer to each other than the unit vectors round.
+  third = loop(w, half_space, 3)[0]
+  told_apart = np.diff(third, axis=1) > 4e-7
+  np.testing.assert_array_equal(indices[told_apart.all(1)], numbers[told_apart.all(1)])
+  assert told_apart.all(1).mean() > 0.8
+  assert expected[:, 0].max() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float16"))
+def test_lower_precision(dtype):
+  w = normal(1200, 48, dtype=dtype)
+  theta, indices = nearest_neurons(w)
+  assert theta.dtype == jnp.float32
+  expected, numbers = nearest_neurons(w.astype(float))
+  np.testing.assert_allclose(theta, expected, rtol=1e-6)
+  assert np.mean(indices == numbers) > 0.999
+
+
+def test_returned_angles_ascend(small_tiles):
+  theta, _ = nearest_neurons(normal(400, 3, dtype=jnp.float32), k=30)
+  assert (np.diff(theta, axis=1) >= 0).all()
+
+
+def test_huge_and_tiny_norms(small_tiles):
+  w = normal(100, 5)
+  scale = np.exp(np.linspace(-60, 60, 100))[:, None]
+  expected = nearest_neurons(w, k=3)
+  theta, indices = nearest_neurons((w * scale).astype(jnp.float32), k=3)
+  np.testing.assert_allclose(theta, expected[0], rtol=1e-5)
+  np.testing.assert_array_equal(indices, expected[1])
+
+
+# --- rows that are not as others -------------------------------------------
+
+
+@HALF_SPACE
+def test_rows_of_zeros_are_orthogonal(half_space):
+  w = (-jnp.abs(normal(70, 4))).at[jnp.array([2, 5, 40])].set(0.0)
+  check(w, half_space, 3)
+  w = (jnp.eye(6) - 1 / 6).at[4].set(0.0)  # Others are at obtuse angles.
+  check(w, half_space, 5, exact_indices=False)
+  theta, indices = nearest_neurons(jnp.zeros((4, 3)), half_space=half_space, k=2)
+  np.testing.assert_allclose(theta, np.full((4, 2), math.pi / 2))
+  assert indices.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize("bad", (math.nan, math.inf))
+def test_a_damaged_row_has_no_neighbor_and_is_none(bad):
+  w = normal(40, 3)
+  damaged = w.at[7, 1].set(bad)
+  theta, indices = nearest_neurons(damaged, k=3)
+  assert np.isnan(theta[7]).all() and indices[7].tolist() == [-1] * 3
+  rest = np.arange(40) != 7
+  expected, numbers = loop(w, False, 3, rest & rest[:, None])
+  np.testing.assert_allclose(theta[rest], expected[rest], rtol=1e-10)
+  np.testing.assert_array_equal(indices[rest], numbers[rest])
+  theta, indices = nearest_neurons(damaged[6:9], k=2)
+  assert np.isnan(theta).tolist() == [[False, True], [True, True], [False, True]]
+  assert indices.tolist() == [[2, -1], [-1, -1], [0, -1]]
+  # Its gradient is its own.
+  gradient = jax.grad(lambda w: nearest_neurons(w)[0].sum())(damaged)
+  assert np.isnan(gradient[7]).all() and np.isfinite(gradient[rest]).all()
+
+
+WHERE = np.arange(90) % 3 > 0
+LABELS = np.random.default_rng(0).integers(-2, 5, 90)
+
+
+@HALF_SPACE
+@pytest.mark.parametrize(
+  ("where", "labels"),
+  [(WHERE, None), (None, LABELS), (WHERE, LABELS), (np.arange(90) == 3, None)],
+  ids=("where", "labels", "both", "one row"),
+)
+def test_masks(where, labels, half_space):
+  w = normal(90, 3)
+  units = w / jnp.linalg.norm(w, axis=1, keepdims=True)
+  is_pair = np.ones((90, 90), bool)
+  if where is not None:
+    is_pair &= where & where[:, None]
+  if labels is not None:
+    is_pair &= labels != labels[:, None]
+  mask = Mask(*(None if x is None else jnp.asarray(x) for x in (where, labels)))
+  for k in (1, 5, 80):
+    for block_size in (32, 1024):
+      actual = hasty_jit(
+        functools.partial(
+          neighbors.nearest, half_space=half_space, k=k, block_size=block_size
+        )
+      )(units, mask=mask)
+      _, expected = loop(w, half_space, k, is_pair)
+      np.testing.assert_array_equal(actual, expected)
+  cosines = np.asarray(units @ units.T)
+  cosines = np.abs(cosines) if half_space else cosines
+  cosines = np.where(is_pair & ~np.eye(90, dtype=bool), cosines, -np.inf).max(1)
+  actual = neighbors.largest_cosines(units, mask, half_space=half_space, block_size=32)
+  np.testing.assert_allclose(actual, cosines, rtol=1e-12)
+
+
+# --- transformations -------------------------------------------------------
+
+
+def by_definition(w, half_space, k=2):
+  """Angles from cosines, to be differentiated."""
+  u = w / jnp.linalg.norm(w, axis=-1, keepdims=True)
+  cosines = u @ jnp.swapaxes(u, -1, -2)
+  cosines = jnp.abs(cosines) if half_space else cosines
+  cosines = jnp.where(jnp.eye(w.shape[-2], dtype=bool), -1.0, cosines)
+  return jnp.arccos(jax.lax.top_k(cosines, k)[0])
+
+
+def weighted(f):
+  return lambda w: jnp.vdot(f(w)[..., 0], jnp.arange(w.shape[-2], dtype=w.dtype))
+
+
+TRANSFORMATIONS = {
+  "jit": lambda f, w, v: f(w),
+  "jvp": lambda f, w, v: jax.jvp(f, (w,), (v,)),
+  "gradient": lambda f, w, v: jax.grad(weighted(f))(w),
+  "forward over reverse": lambda f, w, v: jax.jvp(jax.grad(weighted(f)), (w,), (v,)),
+  "reverse over reverse": lambda f, w, v: jax.grad(
+    lambda w: jnp.vdot(jax.grad(weighted(f))(w), v)
+  )(w),
+  "vmap": lambda f, w, v: jax.vmap(f)(jnp.stack([w, v])),
+  "vmap of grad": lambda f, w, v: jax.vmap(jax.grad(weighted(f)))(jnp.stack([w, v])),
+  "scan of grad": lambda f, w, v: jax.lax.scan(
+    lambda w, _: (w - 0.1 * jax.grad(weighted(f))(w), f(w)), w, None, length=3
+  ),
+  "a batch": lambda f, w, v: f(jnp.stack([w, v, w - v])),
+}
+
+
+@HALF_SPACE
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_transformations(name, half_space, small_tiles):
+  w, v = normal(90, 3), normal(90, 3, seed=1)
+  actual, expected = (
+    hasty_jit(functools.partial(TRANSFORMATIONS[name], f))(w, v)
+    for f in (
+      lambda w: nearest_neurons(w, half_space=half_space, k=2)[0],
+      functools.partial(by_definition, half_space=half_space),
+    )
+  )
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-8 * np.abs(y).max()),
+    actual,
+    expected,
+  )
+
+
+@HALF_SPACE
+def test_gradients_are_finite_where_angles_have_kinks(half_space):
+  rows = jnp.array([[1.0, 2, 3], [1, 2, 3], [-2, -4, -6], [0, 0, 0], [0, 0, 0]])
+  for dtype in (jnp.float32, jnp.float64):
+
+    def total(w):
+      return nearest_neurons(w, half_space=half_space, k=4)[0].sum()
+
+    for some in (rows, rows[:2], rows[1:3], rows[3:], 1e-30 * rows[:2]):
+      w = jnp.concatenate([some] * 3).astype(dtype)
+      assert np.isfinite(jax.grad(total)(w)).all()
+      if jnp.linalg.norm(some) < 1e-20:  # Second derivatives overflow.
+        continue
+      assert np.isfinite(jax.jvp(jax.grad(total), (w,), (jnp.ones_like(w),))[1]).all()
+
+
+@pytest.mark.parametrize("k", (1, 4))
+def test_memory_is_linear(k):
+  n, d = 32768, 64
+  w = jax.ShapeDtypeStruct((n, d), jnp.float32)
+  for function in (
+    functools.partial(nearest_neurons, k=k),
+    jax.grad(lambda w: nearest_neurons(w, k=k)[0].sum()),
+  ):
+    memory = jax.jit(function).lower(w).compile().memory_analysis()
+    assert memory.temp_size_in_bytes <= (4 + 3 * k) * n * d * 4 + 40 * 2**20
+
+
+def test_memory_of_a_batch_is_that_of_its_sets_one_by_one():
+  for shape in ((16, 2048, 64), (4096, 16, 512)):
+    w = jax.ShapeDtypeStruct(shape, jnp.float32)
+    memory = jax.jit(nearest_neurons).lower(w).compile().memory_analysis()
+    assert memory.temp_size_in_bytes <= 4 * 4 * math.prod(shape) + 40 * 2**20
+
+
+# --- everywhere ------------------------------------------------------------
+
+
+def test_inside_shard_map(small_tiles):
+  mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+  w = normal(8, 70, 3)
+
+  def with_gradient(w):
+    theta, indices = nearest_neurons(w[0], k=2)
+    return (
+      theta[None],
+      indices[None],
+      jax.grad(lambda w: nearest_neurons(w)[0].sum())(w[0])[None],
+    )
+
+  spec = jax.P("x")
+  sharded = jax.shard_map(with_gradient, mesh=mesh, in_specs=spec, out_specs=spec)
+  theta, indices, gradient = jax.jit(sharded)(w)
+  for i in range(8):
+    expected, numbers = loop(w[i], False, 2)
+    np.testing.assert_allclose(theta[i], expected, rtol=1e-9)
+    np.testing.assert_array_equal(indices[i], numbers)
+  expected = jax.grad(lambda w: by_definition(w, False)[..., 0].sum())(w)
+  np.testing.assert_allclose(gradient, expected, atol=1e-8 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+  "spec", (jax.P("x"), jax.P(None, "x")), ids=("rows", "columns")
+)
+@pytest.mark.parametrize("axis_type", ("Auto", "Explicit"))
+def test_sharded_neurons(axis_type, spec):
+  axis_types = (getattr(jax.sharding.AxisType, axis_type),)
+  mesh = jax.make_mesh((8,), ("x",), axis_types=axis_types)
+  w = normal(80, 16)
+  with jax.set_mesh(mesh):
+    sharded = jax.device_put(w, jax.sharding.NamedSharding(mesh, spec))
+    theta, indices = jax.jit(functools.partial(nearest_neurons, k=3))(sharded)
+  expected, numbers = loop(w, False, 3)
+  np.testing.assert_allclose(jax.device_get(theta), expected, rtol=1e-9)
+  np.testing.assert_array_equal(jax.device_get(indices), numbers)
+
+
+def test_symbolic_batch():
+  w = normal(3, 9, 4)
+  expected = nearest_neurons(w, k=2)
+  for shape in ("b, 9, 4", "b, 9, d"):
+    spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), jnp.float64)
+    function = jax.jit(functools.partial(nearest_neurons, k=2))
+    theta, indices = jax.export.export(function)(spec).call(w)
+    np.testing.assert_allclose(theta, expected[0], rtol=1e-12)
+    np.testing.assert_array_equal(indices, expected[1])
+
+
+@pytest.mark.parametrize("platform", ("cpu", "cuda", "rocm", "tpu"))
+def test_lowers_for_every_platform(platform):
+  w = jax.ShapeDtypeStruct((3000, 32), jnp.float32)
+  program = jax.export.export(jax.jit(nearest_neurons), platforms=[platform])(w)
+  lines = program.mlir_module().splitlines()
+  products = [line for line in lines if "stablehlo.dot_general" in line]
+  assert products and all("precision = [HIGHEST, HIGHEST]" in p for p in products)
+
+
+# --- arguments -------------------------------------------------------------
+
+
+def test_shapes():
+  for shape in ((2, 3), (2, 0), (0, 5, 4), (2, 3, 4, 4), (2, 1, 3, 2)):
+    w = normal(*shape)
+    theta, indices = nearest_neurons(w)
+    assert theta.shape == indices.shape == (*shape[:-1], 1)
+    for i in np.ndindex(shape[:-2]):
+      np.testing.assert_array_equal(indices[i], loop(w[i], False, 1)[1])
+
+
+@pytest.mark.parametrize(
+  ("neurons", "options", "error", "match"),
+  [
+    (np.ones((3, 4), int), {}, TypeError, "neurons must be a real floating"),
+    (np.ones(4), {}, ValueError, r"neurons must have shape \[\*batch, n, d\]"),
+    (np.ones((3, 4)), dict(k=3), ValueError, "k must be .* from 1 to n - 1 = 2, got 3"),
+    (np.ones((3, 4)), dict(k=0), ValueError, "k must be a whole number"),
+    (np.ones((3, 4)), dict(k=1.5), ValueError, "k must be a whole number.*got 1.5"),
+    (np.ones((1, 4)), {}, ValueError, "k must be .* n - 1 = 0, got 1"),
+    (np.ones((0, 4)), {}, ValueError, "k must be"),
+  ],
+)
+def test_errors(neurons, options, error, match):
+  with pytest.raises(error, match=match):
+    nearest_neurons(neurons, **options)
+
+
+def test_symbolic_number_of_neurons():
+  spec = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), 4), jnp.float32)
+  with pytest.raises(ValueError, match="neurons must have a static number of rows"):
+    jax.export.export(jax.jit(nearest_neurons))(spec)
