@@ -68,7 +68,7 @@ def neuron_energies(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from mhe_jax.neurons import neuron_energies
+    >>> from mhe_jax import neuron_energies
     >>> neurons = jnp.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.2, 1]])
     >>> [round(float(e), 3) for e in neuron_energies(neurons)]
     [0.707, 0.734, 2.163, 2.19]
@@ -123,7 +123,7 @@ def nearest_neurons(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from mhe_jax.neurons import nearest_neurons
+    >>> from mhe_jax import nearest_neurons
     >>> neurons = jnp.array([[1.0, 0, 0], [0, 1, 0], [0.1, -1, 0]])
     >>> angles, indices = nearest_neurons(neurons, half_space=True)
     >>> indices[:, 0].tolist()
