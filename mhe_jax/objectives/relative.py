@@ -28,11 +28,11 @@ class RelativeExcess(Objective):
   same up to 1, but a pull that is divided by :math:`1 + x`, so that larger weights are
   safe. Start from a weight of 0.1.
 
-  Near the optimum both have the curvature :math:`8 d / (n (n - 1) \lVert w \rVert^2)`
-  (half-space, n <= d). A step of gradient descent with learning rate :math:`\eta` and
-  momentum :math:`\mu` overshoots where weight times :math:`\eta` times that is above
-  :math:`2 (1 + \mu)` (Nesterov: divided by :math:`1 + 2 \mu`); few neurons with many
-  weights come first. The norms then grow until it holds again.
+  At the optimum the curvature of both is, in half-space with n <= d, about
+  :math:`8 d / (n (n - 1) \lVert w \rVert^2)`. A step of gradient descent with learning
+  rate :math:`\eta` and momentum :math:`\mu` overshoots where weight times :math:`\eta`
+  times that is above :math:`2 (1 + \mu)` (Nesterov: divided by :math:`1 + 2 \mu`); few
+  neurons with many weights come first. The norms then grow until it holds again.
 
   Args:
     potential: a potential, or an objective that has a scale.
