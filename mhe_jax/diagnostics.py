@@ -16,7 +16,7 @@ from mhe_jax.layers.select import select
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.pair_energy import as_objective
 from mhe_jax.objectives.relative import excess_of
-from mhe_jax.pair_sum.nearest import has_direction, smallest_angle
+from mhe_jax.pair_sum.closest_pair import has_direction, smallest_angle
 from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.riesz import Riesz
 

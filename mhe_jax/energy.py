@@ -5,11 +5,10 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.arrays import replicate_explicit
 from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import as_neurons
 from mhe_jax.pair_sum.energy import pair_energy
-from mhe_jax.pair_sum.mask import Mask
+from mhe_jax.pair_sum.mask import mask_of
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.sphere import evaluate, normalize
@@ -120,28 +119,9 @@ def hyperspherical_energy(
       raise ValueError(
         f"block_size must be None for 'dense', which has no tiles, got {block_size!r}."
       )
-  mask = Mask(
-    _per_row("where", where, neurons, jnp.bool_, "boolean"),
-    _per_row("labels", labels, neurons, jnp.integer, "integer"),
-  )
+  mask = mask_of(neurons.shape[:-1], where, labels)
   options = _Options(potential, bool(half_space), reduction, implementation, block_size)
   return evaluate(options, neurons, mask)
-
-
-def _per_row(name, x, neurons, kind, kind_name):
-  """``x``, of which every neuron has one, as an array ``[*batch, n]``."""
-  if x is None:
-    return None
-  x = replicate_explicit(jnp.asarray(x))
-  if not jnp.issubdtype(x.dtype, kind):
-    raise TypeError(f"{name} must be {kind_name}, got dtype {x.dtype}.")
-  try:
-    return jnp.broadcast_to(x, neurons.shape[:-1])
-  except ValueError as error:
-    raise ValueError(
-      f"{name} must have a shape that broadcasts to {neurons.shape[:-1]}, one for each "
-      f"row of neurons, got {x.shape}."
-    ) from error
 
 
 class _Options(NamedTuple):

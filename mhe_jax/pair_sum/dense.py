@@ -4,20 +4,16 @@ Memory is quadratic in the number of neurons. Every other engine must agree with
 this one.
 """
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum.mask import Mask, keep
-
-if TYPE_CHECKING:  # Potentials stand on this.
-  from mhe_jax.potentials.base import Potential
+from mhe_jax.potentials.base import Potential
 
 
 def pair_sum(
   units: jax.Array,
-  potential: "Potential",
+  potential: Potential,
   *,
   half_space: bool,
   mask: Mask = Mask(),

@@ -1,20 +1,18 @@
 """The mean, or the sum, of the energies of all pairs: antipodes and masks included."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum import dense, tiled
 from mhe_jax.pair_sum.mask import Mask, keep
-
-if TYPE_CHECKING:  # Potentials stand on this.
-  from mhe_jax.potentials.base import Potential
+from mhe_jax.potentials.base import Potential
 
 
 def pair_energy(
   units: jax.Array,
-  potential: "Potential",
+  potential: Potential,
   *,
   half_space: bool,
   reduction: Literal["mean", "sum"] = "mean",

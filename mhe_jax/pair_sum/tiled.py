@@ -7,7 +7,7 @@ diagonal are computed; each serves its rows and its columns.
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,12 @@ import numpy as np
 from mhe_jax.pair_sum import tiles
 from mhe_jax.pair_sum.layout import default_block_size, even_block_size, of_each_set
 from mhe_jax.pair_sum.mask import Mask
-
-if TYPE_CHECKING:  # Potentials stand on this.
-  from mhe_jax.potentials.base import Potential
+from mhe_jax.potentials.base import Potential
 
 
 def pair_sum(
   units: jax.Array,
-  potential: "Potential",
+  potential: Potential,
   *,
   half_space: bool,
   mask: Mask = Mask(),
@@ -51,7 +49,7 @@ def pair_sum(
 
 def row_sums(
   units: jax.Array,
-  potential: "Potential",
+  potential: Potential,
   *,
   half_space: bool,
   mask: Mask = Mask(),

@@ -14,15 +14,13 @@ triangles, 0.75 of the arithmetic of the two full products U U^T and K U. Automa
 differentiation of the dense sum costs 1.5 times it, and N^2 memory.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum.mask import Mask, keep
-
-if TYPE_CHECKING:  # Potentials stand on this.
-  from mhe_jax.potentials.base import Potential
+from mhe_jax.potentials.base import Potential
 
 
 class PairEnergy(NamedTuple):
@@ -33,7 +31,7 @@ class PairEnergy(NamedTuple):
     half_space: also the energy of one vector with the antipode of the other.
   """
 
-  potential: "Potential"
+  potential: Potential
   half_space: bool
 
   def value(self, cosines: jax.Array) -> jax.Array:

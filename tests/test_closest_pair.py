@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mhe_jax import LayerRule, NeuronAxes, describe
-from mhe_jax.pair_sum.nearest import smallest_angle
+from mhe_jax.pair_sum.closest_pair import smallest_angle
 
 HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
 
