@@ -16,6 +16,7 @@ from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import neuron_matrices
 from mhe_jax.minimize import minimize_energy
 from mhe_jax.network import layer_energies, layer_excess, network_energy
+from mhe_jax.neurons import nearest_neurons, neuron_energies
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.gram import LogDet, Orthonormality
 from mhe_jax.objectives.log_mean import LogMean
@@ -60,7 +61,9 @@ __all__ = [
   "layer_excess",
   "layer_rules",
   "minimize_energy",
+  "nearest_neurons",
   "network_energy",
+  "neuron_energies",
   "neuron_matrices",
   "relative_excess",
   "uniform_energy",
