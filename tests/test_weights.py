@@ -1,6 +1,7 @@
 """The experiment on weights: its formula, its networks, and its command."""
 
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from processes import finish, start
 import mhe_jax
 from experiments.errors import InputError
 from experiments.weights import data, forms, tables
+from experiments.weights.__main__ import main, put
 from experiments.weights.cells import groups_of
 from experiments.weights.networks import RULES, build
 from experiments.weights.presets import FORMS, PRESETS
@@ -144,17 +146,17 @@ def test_digits_are_made_small_and_shuffled():
   assert after == pytest.approx(before / 4, rel=1e-3)
 
 
-def cell(errors):
-  """A cell with one weight: the errors without the energy, and with it."""
+def cell(errors, **config):
+  """A cell with weights of log: the errors without the energy, and with each weight."""
   runs = [
-    [{"test_error": e, "excess": [0.5, 1.5] if e else [None, None]} for e in arm]
+    [{"test_error": e, "excess": [0.5, 9.0, 1.5] if e else [None] * 3} for e in arm]
     for arm in errors
   ]
+  arms = [("none", 0.0), ("log", 0.1), ("log", 1.0)]
   return {
-    "arms": [
-      {"form": "none", "weight": 0.0, "runs": runs[0]},
-      {"form": "log", "weight": 0.1, "runs": runs[1]},
-    ]
+    "config": {"network": "mlp", "width": 1, "space": "half", "s": 2.0, **config},
+    "layers": {"a": [2, 3], "head/kernel": [2, 3], "z": [2, 3]},
+    "arms": [{"form": f, "weight": w, "runs": r} for (f, w), r in zip(arms, runs)],
   }
 
 
@@ -164,16 +166,73 @@ def test_runs_that_diverge_count_as_chance_and_are_failures():
     "b": cell([[50.0] * 2, [48.0, None]]),
   }
   _, without, log = tables.one_weight(results)
-  assert without[:5] == ["none", "0", "+0.0", "+0.0", "0 of 4"]
-  # -9 in a; in b -2 and +40.
-  assert log[:5] == ["log", "0.1", "+5.0", "+19.0", "1 of 4"]
-  _, a, b = tables.best_weights(results)
-  assert a[-1].startswith("0.1: 46.0") and b[-1] == ""
+  assert without[:4] == ["none", "0", "+0.0 ± 0.0", "0 (0)"]
+  # -10 and -8 in a; -2 and +40 in b: -6 and +16 in the mean over the cells.
+  changes = ["+5.0 ± 15.6", "1 (1)", "1 (0)", "+19.0", "1 of 4"]
+  # Of the hidden layers alone, and of the runs that did not diverge.
+  assert log == ["log", "0.1", *changes, "1", "0.5 to 1.5", "1.5"]
+
+
+def test_parts_of_the_cells_have_rows():
+  results = {
+    "a": cell([[50.0, 60.0], [40.0, 52.0], [45.0, 58.0]]),
+    "b": cell([[50.0, 52.0], [48.0, 51.0], [46.0, 52.0]], width=8, space="full"),
+  }
+  header, *rows = tables.where(results)
+  assert header == ["cells", "without", "log, 0.1"]
+  assert [row[0] for row in rows] == [
+    *("mlp x 1", "mlp x 8", "widths x 1", "widths x 8"),
+    *("half, s = 2", "full, s = 2"),
+  ]
+  assert rows[1][1:] == ["51.0 ± 1.4", "-1.5 ± 0.7"]
+  assert list(tables.remains(results))[1:] == [["mlp", "1, 1", "1, 1"]]
+
+
+def test_a_weight_is_chosen_by_the_other_seeds():
+  # By the second seed 0.1 is better in a (-8) and 1 in b (-6); by the first, 1 in both.
+  results = {
+    "a": cell([[50.0, 60.0], [46.0, 52.0], [40.0, 61.0]]),
+    "b": cell([[50.0, 60.0], [48.0, 57.0], [46.0, 54.0]]),
+  }
+  _, log = tables.choices(results)
+  # All cells: -8 and -3 with 0.1, judged by the first seed: -4, -2; then 1: +1, -6.
+  assert log[:3] == ["log", "0.1, 1", "-2.8 ± 0.4"]
+  # In a: 0.1, -4, then 1, +1; in b: 1, -4, then 1, -6.
+  assert log[3] == "-3.2 ± 1.1"
+
+
+def test_tables_take_their_place_in_a_page(tmp_path):
+  page = tmp_path / "page.md"
+  put("first", page)
+  page.write_text(f"before\n{page.read_text()}after\n")
+  put("second", page)
+  lines = page.read_text().splitlines()
+  assert lines[0] == "before" and lines[-1] == "after"
+  assert "second" in lines and "first" not in lines
+  page.write_text("no place")
+  with pytest.raises(InputError, match="page must have <!-- one weight -->"):
+    put("third", page)
+  assert page.read_text() == "no place"
+
+
+def test_the_readme_states_the_committed_results(tmp_path):
+  experiments = pathlib.Path(__file__).parents[1] / "experiments"
+  results = experiments / "results" / "weights"
+  readme = (experiments / "weights" / "README.md").read_text()
+  page = tmp_path / "README.md"
+  page.write_text(readme)
+  nowhere = tmp_path / "images.npz"  # All is trained: no images are read.
+  main("accelerator", results, pictures=tmp_path, page=page, images=nowhere)
+  assert page.read_text() == readme
+  cells = {cell.name for cell in PRESETS["accelerator"].cells}
+  assert {path.stem for path in results.iterdir()} == cells
+  for name in ("weights_excess.png", "weights_error.png"):
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_trains_goes_on_and_draws(tmp_path):
   options = ("weights", "--preset", "smoke", "--output", tmp_path)
-  assert "One weight in all cells" in finish(start(*options, "--jobs", "2"))
+  assert "A cell is a network" in finish(start(*options, "--jobs", "2"))
   names = {c.name for c in PRESETS["smoke"].cells}
   paths = {path.stem: path for path in tmp_path.glob("*.json")}
   assert set(paths) == names
@@ -183,7 +242,7 @@ def test_the_command_trains_goes_on_and_draws(tmp_path):
     for run in others:  # From the same network, to different ones.
       assert run["initial_excess"] == none["initial_excess"]
       assert sum(run["excess"]) < sum(none["excess"])
-  for name in ("excess.png", "error.png"):
+  for name in ("weights_excess.png", "weights_error.png"):
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
   # What is finished stays, and what is not is trained to the same numbers.
   kept, lost = paths["mlp_x1_s2_half"], paths["vit_x1_s2_half"]

@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.weights.presets import Network
+from experiments.weights.presets import OUTPUT, Network
 from mhe_jax import LayerRule
 
 SIZE = 16
-RULES = (LayerRule("head/kernel", role="output"),)
+RULES = (LayerRule(OUTPUT, role="output"),)
 
 _he_normal = nn.initializers.he_normal()
 

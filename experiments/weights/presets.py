@@ -7,6 +7,7 @@ from typing import Literal
 Network = Literal["mlp", "cnn", "cnn-bn", "resnet", "vit"]
 Space = Literal["half", "full"]
 FORMS = ("mean", "relative", "log")
+OUTPUT = "head/kernel"  # The path of every network's classifier.
 
 # Stochastic gradient descent with momentum 0.9, and AdamW for the transformer: usual
 # rates, not tuned for any form of the energy.

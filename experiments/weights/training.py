@@ -18,12 +18,11 @@ from experiments.weights.networks import RULES, SIZE, build
 from experiments.weights.presets import (
   FORMS,
   LEARNING_RATES,
+  OUTPUT,
   Cell,
   Network,
   Training,
 )
-
-OUTPUT = "head/kernel"
 
 
 def train(cell: Cell, images: Images, at_once: int | None = None) -> dict:
