@@ -1,7 +1,5 @@
-"""Tables for the documentation."""
+"""Where :mod:`experiments.weights` finds its tables."""
 
+from experiments.report.markdown import markdown
 
-def markdown(header: list[str], *rows: list[str]) -> str:
-  """A table of texts."""
-  lines = [header, ["---"] * len(header), *rows]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+__all__ = ["markdown"]

@@ -32,7 +32,7 @@ from rich.console import Console
 
 import mhe_jax
 from experiments.environment import environment
-from experiments.statistics import Paired, paired_difference
+from experiments.report.statistics import Paired, paired_difference
 from mhe_jax import LayerRule, Riesz
 
 RULES = [LayerRule("head/kernel", role="output")]

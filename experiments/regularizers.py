@@ -10,7 +10,7 @@ import optax
 
 from experiments.errors import InputError
 from experiments.models import OUTPUT, OUTPUT_RULES
-from experiments.settings import normalize
+from experiments.runs.settings import normalize
 from mhe_jax import Riesz, add_hyperspherical_energy, neuron_matrices
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 from processes import VOLATILE, finish, result_in, start
 from rich.console import Console
 
-from experiments.classification import Run, train
-from experiments.config import PRESETS
+from experiments.classification.presets import PRESETS
+from experiments.classification.sweep import sweep as work_through
+from experiments.classification.task import Run, train
 from experiments.data import Data, Split
-from experiments.sweep import sweep as work_through
 
 SMOKE = PRESETS["smoke"]
 

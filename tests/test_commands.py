@@ -9,18 +9,20 @@ import pytest
 import tyro
 from processes import environment, finish, start
 
-from experiments import accuracy, classification, quickstart, report, sweep
+from experiments import quickstart
 from experiments.benchmarks import energy, input_pipeline, train_step
-from experiments.config import PRESETS, preset, settings_of
+from experiments.classification import report, sweep, task
+from experiments.classification.paper import MHE
+from experiments.classification.presets import PRESETS, preset, settings_of
 from experiments.errors import InputError, told_in_a_line
-from experiments.paper import MHE
+from experiments.numerics import accuracy
 
 # A step of training fails in JAX, in processes of workers, too.
 FAULTY = """
 import jax
 import jax.numpy as jnp
 import tyro
-from experiments import training, {module}
+from experiments.classification import training, {module}
 
 broken = jax.jit(lambda state, images, labels: jnp.broadcast_to(labels, (3, 5)))
 training.make_update = lambda *_: broken
@@ -32,7 +34,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
   ("module", "call", "arguments"),
   [
-    ("classification", "classification.main()", ()),
+    ("task", "task.main()", ()),
     ("sweep", "tyro.cli(sweep.main)", ("layers", "--seeds", "0")),
   ],
 )
@@ -62,6 +64,7 @@ def test_a_fault_of_the_report_has_its_traceback(tmp_path, monkeypatch):
     report.main(results=tmp_path / "results", output=tmp_path)
 
 
+SWEEP, REPORT = "classification.sweep", "classification.report"
 NOWHERE = ("--data-root", "nowhere", "--output", "{folder}")
 
 
@@ -74,11 +77,27 @@ NOWHERE = ("--data-root", "nowhere", "--output", "{folder}")
     ("classification", ("--dataset", "svhn"), "dataset must be one of digits, cifar10"),
     ("classification", ("--model", "cnn-7x"), "model must be cnn-N with N a multiple"),
     ("classification", ("--learning-rate", "nan"), "learning_rate must be a finite"),
-    ("sweep", ("--output", "{file}"), "output must be a folder, got {file}"),
-    ("sweep", ("[b]",), "must be of rate, headline, variants"),
-    ("report", ("--results", "nowhere"), "folder of the results must exist"),
-    ("report", ("--readme", "nowhere"), "readme must be a file, got nowhere."),
-    ("report", ("--output", "{file}"), "output must be a folder, got {file}"),
+    (
+      "classification.sweep",
+      ("--output", "{file}"),
+      "output must be a folder, got {file}",
+    ),
+    (SWEEP, ("[b]",), "must be of rate, headline, variants"),
+    (
+      "classification.report",
+      ("--results", "nowhere"),
+      "folder of the results must exist",
+    ),
+    (
+      "classification.report",
+      ("--readme", "nowhere"),
+      "readme must be a file, got nowhere.",
+    ),
+    (
+      "classification.report",
+      ("--output", "{file}"),
+      "output must be a folder, got {file}",
+    ),
   ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(module, arguments, message, tmp_path):
@@ -105,14 +124,14 @@ def test_only_errors_of_input_lose_their_traceback(capsys):
 
 def call(module):
   """The command, in this process."""
-  if module is classification:
-    classification.main()
+  if module is task:
+    task.main()
   else:
     tyro.cli(module.main)
 
 
 MODULES = (
-  *(accuracy, classification, quickstart, report, sweep),
+  *(accuracy, task, quickstart, report, sweep),
   *(energy, input_pipeline, train_step),
 )
 
@@ -128,7 +147,7 @@ def test_help_has_every_option_that_the_docstring_has(module, capsys, monkeypatc
   assert {"--preset", "--output", *re.findall(r"--[a-z.-]+[a-z]", module.__doc__)} <= (
     shown
   )
-  assert "--repeat" in shown or module is not classification
+  assert "--repeat" in shown or module is not task
 
 
 RESULT = report.RESULTS / "cifar10_cnn-9-w16_half-mhe-s1_seed0_b9dc2bed.json"
@@ -161,10 +180,10 @@ def test_settings_are_of_a_preset_or_a_result(arguments, tmp_path, monkeypatch):
     trained.append(config)
     return dict.fromkeys(("test_error", "train_error", "seconds"), 0.0)
 
-  monkeypatch.setattr(classification, "train", train)
+  monkeypatch.setattr(task, "train", train)
   argv = ["command", *arguments.split(), "--output", str(tmp_path)]
   monkeypatch.setattr(sys, "argv", argv)
-  classification.main()
+  task.main()
   assert trained == [COMMANDS[arguments]]
 
 
@@ -172,7 +191,7 @@ def test_settings_are_not_of_both(capsys, monkeypatch):
   argv = ["command", "--preset", "cpu", "--repeat", str(RESULT)]
   monkeypatch.setattr(sys, "argv", argv)
   with pytest.raises(SystemExit) as caught:
-    classification.main()
+    task.main()
   assert caught.value.code == 2
   assert "--preset and --repeat are not allowed together" in capsys.readouterr().err
 
@@ -181,6 +200,6 @@ def test_a_bad_regularizer_is_named(capsys, monkeypatch):
   options = ("--regularizer.kind", "mhe", "--regularizer.s", "-1")
   monkeypatch.setattr(sys, "argv", ["command", *options])
   with pytest.raises(SystemExit) as caught:
-    classification.main()
+    task.main()
   assert caught.value.code == 2
   assert "s must be at least 0, got -1.0." in capsys.readouterr().err

@@ -12,18 +12,18 @@ import pytest
 from processes import finish, start
 
 from experiments import models
-from experiments.batches import GRAY
-from experiments.classification import Run
-from experiments.config import PRESETS, Config, settings_of
-from experiments.data import load
-from experiments.errors import InputError
-from experiments.paper import (
+from experiments.classification.paper import (
   HALF_MHE,
   MHE,
   sweeps_of,
 )
+from experiments.classification.presets import PRESETS, Config, settings_of
+from experiments.classification.report import RESULTS
+from experiments.classification.task import Run
+from experiments.data import load
+from experiments.data.batches import GRAY
+from experiments.errors import InputError
 from experiments.regularizers import Regularizer
-from experiments.report import RESULTS
 
 SMOKE = PRESETS["smoke"]
 

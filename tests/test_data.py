@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import batches
-from experiments.data import Split, load, select
+from experiments.data import Split, batches, load, select
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.accuracy import (
+from experiments.numerics.accuracy import (
   POTENTIALS,
   Config,
   draw,
   exact,
   values_and_gradients,
 )
-from experiments.statistics import holm, paired_difference
+from experiments.report.statistics import holm, paired_difference
 from mhe_jax import hyperspherical_energy
 
 
@@ -52,7 +52,7 @@ def test_quickstart_writes_its_result_and_picture(tmp_path):
 
 
 def test_accuracy_measures_what_rounding_and_softening_do(tmp_path):
-  assert "worst of 2 random draws" in run_smoke("accuracy", tmp_path)
+  assert "worst of 2 random draws" in run_smoke("numerics.accuracy", tmp_path)
   data = json.loads((tmp_path / "accuracy.json").read_text())
   softened, close, wide, _ = data["pair"]
   for name in data["config"]["potentials"]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import models
-from experiments.paper import (
+from experiments.classification.paper import (
   BASELINE,
 )
 from experiments.regularizers import Regularizer, authors_energy, orthonormality

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import report
-from experiments.config import PRESETS
-from experiments.errors import InputError
-from experiments.paper import (
+from experiments.classification import report
+from experiments.classification.paper import (
   BASELINE,
   CONFIRMING,
   EXPLORING,
@@ -21,7 +19,9 @@ from experiments.paper import (
   Sweep,
   sweeps_of,
 )
-from experiments.runs import Results, columns_of
+from experiments.classification.presets import PRESETS
+from experiments.errors import InputError
+from experiments.runs.results import Results, columns_of
 
 SMOKE = PRESETS["smoke"]
 

@@ -9,18 +9,20 @@ import time
 import filelock
 from processes import finish, start
 
-from experiments import report
-from experiments.config import PRESETS, preset
-from experiments.paper import (
+from experiments.classification import report
+from experiments.classification.paper import (
   BASELINE,
   sweeps_of,
 )
-from experiments.runs import Results
-from experiments.sweep import runs
+from experiments.classification.presets import PRESETS, preset
+from experiments.classification.sweep import runs
+from experiments.runs.results import Results
+
+SWEEP, REPORT = "classification.sweep", "classification.report"
 
 
 def test_workers_end_with_their_sweep(tmp_path):
-  process = start("sweep", "--preset", "smoke", "--output", tmp_path, "--jobs", 1)
+  process = start(SWEEP, "--preset", "smoke", "--output", tmp_path, "--jobs", 1)
   deadline = time.monotonic() + 300
   while not list(tmp_path.glob("*.json")):
     assert time.monotonic() < deadline and process.poll() is None
@@ -36,7 +38,7 @@ def test_an_interrupt_stops_a_sweep_at_once(tmp_path):
   arguments = ("--preset", "smoke", "--output", tmp_path)
   # Jobs in the background ignore interrupts, and so does what they start.
   previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-  process = start("sweep", *arguments, "--jobs", 1)
+  process = start(SWEEP, *arguments, "--jobs", 1)
   signal.signal(signal.SIGINT, previous)
   deadline = time.monotonic() + 300
   while not list(tmp_path.glob("*.json")):
@@ -52,7 +54,7 @@ def test_an_interrupt_stops_a_sweep_at_once(tmp_path):
 def test_a_killed_worker_ends_its_own_run_alone(tmp_path):
   """The run of the other worker ends well, and a new worker does the rest."""
   process = start(
-    "sweep", "layers", "--preset", "smoke", "--output", tmp_path, "--seeds", 0,
+    SWEEP, "layers", "--preset", "smoke", "--output", tmp_path, "--seeds", 0,
     "--jobs", 2,
   )  # fmt: skip
   deadline = time.monotonic() + 300
@@ -76,7 +78,14 @@ def test_processes_share_the_runs_of_a_sweep(tmp_path):
   config, *_ = runs(("layers",), "smoke", (0,))
   with filelock.FileLock(tmp_path / f"{config.name}.lock"):
     process = start(
-      "sweep", "layers", "--preset", "smoke", "--output", tmp_path, "--seeds", 0
+      SWEEP,
+      "layers",
+      "--preset",
+      "smoke",
+      "--output",
+      tmp_path,
+      "--seeds",
+      0,
     )
     text = finish(process, 1)
   assert "not finished yet: 1; the same command goes on" in text
@@ -120,10 +129,10 @@ def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
   """In two parts, of which the second skips what the first has done."""
   folder = tmp_path / "runs"
   arguments = ("--preset", "smoke", "--seeds", 0, "--output", folder)
-  assert f"6 of 6 runs are in {folder}." in finish(start("sweep", "layers", *arguments))
+  assert f"6 of 6 runs are in {folder}." in finish(start(SWEEP, "layers", *arguments))
   before = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
   everything = (*arguments[:2], "--seeds", 0, 100, *arguments[4:])
-  finish(start("sweep", *everything, "--jobs", 2))
+  finish(start(SWEEP, *everything, "--jobs", 2))
   after = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
   assert set(after) == {
     folder / f"{config.name}.json"
@@ -131,7 +140,7 @@ def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
   }
   assert before.items() < after.items()
   options = ("--preset", "smoke", "--results", folder, "--output", tmp_path)
-  finish(start("report", *options))
+  finish(start(REPORT, *options))
   page = (tmp_path / "classification.md").read_text()
   for sweep in sweeps_of("smoke").values():
     table = report.table(sweep, Results(folder))
@@ -145,19 +154,19 @@ def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
 def test_what_fails_in_a_sweep_is_told_and_the_rest_is_done(tmp_path):
   """CIFAR is not there."""
   process = start(
-    "sweep", "resnet", "--preset", "cpu", "--data-root", tmp_path, "--seeds", 0,
+    SWEEP, "resnet", "--preset", "cpu", "--data-root", tmp_path, "--seeds", 0,
     "--output", tmp_path,
   )  # fmt: skip
   text = finish(process, 1)
   assert "0 of 6 runs" in text
   assert text.count("failed: the folder of the data must exist") == 6
-  process = start("sweep", "headline", "--preset", "cpu", "--seeds", 0)
+  process = start(SWEEP, "headline", "--preset", "cpu", "--seeds", 0)
   assert "seeds must be of 3, 4, 5, 6, 7, those of the sweeps, got 0" in finish(
     process, 2
   )
-  process = start("sweep", "layers", "--jobs", 0)
+  process = start(SWEEP, "layers", "--jobs", 0)
   assert "jobs must be at least 1, got 0" in finish(process, 2)
-  process = start("sweep", "widths", "--preset", "cpu")
+  process = start(SWEEP, "widths", "--preset", "cpu")
   assert "must be of rate, headline, variants" in finish(process, 2)
 
 

@@ -22,10 +22,10 @@ import tyro
 from PIL import Image
 from rich.console import Console
 
-from experiments.batches import training_batches
-from experiments.classification import Run
-from experiments.config import PRESETS as RUNS
+from experiments.classification.presets import PRESETS as RUNS
+from experiments.classification.task import Run
 from experiments.data import Data, Split
+from experiments.data.batches import training_batches
 from experiments.environment import environment
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.benchmarks.timing import ratio
-from experiments.markdown import markdown
+from experiments.report.markdown import markdown
 
 
 def tables(result: dict) -> list[str]:

@@ -14,7 +14,7 @@ from experiments import models
 from experiments.data import Name
 from experiments.errors import InputError
 from experiments.regularizers import Regularizer
-from experiments.settings import normalize
+from experiments.runs.settings import normalize
 
 
 @dataclasses.dataclass(frozen=True)

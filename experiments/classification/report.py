@@ -1,7 +1,7 @@
 """Every table and figure of the paper's experiments, from the JSON of the runs alone.
 
-  python -m experiments.report --output docs --readme README.md  # of the repository
-  python -m experiments.report --preset smoke --results runs/classification
+  python -m experiments.classification.report --output docs --readme README.md
+  python -m experiments.classification.report --preset smoke --results FOLDER
 
 Writes OUTPUT/classification.md and OUTPUT/images/classification_*.png. Of a page that
 is there already, only what stands between "<!-- NAME -->" and "<!-- end of NAME -->" is
@@ -20,11 +20,8 @@ import tyro
 from rich.console import Console
 
 from experiments.benchmarks import train_step
-from experiments.errors import InputError, make_folder, told_in_a_line
-from experiments.figures import draw_all
-from experiments.markdown import markdown
-from experiments.models import OUTPUT
-from experiments.paper import (
+from experiments.classification.figures import draw_all
+from experiments.classification.paper import (
   BASELINE,
   DATASETS,
   HALF_MHE,
@@ -33,10 +30,13 @@ from experiments.paper import (
   Sweep,
   sweeps_of,
 )
-from experiments.runs import Column, Results, columns_of, hidden_excess, number
-from experiments.statistics import holm, paired_difference
+from experiments.errors import InputError, make_folder, told_in_a_line
+from experiments.models import OUTPUT
+from experiments.report.markdown import markdown
+from experiments.report.statistics import holm, paired_difference
+from experiments.runs.results import Column, Results, columns_of, hidden_excess, number
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "classification"
+RESULTS = pathlib.Path(__file__).parents[1] / "results" / "classification"
 COST = RESULTS.parent / "benchmark_train_step.json"
 
 

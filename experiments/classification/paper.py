@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from experiments.config import Config, preset
+from experiments.classification.presets import Config, preset
 from experiments.regularizers import Regularizer
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.config import Config, settings_of
+from experiments.classification.paper import Arm, Sweep
+from experiments.classification.presets import Config, settings_of
 from experiments.errors import InputError
 from experiments.models import OUTPUT
-from experiments.paper import Arm, Sweep
 
 
 class Results:

@@ -1,9 +1,9 @@
-"""The tables and figures of docs/numerics.md, from the JSON of experiments.accuracy."""
+"""The tables and claims of docs/numerics.md, from the JSON of the measurements."""
 
 import functools
 import math
 
-from experiments.markdown import markdown
+from experiments.report.markdown import markdown
 
 
 def tables(result: dict) -> list[str]:

@@ -34,13 +34,14 @@ import rich.progress
 import tyro
 from rich.console import Console
 
-from experiments import models, training
-from experiments.batches import test_batches, training_batches
-from experiments.checkpoints import Checkpoints
-from experiments.config import Config, preset, settings_of
+from experiments import models
+from experiments.classification import training
+from experiments.classification.presets import Config, preset, settings_of
 from experiments.data import Data, Split, load, select
+from experiments.data.batches import test_batches, training_batches
 from experiments.environment import environment
 from experiments.errors import InputError, make_folder, told_in_a_line
+from experiments.runs.checkpoints import Checkpoints
 
 
 class OccupiedError(InputError):

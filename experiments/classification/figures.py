@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from experiments.paper import (
+from experiments.classification.paper import (
   BASELINE,
   HALF_MHE,
   MHE,
@@ -13,8 +13,8 @@ from experiments.paper import (
   SWEEPS,
   Base,
 )
-from experiments.runs import Results, columns_of, hidden_excess
-from experiments.statistics import paired_difference
+from experiments.report.statistics import paired_difference
+from experiments.runs.results import Results, columns_of, hidden_excess
 
 COLORS = {
   BASELINE: "#333333",

@@ -1,8 +1,8 @@
 """The paper's experiments: works through lists of runs.
 
-  python -m experiments.sweep --preset smoke
-  python -m experiments.sweep variants width --preset cpu --data-root FOLDER --jobs 2
-  python -m experiments.sweep variants --preset paper
+  python -m experiments.classification.sweep --preset smoke
+  python -m experiments.classification.sweep variants width --preset cpu --jobs 2
+  python -m experiments.classification.sweep variants --preset paper
 
 Finished runs are skipped and unfinished ones go on, so that a sweep can be stopped, in
 any way, and continued at any time, or in parts: seed by seed, sweep by sweep. All arms
@@ -30,10 +30,10 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from experiments.classification import OccupiedError, check_settings, train
-from experiments.config import Config, settings_of
+from experiments.classification.paper import sweeps_of
+from experiments.classification.presets import Config, settings_of
+from experiments.classification.task import OccupiedError, check_settings, train
 from experiments.errors import InputError, make_folder, told_in_a_line
-from experiments.paper import sweeps_of
 
 
 def runs(

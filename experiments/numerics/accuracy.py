@@ -6,8 +6,8 @@ for two neurons 1e-6 radians apart. The error of a value is relative; that of a 
 is the norm of the difference over the norm of the exact one, each neuron's gradient
 times the neuron's norm. Over random draws, the median and the worst are kept.
 
-  python -m experiments.accuracy                    # one to two minutes on two cores
-  python -m experiments.accuracy --preset smoke     # seconds, in the tests
+  python -m experiments.numerics.accuracy                    # a minute or two
+  python -m experiments.numerics.accuracy --preset smoke     # seconds, in the tests
 
 The run writes OUTPUT/accuracy.json and prints what docs/numerics.md takes from it.
 """
@@ -30,8 +30,8 @@ from rich.console import Console
 from scipy.spatial.distance import cdist
 
 import mhe_jax
-from experiments.accuracy_tables import claims, tables
 from experiments.environment import environment
+from experiments.numerics.accuracy_tables import claims, tables
 from mhe_jax import Riesz, hyperspherical_energy
 from mhe_jax.pair_sum import dense
 from mhe_jax.sphere import normalize
@@ -218,7 +218,7 @@ def run(config: Config) -> dict:
   for section, function, arguments in rich.progress.track(jobs, "measuring"):
     measured[section].append(function(config, *arguments))
   return {
-    "command": "python -m experiments.accuracy",
+    "command": "python -m experiments.numerics.accuracy",
     "config": dataclasses.asdict(config),
     **environment(),
     "seconds": round(time.perf_counter() - start, 1),

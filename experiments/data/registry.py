@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.data.files import EncodedImages, open_splits
 from experiments.errors import InputError
-from experiments.files import EncodedImages, open_splits
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""How exact the energies are in floating point."""

@@ -1,0 +1,1 @@
+"""What every experiment of many runs shares: settings, checkpoints, results."""
