@@ -16,7 +16,13 @@ from experiments.quickstart import summarize
 from experiments.runs import Results
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ["README.md", "docs/layers.md", "docs/models.md", "docs/optimizers.md"]
+PAGES = [
+  "README.md",
+  "docs/layers.md",
+  "docs/models.md",
+  "docs/objectives.md",
+  "docs/optimizers.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -215,15 +215,15 @@ def test_tables_take_their_place_in_a_page(tmp_path):
   assert page.read_text() == "no place"
 
 
-def test_the_readme_states_the_committed_results(tmp_path):
-  experiments = pathlib.Path(__file__).parents[1] / "experiments"
-  results = experiments / "results" / "weights"
-  readme = (experiments / "weights" / "README.md").read_text()
-  page = tmp_path / "README.md"
-  page.write_text(readme)
+def test_the_page_states_the_committed_results(tmp_path):
+  root = pathlib.Path(__file__).parents[1]
+  results = root / "experiments" / "results" / "weights"
+  committed = (root / "docs" / "weights.md").read_text()
+  page = tmp_path / "weights.md"
+  page.write_text(committed)
   nowhere = tmp_path / "images.npz"  # All is trained: no images are read.
   main("accelerator", results, pictures=tmp_path, page=page, images=nowhere)
-  assert page.read_text() == readme
+  assert page.read_text() == committed
   cells = {cell.name for cell in PRESETS["accelerator"].cells}
   assert {path.stem for path in results.iterdir()} == cells
   for name in ("weights_excess.png", "weights_error.png"):

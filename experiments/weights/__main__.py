@@ -9,11 +9,11 @@ range of weights that was fixed beforehand. A cell, that is a network, a width, 
 potential and a space, is a JSON file in OUTPUT; finished cells are skipped, so that the
 command can be stopped and given again, or given on several machines, each with some of
 the networks (--networks). Then pictures and tables are made of all cells that are
-there. Those of the README, from the results that are kept, without any images:
+there. Those of docs/weights.md, from the results that are kept, without any images:
 
   python -m experiments.weights --preset accelerator \
     --output experiments/results/weights --pictures docs/images \
-    --page experiments/weights/README.md
+    --page docs/weights.md
 
 A device without a network wants the images in a file:
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from experiments.errors import InputError
-from experiments.markdown import markdown
+from experiments.report.markdown import markdown
 from experiments.weights.presets import FORMS, OUTPUT, Network
 
 # Of ten classes 90% are wrong by chance: what a run that diverged counts as.

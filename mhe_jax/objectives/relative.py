@@ -20,8 +20,8 @@ class RelativeExcess(Objective):
     x = \frac{E - E_\text{bound}}{E_\text{random} - E_\text{bound}}
 
   The range of a mean pair energy shrinks with the number of weights: for the layers of
-  a CNN it is 2% to 0.02% of the value. In relative units a weight means the same in
-  narrow and wide layers, in full space and half-space, and for every s.
+  a CNN it is 2% to 0.02% of the value. In relative units one weight serves narrow
+  and wide layers, full space and half-space, and every s.
 
   The pull on the neurons of a collapsed layer, whose excess is far above 1, can be as
   far above that of a random one. With ``log`` it is :math:`\log(1 + x)`: nearly the
