@@ -11,7 +11,7 @@ import optax
 from experiments.errors import InputError
 from experiments.models import OUTPUT, OUTPUT_RULES
 from experiments.runs.settings import normalize
-from mhe_jax import Riesz, add_hyperspherical_energy, neuron_matrices
+from mhe_jax import Orthonormality, Riesz, add_hyperspherical_energy, neuron_matrices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,29 +66,26 @@ class Regularizer:
     hidden, output = (float(self.layers in (k, "both")) for k in ("hidden", "output"))
     if self.kind == "none":
       return optax.with_extra_args_support(optax.identity())
-    if self.kind == "mhe":
+    if self.kind in ("mhe", "orthonormal"):
+      rival = self.kind == "orthonormal"
       return add_hyperspherical_energy(
         self.weight,
-        Riesz(self.s, self.metric),
+        Orthonormality() if rival else Riesz(self.s, self.metric),
         half_space=self.half_space,
         hidden_weight=hidden,
         output_weight=output,
         rules=OUTPUT_RULES,
       )
-    if self.kind == "authors":
-      hidden, output = 1.0 * hidden, 10.0 * output
-      if self.metric == "geodesic" and self.s > 0:
-        hidden, output = 0.1 * hidden, 0.1 * output
+    hidden, output = 1.0 * hidden, 10.0 * output
+    if self.metric == "geodesic" and self.s > 0:
+      hidden, output = 0.1 * hidden, 0.1 * output
 
     def energy(params):
       total = jnp.zeros(())
       for path, w in neuron_matrices(params, OUTPUT_RULES).items():
         factor = output if path == OUTPUT else hidden
-        if self.kind == "orthonormal":
-          layer = orthonormality(w)
-        else:
-          half_space = self.half_space and path != OUTPUT
-          layer = authors_energy(w, self.s, self.metric, half_space=half_space)
+        half_space = self.half_space and path != OUTPUT
+        layer = authors_energy(w, self.s, self.metric, half_space=half_space)
         total = total + factor * layer
       return self.weight * total
 
@@ -104,22 +101,6 @@ def add_gradient(
     return jax.tree.map(jnp.add, updates, jax.grad(energy)(params))
 
   return optax.with_extra_args_support(optax.stateless(update))
-
-
-def orthonormality(neurons: jax.Array) -> jax.Array:
-  r"""Mean of :math:`(\hat w_i^\top \hat w_j)^2` over the pairs of neurons.
-
-  The penalty :math:`\lVert \hat W^\top \hat W - I \rVert_F^2` of the normalized
-  neurons, divided by its number of pairs, so that its weight means the same in
-  narrow and wide layers, as that of an energy does.
-
-  Args:
-    neurons: ``[n, d]``.
-  """
-  n = len(neurons)
-  units = neurons / jnp.linalg.norm(neurons, axis=1, keepdims=True)
-  cosines = jnp.matmul(units, units.T, precision="highest")
-  return (jnp.sum(cosines**2) - n) / (n * (n - 1))
 
 
 def authors_energy(

@@ -11,7 +11,7 @@ from experiments import models
 from experiments.classification.paper import (
   BASELINE,
 )
-from experiments.regularizers import Regularizer, authors_energy, orthonormality
+from experiments.regularizers import Regularizer, authors_energy
 from mhe_jax import Riesz, hyperspherical_energy, network_energy
 
 
@@ -125,10 +125,3 @@ def test_a_single_neuron_is_left_alone(kind):
   updates, _ = tx.update(zeros, tx.init(params), params)
   assert not updates["features"]["kernel"].any()
   assert bool(updates["score"]["kernel"].any())
-
-
-def test_orthonormality_is_0_of_orthogonal_and_1_of_equal_neurons():
-  np.testing.assert_allclose(orthonormality(jnp.eye(4)), 0.0, atol=1e-12)
-  np.testing.assert_allclose(orthonormality(jnp.ones((4, 7))), 1.0)
-  x = jnp.array([[1.0, 0.0], [1.0, 1.0]])
-  np.testing.assert_allclose(orthonormality(x), 0.5)
