@@ -1,5 +1,6 @@
 """Points of least energy on the sphere: the Thomson problem and its relatives."""
 
+import dataclasses
 import functools
 from typing import Any, Literal
 
@@ -9,15 +10,7 @@ import optax
 
 from mhe_jax.checks import check_count
 from mhe_jax.energy import hyperspherical_energy
-from mhe_jax.objectives.log_mean import (
-  DEEPEST,
-  LARGEST,
-  Exponential,
-  Opposite,
-  Tangent,
-  log_max,
-  widest,
-)
+from mhe_jax.objectives.log_mean import Opposite, log_mean_exp
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
@@ -117,8 +110,7 @@ def minimize_energy(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _best_of(starts, potential, half_space, reduction, max_steps, tolerance):
-  _, n, d = starts.shape
-  objective = _objective(potential, half_space, n, d, starts.dtype)
+  objective = _objective(potential, half_space, starts.dtype)
   ends, values = jax.vmap(lambda x: _lbfgs(objective, x, max_steps, tolerance))(starts)
   best = normalize(ends[jnp.argmin(values)])
   energy = hyperspherical_energy(
@@ -127,7 +119,7 @@ def _best_of(starts, potential, half_space, reduction, max_steps, tolerance):
   return best, energy
 
 
-def _objective(potential, half_space, n, d, dtype):
+def _objective(potential, half_space, dtype):
   """A function of the vectors that is least where the energy is, and fits floats.
 
   Of a pair energy f = exp(k g) it is log(mean f) / k, which goes as g for every k. For
@@ -135,24 +127,38 @@ def _objective(potential, half_space, n, d, dtype):
   """
   # Where rounding is as large as r itself.
   floor = 8.0 * float(jnp.finfo(dtype).eps)
-  unit = widest(n, d, half_space=half_space)
   if type(potential) is Gaussian:
-    # A steeper one could not tell pairs at the distance that all can keep from 0.
-    g, k = Opposite(), min(potential.t, (LARGEST + DEEPEST) * log_max(dtype) / unit)
+    g, k = Opposite(), potential.t
   elif type(potential) is Riesz:  # Whatever its softening, which exerts no force.
-    g, k = Tangent(Riesz(0.0, potential.metric, eps=floor / 2), floor), potential.s
+    g, k = _Tangent(Riesz(0.0, potential.metric, eps=floor / 2), floor), potential.s
   else:
-    g, k = Tangent(potential, floor), 0.0
+    g, k = _Tangent(potential, floor), 0.0
 
-  def mean(x, potential):
+  def objective(x):
     x = x.astype(dtype)  # Of float32 optax's line search makes float64, if enabled.
-    return hyperspherical_energy(x, potential, half_space=half_space)
+    if k == 0:  # The limit is the mean of g.
+      return hyperspherical_energy(x, g, half_space=half_space)
+    if len(x) == 1 and not half_space:
+      return 0.0 * x.sum()
+    units = normalize(x)
+    return log_mean_exp(g, k, units, half_space=half_space) / k
 
-  if k == 0:  # The limit is the mean of g.
-    return lambda x: mean(x, g)
-  f = Exponential(g, k, unit)
-  tiny = float(jnp.finfo(dtype).tiny)  # One vector has no pair, and a mean of 0.
-  return lambda x: jnp.log(jnp.maximum(mean(x, f), tiny)) / k
+  return objective
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tangent(Potential):
+  """``potential``, and closer than ``floor`` its tangent there: every pair repels."""
+
+  potential: Potential
+  floor: float
+
+  def value(self, r):
+    z = jnp.maximum(r, self.floor)
+    return self.potential.value(z) + self.potential.slope(z) * (r - z)
+
+  def slope(self, r):
+    return self.potential.slope(jnp.maximum(r, self.floor))
 
 
 def _lbfgs(objective, start, max_steps, tolerance):
