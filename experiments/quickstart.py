@@ -131,12 +131,7 @@ def make_functions(config: Config, learning_rate: float, weight: float):
 
   @jax.jit
   def excess(params):
-    return {
-      path: mhe_jax.relative_excess(
-        neurons, Riesz(config.s), half_space=path != "head/kernel"
-      )
-      for path, neurons in mhe_jax.neuron_matrices(params, RULES).items()
-    }
+    return mhe_jax.layer_excess(params, Riesz(config.s), rules=RULES)
 
   return init, train_step, evaluate, excess
 
