@@ -9,13 +9,19 @@ import jax.numpy as jnp
 import optax
 
 from experiments.errors import InputError
-from experiments.models import OUTPUT, OUTPUT_RULES
-from experiments.runs.settings import normalize
-from mhe_jax import Orthonormality, Riesz, add_hyperspherical_energy, neuron_matrices
+from experiments.models import OUTPUT
+from experiments.runs.settings import Settings
+from mhe_jax import (
+  LayerRule,
+  Orthonormality,
+  Riesz,
+  add_hyperspherical_energy,
+  neuron_matrices,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Regularizer:
+class Regularizer(Settings):
   """What is added to the loss.
 
   Attributes:
@@ -37,10 +43,8 @@ class Regularizer:
   weight: float = 1.0
 
   def __post_init__(self):
-    normalize(self)
-    for name in ("s", "weight"):
-      if getattr(self, name) < 0:
-        raise InputError(f"{name} must be at least 0, got {getattr(self, name)}.")
+    super().__post_init__()
+    self.check_least(s=0, weight=0)
     # Equal runs have equal configurations.
     unused = {
       "none": ("s", "metric", "half_space", "layers", "weight"),
@@ -61,9 +65,23 @@ class Regularizer:
     text = f"{text}, s = {self.s:g}"
     return f"{text}, authors' constants" if self.kind == "authors" else text
 
-  def transformation(self) -> optax.GradientTransformationExtraArgs:
-    """To be put before the optimizer, as part of the loss."""
-    hidden, output = (float(self.layers in (k, "both")) for k in ("hidden", "output"))
+  @property
+  def unweighted(self) -> "Regularizer":
+    """It with weight 1."""
+    return dataclasses.replace(self, weight=1.0)
+
+  def transformation(
+    self, output: str = OUTPUT
+  ) -> optax.GradientTransformationExtraArgs:
+    """To be put before the optimizer, as part of the loss.
+
+    Args:
+      output: path of the output layer's kernel.
+    """
+    rules = (LayerRule(output, role="output"),)
+    of_hidden, of_output = (
+      float(self.layers in (kind, "both")) for kind in ("hidden", "output")
+    )
     if self.kind == "none":
       return optax.with_extra_args_support(optax.identity())
     if self.kind in ("mhe", "orthonormal"):
@@ -72,19 +90,19 @@ class Regularizer:
         self.weight,
         Orthonormality() if rival else Riesz(self.s, self.metric),
         half_space=self.half_space,
-        hidden_weight=hidden,
-        output_weight=output,
-        rules=OUTPUT_RULES,
+        hidden_weight=of_hidden,
+        output_weight=of_output,
+        rules=rules,
       )
-    hidden, output = 1.0 * hidden, 10.0 * output
+    of_output = 10.0 * of_output
     if self.metric == "geodesic" and self.s > 0:
-      hidden, output = 0.1 * hidden, 0.1 * output
+      of_hidden, of_output = 0.1 * of_hidden, 0.1 * of_output
 
     def energy(params):
       total = jnp.zeros(())
-      for path, w in neuron_matrices(params, OUTPUT_RULES).items():
-        factor = output if path == OUTPUT else hidden
-        half_space = self.half_space and path != OUTPUT
+      for path, w in neuron_matrices(params, rules).items():
+        factor = of_output if path == output else of_hidden
+        half_space = self.half_space and path != output
         layer = authors_energy(w, self.s, self.metric, half_space=half_space)
         total = total + factor * layer
       return self.weight * total

@@ -1,62 +1,24 @@
 """Runs of classification: what they train, and how they resume."""
 
 import dataclasses
-import json
-import signal
-import time
 
-import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from processes import VOLATILE, finish, result_in, start
-from rich.console import Console
 
+from experiments import models
 from experiments.classification.presets import PRESETS
-from experiments.classification.sweep import sweep as work_through
-from experiments.classification.task import Run, train
+from experiments.classification.task import TASK, Run
 from experiments.data import Data, Split
+from experiments.excess import excess, hidden_excess
+from experiments.regularizers import Regularizer
+from experiments.runs.train import train
+from mhe_jax import Riesz, relative_excess
 
 SMOKE = PRESETS["smoke"]
-
-
-def test_a_run_that_is_killed_ends_with_the_same_numbers(tmp_path):
-  """Also with a regularizer whose state is part of the optimizer's."""
-  arguments = [
-    "--preset", "smoke", "--steps", 300, "--measurements", 30, "--warmup", 20,
-    "--regularizer.kind", "mhe", "--regularizer.weight", 10,
-  ]  # fmt: skip
-  whole = start("classification", *arguments, "--output", tmp_path / "whole")
-  finish(whole)
-  killed = start("classification", *arguments, "--output", tmp_path / "killed")
-  deadline = time.monotonic() + 300
-  while not list((tmp_path / "killed").glob("*.checkpoint/[1-9]*/log")):
-    assert time.monotonic() < deadline and killed.poll() is None
-    time.sleep(0.01)
-  killed.send_signal(signal.SIGKILL)
-  killed.communicate()
-  assert not list((tmp_path / "killed").glob("*.json"))
-  text = finish(start("classification", *arguments, "--output", tmp_path / "killed"))
-  assert "test error" in text
-  expected = result_in(tmp_path / "whole")
-  assert result_in(tmp_path / "killed") == expected
-  assert not list((tmp_path / "killed").glob("*.checkpoint"))
-  history = expected["history"]
-  assert [entry["step"] for entry in history] == list(range(0, 301, 10))
-  assert history[-1]["train_loss"] < history[1]["train_loss"]
-  excess = [entry["excess"] for entry in history]
-  assert set(excess[0]) == {
-    *(f"conv{i}_0/kernel" for i in range(3)), "features/kernel", "score/kernel",
-  }  # fmt: skip
-  assert excess[-1]["features/kernel"] < 0.8 * excess[0]["features/kernel"]
-
-
-def test_a_run_is_trained_by_one_process(tmp_path):
-  with filelock.FileLock(tmp_path / f"{SMOKE.name}.lock"):
-    process = start("classification", "--preset", "smoke", "--output", tmp_path)
-    assert "is being trained by another process" in finish(process, 2)
 
 
 def blank_run(config, data):
@@ -94,45 +56,6 @@ def test_errors_and_losses_are_those_of_all_images_and_of_the_dropped_class(as_u
   assert measurement["train_loss"] is None  # There was no step yet.
 
 
-def test_a_run_that_is_stopped_goes_on_from_its_last_measurement(tmp_path, as_users):
-  config = dataclasses.replace(SMOKE, steps=6, measurements=3)
-  seen = []
-
-  def stop_at(last):
-    def on_step(step):
-      seen.append(step)
-      if step == last:
-        raise InterruptedError
-
-    return on_step
-
-  with pytest.raises(InterruptedError):
-    train(config, tmp_path / "a", on_step=stop_at(5))
-  assert seen == [1, 2, 3, 4, 5]
-  with pytest.raises(InterruptedError):  # Before the last measurement.
-    train(config, tmp_path / "b", on_step=stop_at(6))
-  del seen[:]
-  stopped = train(config, tmp_path / "a", on_step=seen.append)
-  assert seen == [5, 6, 6]
-  whole = train(config, tmp_path / "whole")
-  for folder, result in (("a", stopped), ("b", train(config, tmp_path / "b"))):
-    assert {k: v for k, v in result.items() if k not in VOLATILE} == {
-      k: v for k, v in whole.items() if k not in VOLATILE
-    }
-    assert [path.suffix for path in (tmp_path / folder).iterdir()] == [".json"]
-
-
-def test_leftovers_of_a_finished_run_are_removed_and_it_is_not_trained_again(
-  tmp_path, as_users
-):
-  result = train(SMOKE, tmp_path)
-  (tmp_path / f"{SMOKE.name}.checkpoint").mkdir()
-  seen = []
-  assert train(SMOKE, tmp_path, on_step=seen.append) == result
-  assert seen == [SMOKE.steps]
-  assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
-
-
 def test_a_network_for_imagenet_trains_on_class_folders(tmp_path):
   rng = np.random.default_rng(0)
   for split in ("train", "val"):
@@ -152,26 +75,51 @@ def test_a_network_for_imagenet_trains_on_class_folders(tmp_path):
   assert len(result["history"][0]["excess"]) == 1 + 16 + 3 + 1
 
 
-def test_a_finished_run_of_other_settings_is_no_answer(tmp_path, as_users):
-  """As if a default had changed since."""
-  result = train(SMOKE, tmp_path)
-  result["config"]["weight_decay"] = 0.1
-  (tmp_path / f"{SMOKE.name}.json").write_text(json.dumps(result))
-  message = r"must have the settings of the run, .*, got .* weight_decay=0\.1"
-  with pytest.raises(ValueError, match=message):
-    train(SMOKE, tmp_path)
-  with pytest.raises(ValueError, match=message):
-    work_through([SMOKE], tmp_path, None, 1, Console())
+def test_a_run_that_is_stopped_ends_with_the_same_numbers(tmp_path, as_users):
+  """Also with a regularizer whose state is part of the optimizer's."""
+  config = dataclasses.replace(
+    SMOKE, steps=300, measurements=10, warmup=20,
+    regularizer=Regularizer("mhe", weight=10.0),
+  )  # fmt: skip
+
+  def stop(step):
+    if step == 155:
+      raise InterruptedError
+
+  with pytest.raises(InterruptedError):
+    train(TASK, config, tmp_path / "stopped", on_step=stop)
+  results = [train(TASK, config, tmp_path / name) for name in ("stopped", "whole")]
+  stopped, whole = (
+    {name: value for name, value in result.items() if name not in VOLATILE}
+    for result in results
+  )
+  assert stopped == whole
+  history = whole["history"]
+  assert [entry["step"] for entry in history] == list(range(0, 301, 30))
+  assert history[-1]["train_loss"] < history[1]["train_loss"]
+  excess = [entry["excess"] for entry in history]
+  assert set(excess[0]) == {
+    *(f"conv{i}_0/kernel" for i in range(3)), "features/kernel", "score/kernel",
+  }  # fmt: skip
+  assert excess[-1]["features/kernel"] < 0.8 * excess[0]["features/kernel"]
+
+
+def test_the_excess_of_all_layers_but_the_output_is_in_half_space(key):
+  kernel = jax.random.normal(key, (6, 9))  # Nine neurons of six dimensions.
+  found = excess({name: {"kernel": kernel} for name in ("conv", "score")})
+  for path, half_space in (("conv/kernel", True), (models.OUTPUT, False)):
+    expected = relative_excess(kernel.T, Riesz(2.0), half_space=half_space)
+    assert float(found.pop(path)) == pytest.approx(float(expected))
+  assert not found
+  entry = {"a": 1.0, "b": 2.0, "c": 60.0, models.OUTPUT: 7.0}
+  assert hidden_excess(entry) == 2.0
+  assert np.isnan(hidden_excess({"a": None, models.OUTPUT: 7.0}))
 
 
 def test_a_result_can_be_repeated(tmp_path):
   arguments = ("--preset", "smoke", "--regularizer.kind", "mhe", "--dropped", 1, 0.5)
-  finish(start("classification", *arguments, "--output", tmp_path / "a"))
+  text = finish(start("classification", *arguments, "--output", tmp_path / "a"))
+  assert "test error" in text
   (path,) = (tmp_path / "a").glob("*.json")
-  arguments = ("--repeat", path, "--output", tmp_path / "b")
-  finish(start("classification", *arguments))
+  finish(start("classification", "--repeat", path, "--output", tmp_path / "b"))
   assert result_in(tmp_path / "a") == result_in(tmp_path / "b")
-  assert "does not hold the run yet" in finish(start("classification", *arguments), 2)
-  path.write_text("{}")
-  text = finish(start("classification", *arguments), 2)
-  assert "is not the result of a run: KeyError('config')" in text

@@ -2,55 +2,23 @@
 
 import dataclasses
 import re
-import subprocess
 import sys
 
 import pytest
 import tyro
-from processes import environment, finish, start
+from rich.console import Console
 
+import experiments.classification.__main__ as classification
 from experiments import quickstart
 from experiments.benchmarks import energy, input_pipeline, train_step
-from experiments.classification import report, sweep, task
+from experiments.classification import report, sweep
 from experiments.classification.paper import MHE
-from experiments.classification.presets import PRESETS, preset, settings_of
+from experiments.classification.presets import PRESETS, Config, preset
+from experiments.classification.task import TASK
 from experiments.errors import InputError, told_in_a_line
 from experiments.numerics import accuracy
-
-# A step of training fails in JAX, in processes of workers, too.
-FAULTY = """
-import jax
-import jax.numpy as jnp
-import tyro
-from experiments.classification import training, {module}
-
-broken = jax.jit(lambda state, images, labels: jnp.broadcast_to(labels, (3, 5)))
-training.make_update = lambda *_: broken
-if __name__ == "__main__":
-  {call}
-"""
-
-
-@pytest.mark.parametrize(
-  ("module", "call", "arguments"),
-  [
-    ("task", "task.main()", ()),
-    ("sweep", "tyro.cli(sweep.main)", ("layers", "--seeds", "0")),
-  ],
-)
-def test_a_fault_of_the_program_has_its_traceback(module, call, arguments, tmp_path):
-  script = tmp_path / "faulty.py"
-  script.write_text(FAULTY.format(module=module, call=call))
-  process = subprocess.Popen(
-    [sys.executable, script, *arguments, "--preset", "smoke", "--output", tmp_path],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    env=environment(),
-  )
-  text = finish(process, 1)
-  assert "ValueError: Incompatible types for broadcasting" in text
-  assert "Traceback (most recent call last)" in text and "jnp.broadcast_to" in text
+from experiments.runs import commands
+from experiments.runs.results import settings_of
 
 
 def test_a_fault_of_the_report_has_its_traceback(tmp_path, monkeypatch):
@@ -64,56 +32,67 @@ def test_a_fault_of_the_report_has_its_traceback(tmp_path, monkeypatch):
     report.main(results=tmp_path / "results", output=tmp_path)
 
 
-SWEEP, REPORT = "classification.sweep", "classification.report"
+def call(module, arguments, monkeypatch):
+  """The command, in this process; its exit code."""
+  monkeypatch.setattr(sys, "argv", ["command", *arguments])
+  command = module.main
+  try:
+    if module in (classification, sweep):
+      command()  # They read their arguments themselves.
+    else:
+      tyro.cli(command)
+  except SystemExit as stop:
+    return stop.code
+  return 0
+
+
 NOWHERE = ("--data-root", "nowhere", "--output", "{folder}")
 
 
 @pytest.mark.parametrize(
   ("module", "arguments", "message"),
   [
-    ("classification", NOWHERE, "folder of the data must exist, got nowhere/cifar100."),
-    ("classification", ("--repeat", "no.json"), "no.json is not the result of a run"),
-    ("classification", ("--output", "{file}/a"), "output must be a folder, got {file}"),
-    ("classification", ("--dataset", "svhn"), "dataset must be one of digits, cifar10"),
-    ("classification", ("--model", "cnn-7x"), "model must be cnn-N with N a multiple"),
-    ("classification", ("--learning-rate", "nan"), "learning_rate must be a finite"),
-    (
-      "classification.sweep",
-      ("--output", "{file}"),
-      "output must be a folder, got {file}",
-    ),
-    (SWEEP, ("[b]",), "must be of rate, headline, variants"),
-    (
-      "classification.report",
-      ("--results", "nowhere"),
-      "folder of the results must exist",
-    ),
-    (
-      "classification.report",
-      ("--readme", "nowhere"),
-      "readme must be a file, got nowhere.",
-    ),
-    (
-      "classification.report",
-      ("--output", "{file}"),
-      "output must be a folder, got {file}",
-    ),
+    (classification, NOWHERE, "folder of the data must exist, got nowhere/cifar100."),
+    (classification, ("--repeat", "no.json"), "no.json is not the result of a run"),
+    (classification, ("--output", "{file}/a"), "output must be a folder, got {file}"),
+    (classification, ("--dataset", "svhn"), "dataset must be one of digits, cifar10"),
+    (sweep, ("--output", "{file}"), "output must be a folder, got {file}"),
+    (sweep, ("[b]",), "must be of rate, headline, variants"),
+    (report, ("--results", "nowhere"), "folder of the results must exist"),
+    (report, ("--readme", "nowhere"), "readme must be a file, got nowhere."),
+    (report, ("--output", "{file}"), "output must be a folder, got {file}"),
   ],
 )
-def test_what_cannot_be_done_is_told_in_a_line(module, arguments, message, tmp_path):
+def test_what_cannot_be_done_is_told_in_a_line(
+  module, arguments, message, tmp_path, monkeypatch, capsys
+):
   file = tmp_path / "file"
   file.touch()
   names = {"file": file, "folder": tmp_path}
-  process = start(module, *(str(x).format(**names) for x in arguments))
-  text, _ = process.communicate(timeout=600)
-  assert process.returncode == 2, text
-  assert "Traceback" not in text
+  assert call(module, [str(x).format(**names) for x in arguments], monkeypatch) == 2
+  text = capsys.readouterr().out
   (line,) = [line for line in text.splitlines() if message.format(**names) in line]
   assert text.strip().endswith(line.strip())
 
 
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (("--regularizer.kind", "mhe", "--regularizer.s", "-1"), "s must be at least 0"),
+    (("--model", "cnn-7x"), "model must be cnn-N with N a multiple of 3"),
+    (("--learning-rate", "nan"), "learning_rate must be a finite number"),
+    (("--steps", "5"), "steps must be a multiple of measurements, got 5 and 10"),
+    (("--preset", "cpu", "--repeat", "a"), "--preset and --repeat are not allowed"),
+  ],
+)
+def test_a_bad_setting_is_named(arguments, message, monkeypatch, capsys):
+  assert call(classification, arguments, monkeypatch) == 2
+  captured = capsys.readouterr()
+  assert message in " ".join((captured.out + captured.err).replace("│", " ").split())
+
+
 def test_only_errors_of_input_lose_their_traceback(capsys):
-  console = report.Console()
+  console = Console()
   with pytest.raises(SystemExit) as caught, told_in_a_line(console):
     raise InputError("x must be [1], got [2].")
   assert caught.value.code == 2
@@ -122,35 +101,25 @@ def test_only_errors_of_input_lose_their_traceback(capsys):
     raise ValueError("other")
 
 
-def call(module):
-  """The command, in this process."""
-  if module is task:
-    task.main()
-  else:
-    tyro.cli(module.main)
-
-
 MODULES = (
-  *(accuracy, task, quickstart, report, sweep),
+  *(accuracy, classification, quickstart, report, sweep),
   *(energy, input_pipeline, train_step),
 )
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_help_has_every_option_that_the_docstring_has(module, capsys, monkeypatch):
-  monkeypatch.setattr(sys, "argv", ["command", "--help"])
-  with pytest.raises(SystemExit) as caught:
-    call(module)
-  assert caught.value.code == 0
+  assert call(module, ["--help"], monkeypatch) == 0
   text = capsys.readouterr().out
   shown = set(re.findall(r"--[a-z.-]+[a-z]", text.partition("options")[2]))
   assert {"--preset", "--output", *re.findall(r"--[a-z.-]+[a-z]", module.__doc__)} <= (
     shown
   )
-  assert "--repeat" in shown or module is not task
+  assert "--repeat" in shown or module is not classification
 
 
 RESULT = report.RESULTS / "cifar10_cnn-9-w16_half-mhe-s1_seed0_b9dc2bed.json"
+SETTINGS = settings_of(RESULT, Config)
 COMMANDS = {
   "": PRESETS["cpu"],
   "--preset smoke": PRESETS["smoke"],
@@ -162,12 +131,10 @@ COMMANDS = {
   "--regularizer.no-half-space --regularizer.weight 10": dataclasses.replace(
     preset("cpu", "cifar10"), seed=1, regularizer=dataclasses.replace(MHE, weight=10.0)
   ),
-  f"--repeat {RESULT}": settings_of(RESULT),
-  f"--steps=4010 --repeat={RESULT}": dataclasses.replace(
-    settings_of(RESULT), steps=4010
-  ),
+  f"--repeat {RESULT}": SETTINGS,
+  f"--steps=4010 --repeat={RESULT}": dataclasses.replace(SETTINGS, steps=4010),
   f"--repeat {RESULT} --dataset cifar100": dataclasses.replace(
-    settings_of(RESULT), dataset="cifar100"
+    SETTINGS, dataset="cifar100"
   ),
 }
 
@@ -176,30 +143,12 @@ COMMANDS = {
 def test_settings_are_of_a_preset_or_a_result(arguments, tmp_path, monkeypatch):
   trained = []
 
-  def train(config, *_):
+  def train(task, config, *_):
+    assert task is TASK
     trained.append(config)
     return dict.fromkeys(("test_error", "train_error", "seconds"), 0.0)
 
-  monkeypatch.setattr(task, "train", train)
-  argv = ["command", *arguments.split(), "--output", str(tmp_path)]
-  monkeypatch.setattr(sys, "argv", argv)
-  task.main()
+  monkeypatch.setattr(commands, "train", train)
+  options = [*arguments.split(), "--output", str(tmp_path)]
+  assert call(classification, options, monkeypatch) == 0
   assert trained == [COMMANDS[arguments]]
-
-
-def test_settings_are_not_of_both(capsys, monkeypatch):
-  argv = ["command", "--preset", "cpu", "--repeat", str(RESULT)]
-  monkeypatch.setattr(sys, "argv", argv)
-  with pytest.raises(SystemExit) as caught:
-    task.main()
-  assert caught.value.code == 2
-  assert "--preset and --repeat are not allowed together" in capsys.readouterr().err
-
-
-def test_a_bad_regularizer_is_named(capsys, monkeypatch):
-  options = ("--regularizer.kind", "mhe", "--regularizer.s", "-1")
-  monkeypatch.setattr(sys, "argv", ["command", *options])
-  with pytest.raises(SystemExit) as caught:
-    task.main()
-  assert caught.value.code == 2
-  assert "s must be at least 0, got -1.0." in capsys.readouterr().err

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from processes import finish, start
 
 from experiments import models
 from experiments.classification.paper import (
@@ -17,23 +16,19 @@ from experiments.classification.paper import (
   MHE,
   sweeps_of,
 )
-from experiments.classification.presets import PRESETS, Config, settings_of
+from experiments.classification.presets import PRESETS, Config
 from experiments.classification.report import RESULTS
 from experiments.classification.task import Run
 from experiments.data import load
 from experiments.data.batches import GRAY
 from experiments.errors import InputError
 from experiments.regularizers import Regularizer
+from experiments.runs.results import settings_of
 
 SMOKE = PRESETS["smoke"]
 
 
-def test_bad_settings_are_named(tmp_path):
-  arguments = ("--preset", "cpu", "--data-root", tmp_path, "--output", tmp_path)
-  text = finish(start("classification", *arguments), 2)
-  assert "the folder of the data must exist" in text and "Traceback" not in text
-  text = finish(start("classification", *arguments, "--steps", 5), 2)
-  assert "multiple of measurements, got 5 and 10" in text and "Traceback" not in text
+def test_bad_settings_are_named():
   with pytest.raises(ValueError, match=r"model must be cnn-N .* got 'vgg-16'"):
     models.build("vgg-16", width=8, num_classes=10)
   with pytest.raises(ValueError, match=r"'none' has no weight, got 2\.0"):
@@ -113,7 +108,9 @@ def test_equal_settings_have_one_name(number):
 def test_committed_results_keep_their_names():
   paths = sorted(RESULTS.glob("*.json"))
   assert paths
-  assert [settings_of(path).name for path in paths] == [path.stem for path in paths]
+  assert [settings_of(path, Config).name for path in paths] == [
+    path.stem for path in paths
+  ]
 
 
 @pytest.mark.parametrize("model", ["cnn-3", "resnet-8"])

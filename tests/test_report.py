@@ -15,13 +15,15 @@ from experiments.classification.paper import (
   EXPLORING,
   HALF_MHE,
   MHE,
-  Arm,
-  Sweep,
   sweeps_of,
 )
-from experiments.classification.presets import PRESETS
+from experiments.classification.presets import PRESETS, Config
 from experiments.errors import InputError
-from experiments.runs.results import Results, columns_of
+from experiments.report.columns import columns_of
+from experiments.report.pages import fill, filled
+from experiments.report.tables import table
+from experiments.runs.plan import Arm, Sweep
+from experiments.runs.results import Results
 
 SMOKE = PRESETS["smoke"]
 
@@ -37,7 +39,7 @@ def test_seeds_that_confirm_are_in_no_other_table(name_of_preset, tmp_path):
     if arm.config.regularizer == BASELINE:
       write_results(tmp_path, arm.config, dict.fromkeys(range(12), 1.0))
   for name, count in (("headline", 2), ("variants", 2), ("depth", 1)):
-    columns = columns_of(sweeps[name], Results(tmp_path))
+    columns = columns_of(sweeps[name], Results(tmp_path, Config))
     assert len(columns) == count
     assert all(column.seeds == list(sweeps[name].seeds) for column in columns)
 
@@ -62,8 +64,8 @@ def test_tables_have_mean_spread_and_paired_interval(tmp_path):
   sweep = Sweep("title", "kind", [
     Arm("plain", "c", SMOKE, 8.0), Arm("mhe", "c", mhe, 7.5),
   ], range(10))  # fmt: skip
-  table = report.table(sweep, Results(tmp_path))
-  header, _, plain, ours, _, seeds = table.splitlines()
+  text = table(sweep, Results(tmp_path, Config))
+  header, _, plain, ours, _, seeds = text.splitlines()
   left_out = "Not shown: seeds that are not finished in all rows of their column."
   assert seeds == f"Runs of a cell: 3. {left_out}"
   assert header == "| kind | c | against plain | paper |"
@@ -90,7 +92,7 @@ def test_the_summary_says_how_sure_it_is(tmp_path, monkeypatch):
     write_results(tmp_path, config, {
       seed: error + change + wobble[seed] for seed, error in errors.items()
     }, train_error=1.0 if regularizer == BASELINE else 4.0)  # fmt: skip
-  text = " ".join(report.summary("smoke", Results(tmp_path)).split())
+  text = " ".join(report.summary("smoke", Results(tmp_path, Config)).split())
   low, high = scipy.stats.ttest_1samp([1.0, -1.0, 0.5], 0.0).confidence_interval()
   assert (
     "| CIFAR-10, confirming | 3 | 11.00 ± 1.00 | **-2.00** (-2.25 to -1.75); of "
@@ -112,16 +114,16 @@ def test_diverged_runs_have_no_error(tmp_path):
   sweep = Sweep("title", "kind", [
     Arm("plain", "c", SMOKE, math.nan), Arm("mhe", "c", mhe, 7.5),
   ], range(2))  # fmt: skip
-  _, _, plain, ours, *_ = report.table(sweep, Results(tmp_path)).splitlines()
+  _, _, plain, ours, *_ = table(sweep, Results(tmp_path, Config)).splitlines()
   assert plain == "| plain | no convergence | no convergence |"
   assert ours == "| mhe | 10.00 ± 1.41 | 7.50 |"
   write_results(tmp_path, SMOKE, {0: 9.0, 1: 9.0}, test_loss=0.1, train_error=1.0)
   write_results(tmp_path, mhe, {0: 9.0}, test_loss=0.1, train_error=1.0)
   write_results(tmp_path, mhe, {1: 90.0}, test_loss=None, train_error=1.0)
-  summary = report.summary("smoke", Results(tmp_path))
+  summary = report.summary("smoke", Results(tmp_path, Config))
   assert "| no convergence |" in summary
   assert "MHE, s = 2 on CIFAR-10 no convergence" in " ".join(summary.split())
-  *_, ours, _, _ = report.table(sweep, Results(tmp_path)).splitlines()
+  *_, ours, _, _ = table(sweep, Results(tmp_path, Config)).splitlines()
   assert ours == "| mhe | 1 of 2 do not converge, others 9.00 | 7.50 |"
 
 
@@ -131,35 +133,43 @@ def test_a_table_without_its_baseline_has_no_differences(tmp_path):
   sweep = Sweep("title", "kind", [
     Arm("plain", "c", SMOKE, 8.0), Arm("mhe", "c", mhe, 7.5),
   ], range(2))  # fmt: skip
-  header, _, ours, *_ = report.table(sweep, Results(tmp_path)).splitlines()
+  header, _, ours, *_ = table(sweep, Results(tmp_path, Config)).splitlines()
   assert (header, ours) == ("| kind | c | paper |", "| mhe | 10.00 ± 1.41 | 7.50 |")
 
 
 def test_results_of_different_images_are_not_mixed(tmp_path):
   write_results(tmp_path, SMOKE, {0: 9.0}, data={"fingerprint": "a"})
   write_results(tmp_path, SMOKE, {1: 9.0}, data={"fingerprint": "b"})
-  with pytest.raises(ValueError, match=r"must have the images of the results beside"):
-    Results(tmp_path)
+  with pytest.raises(ValueError, match=r"must have the data of the results beside"):
+    Results(tmp_path, Config)
 
 
 def test_results_with_a_damaged_file_name_it(tmp_path):
   (tmp_path / "x.json").write_text("{")
   with pytest.raises(ValueError, match=r"x\.json is not the result of a run"):
-    Results(tmp_path)
+    Results(tmp_path, Config)
   (tmp_path / "x.json").write_text('{"config": {"regularizer": {}}}')
   with pytest.raises(InputError, match=r"x\.json must have the fingerprint"):
-    Results(tmp_path)
+    Results(tmp_path, Config)
   with pytest.raises(ValueError, match="must exist"):
-    Results(tmp_path / "nowhere")
+    Results(tmp_path / "nowhere", Config)
   write_results(tmp_path / "twice", SMOKE, {0: 1.0})
   (path,) = (tmp_path / "twice").glob("*.json")
   (tmp_path / "twice" / "zz.json").write_text(path.read_text())
   with pytest.raises(ValueError, match=r"zz\.json has the settings of another result"):
-    Results(tmp_path / "twice")
+    Results(tmp_path / "twice", Config)
 
 
 def test_only_what_is_generated_is_replaced_in_a_page():
   page = "before\n<!-- a -->\nold\n<!-- end of a -->\nafter"
-  assert report.fill(page, {"a": "new"}) == page.replace("old", "new")
+  assert fill(page, {"a": "new"}) == page.replace("old", "new")
   with pytest.raises(ValueError, match="must have <!-- b -->"):
-    report.fill(page, {"b": "new"})
+    fill(page, {"b": "new"})
+
+
+def test_a_page_that_is_not_there_is_made(tmp_path):
+  path = tmp_path / "page.md"
+  text = filled(path, "Title", {"a": "one", "b": "two"})
+  assert text.startswith("# Title\n") and "<!-- b -->\ntwo\n<!-- end of b -->" in text
+  path.write_text(text)
+  assert filled(path, "Title", {"a": "three"}) == text.replace("one", "three")

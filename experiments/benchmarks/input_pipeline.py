@@ -27,13 +27,14 @@ from experiments.classification.task import Run
 from experiments.data import Data, Split
 from experiments.data.batches import training_batches
 from experiments.environment import environment
+from experiments.runs.task import Preset
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """How many batches are timed, how often; of which run the steps are."""
 
-  run: str = "cpu"
+  run: Preset = "cpu"
   batches: int = 100
   photographs: int = 32
   photograph_batches: int = 20

@@ -13,8 +13,13 @@ from experiments.classification.paper import (
   SWEEPS,
   Base,
 )
+from experiments.classification.presets import Config
+from experiments.excess import hidden_excess
+from experiments.report.columns import columns_of
+from experiments.report.figures import save_all, subplots
 from experiments.report.statistics import paired_difference
-from experiments.runs.results import Results, columns_of, hidden_excess
+from experiments.runs.results import Results
+from experiments.runs.task import Preset
 
 COLORS = {
   BASELINE: "#333333",
@@ -24,27 +29,27 @@ COLORS = {
 }
 
 
-def draw_all(preset: str, results: Results, folder: pathlib.Path) -> list[pathlib.Path]:
+def draw_all(
+  preset: Preset, results: Results[Config], folder: pathlib.Path
+) -> list[pathlib.Path]:
   """Draws what there are results for; returns the files."""
-  import matplotlib.pyplot as plt  # noqa: PLC0415  (only when called)
-
-  paths = []
-  for draw in (draw_differences, draw_curves, draw_weights, draw_energies, draw_start):
-    figure = draw(Base(preset), results)
-    if figure is not None:
-      name = draw.__name__.removeprefix("draw_")
-      paths.append(folder / f"classification_{name}.png")
-      figure.savefig(paths[-1], dpi=150)
-      plt.close(figure)
-  return paths
+  base = Base(preset)
+  return save_all(
+    (folder / f"classification_{name}.png", draw(base, results))
+    for name, draw in FIGURES.items()
+  )
 
 
-def draw_differences(base: Base, results: Results):
+def draw_differences(base: Base, results: Results[Config]):
   """What the energy does to the error in every experiment: a point a seed."""
   entries = {}  # By configurations: width and depth have the network of the others.
   for name, place in _PLACES.items():
     for column in columns_of(SWEEPS[name](base), results):
-      rows = [row for row, arm in column.arms.items() if arm.kind in (MHE, HALF_MHE)]
+      rows = [
+        row
+        for row, arm in column.arms.items()
+        if arm.config.regularizer.unweighted in (MHE, HALF_MHE)
+      ]
       if rows and column.has_rival:
         key = (
           column.arms[column.rival].measure,
@@ -60,7 +65,7 @@ def draw_differences(base: Base, results: Results):
   if not groups:
     return None
   heights = [len(group) for group in groups]
-  figure, panels = _subplots(
+  figure, panels = subplots(
     len(groups), 1, (7, 1.5 + 0.42 * sum(heights)), height_ratios=heights
   )
   for (axes,), group in zip(panels, groups):
@@ -89,7 +94,7 @@ _PLACES = {
 def _draw_differences(axes, group):
   for y, (_, column, rows) in enumerate(group):
     for row in rows:
-      kind = column.arms[row].kind
+      kind = column.arms[row].config.regularizer.unweighted
       color, height = COLORS[kind], y + (0.16 if kind == HALF_MHE else -0.16)
       points = np.subtract(column.values(row), column.values(column.rival))
       axes.scatter(points, np.full(len(points), height), color=color, s=7, alpha=0.45)
@@ -111,7 +116,7 @@ def _diamond(color):
   }  # fmt: skip
 
 
-def draw_curves(base: Base, results: Results):
+def draw_curves(base: Base, results: Results[Config]):
   """Test error and redundancy over the iterations, mean over the seeds."""
   columns = columns_of(SWEEPS["variants"](base), results)
   count = base("cifar10").curve_images
@@ -137,7 +142,7 @@ def _zoom(panels):
     panel.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
 
 
-def draw_start(base: Base, results: Results):
+def draw_start(base: Base, results: Results[Config]):
   """Training loss and redundancy at a high learning rate, with and without warm-up."""
   columns = columns_of(SWEEPS["start"](base), results)
   return _curves(columns, "train_loss", "training loss", sharey="row")
@@ -146,17 +151,19 @@ def draw_start(base: Base, results: Results):
 def _curves(columns, measure, label, **options):
   if not columns:
     return None
-  figure, axes = _subplots(2, len(columns), (4.5 * len(columns), 5.5), **options)
+  figure, axes = subplots(2, len(columns), (4.5 * len(columns), 5.5), **options)
   for (upper, lower), column in zip(axes.T, columns):
     for row, arm in column.arms.items():
-      color = COLORS.get(arm.kind)
+      color = COLORS.get(arm.config.regularizer.unweighted)
       if color is None:
         continue
       histories = [run["history"] for run in column.runs(row)]
       steps = [entry["step"] for entry in histories[0]]
       curves = {
         upper: [[entry[measure] for entry in history] for history in histories],
-        lower: [[hidden_excess(entry) for entry in history] for history in histories],
+        lower: [
+          [hidden_excess(entry["excess"]) for entry in history] for history in histories
+        ],
       }
       for panel, numbers in curves.items():
         seeds = np.asarray(numbers, float)
@@ -172,20 +179,20 @@ def _curves(columns, measure, label, **options):
   return figure
 
 
-def draw_weights(base: Base, results: Results):
+def draw_weights(base: Base, results: Results[Config]):
   """Test error over the weight of the energy, differences to the baseline."""
   columns = columns_of(SWEEPS["weight"](base), results)
   columns = [column for column in columns if column.has_rival and len(column.arms) > 1]
   if not columns:
     return None
-  figure, ((axes,),) = _subplots(1, 1, figsize=(5.5, 3.6))
+  figure, ((axes,),) = subplots(1, 1, figsize=(5.5, 3.6))
   for column, shift in zip(columns, (0.93, 1.07)):
     weighted = [row for row in column.arms if row != column.rival]
     weights = [shift * column.arms[row].config.regularizer.weight for row in weighted]
     points = np.subtract(
       [column.values(row) for row in weighted], column.values(column.rival)
     )
-    color = COLORS[column.arms[weighted[0]].kind]
+    color = COLORS[column.arms[weighted[0]].config.regularizer.unweighted]
     axes.plot(weights, points, color=color, marker="o", ms=3, alpha=0.45, linestyle="")
     axes.plot(weights, points.mean(1), color=color, label=column.title)
   axes.axhline(0.0, color="black", linewidth=0.6)
@@ -196,20 +203,20 @@ def draw_weights(base: Base, results: Results):
   return figure
 
 
-def draw_energies(base: Base, results: Results):
+def draw_energies(base: Base, results: Results[Config]):
   """Test error against redundancy: a point a run, differences to its baseline."""
   columns = columns_of(SWEEPS["variants"](base), results)
   columns = [column for column in columns if column.has_rival]
   if not columns:
     return None
-  figure, (panels,) = _subplots(1, len(columns), figsize=(4.5 * len(columns), 3.8))
+  figure, (panels,) = subplots(1, len(columns), figsize=(4.5 * len(columns), 3.8))
   for panel, column in zip(panels, columns):
     for row, arm in column.arms.items():
       regularizer = arm.config.regularizer
       half_space = HALF_MHE if regularizer.half_space else MHE
       rivals = {"none": BASELINE, "orthonormal": ORTHONORMAL}
       panel.scatter(
-        [hidden_excess(run["history"][-1]) for run in column.runs(row)],
+        [hidden_excess(run["history"][-1]["excess"]) for run in column.runs(row)],
         np.subtract(column.values(row), column.values(column.rival)),
         color=COLORS[rivals.get(regularizer.kind, half_space)],
         marker={"chordal": "o", "geodesic": "^"}[regularizer.metric],
@@ -232,12 +239,10 @@ def draw_energies(base: Base, results: Results):
   return figure
 
 
-def _subplots(rows, columns, figsize, **options):
-  import matplotlib.pyplot as plt  # noqa: PLC0415  (only when called)
-
-  figure, axes = plt.subplots(
-    rows, columns, figsize=figsize, squeeze=False, layout="constrained", **options
-  )
-  for panel in axes.flat:
-    panel.spines[["top", "right"]].set_visible(False)
-  return figure, axes
+FIGURES = {
+  "differences": draw_differences,
+  "curves": draw_curves,
+  "weights": draw_weights,
+  "energies": draw_energies,
+  "start": draw_start,
+}

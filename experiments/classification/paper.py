@@ -8,57 +8,18 @@ and not checked against its text.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from experiments.classification.presets import Config, preset
 from experiments.regularizers import Regularizer
+from experiments.runs.plan import Arm, Sweep
+from experiments.runs.task import Preset
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 BASELINE = Regularizer()
 MHE = Regularizer("mhe", half_space=False)
 HALF_MHE = Regularizer("mhe")
 ORTHONORMAL = Regularizer("orthonormal")
-
-
-class Arm(NamedTuple):
-  """One cell of a table.
-
-  Attributes:
-    row: which regularizer.
-    column: on what.
-    config: its runs, but for the seed.
-    paper: what the paper reports, if it does; NaN where it says that training does
-      not converge.
-    measure: which entry of a result is the error.
-  """
-
-  row: str
-  column: str
-  config: Config
-  paper: float | None = None
-  measure: str = "test_error"
-
-  @property
-  def kind(self) -> Regularizer:
-    """Its regularizer, with weight 1."""
-    return dataclasses.replace(self.config.regularizer, weight=1.0)
-
-
-class Sweep(NamedTuple):
-  """A table.
-
-  Attributes:
-    title: what it is about.
-    rows: what tells its rows apart.
-    arms: its cells. Those of the first row are what the others of their column are
-      compared with.
-    seeds: of the runs of a cell.
-  """
-
-  title: str
-  rows: str
-  arms: list[Arm]
-  seeds: range
 
 
 # Seeds that explore: of all tables but the headline, which confirms, and the learning
@@ -71,8 +32,8 @@ TUNING = range(100, 101)  # By whose validation errors settings are judged.
 class Base:
   """Configurations of a preset on the data sets of the paper."""
 
-  def __init__(self, preset: str):
-    self.preset = preset
+  def __init__(self, preset: Preset):
+    self.preset: Preset = preset
     self.seeds = EXPLORING[preset]
 
   def __call__(self, dataset: str, **changes: Any) -> Config:
@@ -96,14 +57,14 @@ class Base:
 WEIGHTS = {"smoke": 1.0, "cpu": 10.0, "paper": 1.0}
 
 
-def headline(base: Base) -> Sweep:
+def headline(base: Base) -> Sweep[Config]:
   """The question itself, on seeds that no other table has."""
   papers = ((7.75, 28.13), (6.22, 27.15), (6.28, 25.61))
   arms, seeds = _both(base, papers), CONFIRMING[base.preset]
   return Sweep("Baseline, MHE and half-space MHE", "regularizer", arms, seeds)
 
 
-def variants(base: Base) -> Sweep:
+def variants(base: Base) -> Sweep[Config]:
   """Exponents, half-space, angles; and rivals."""
   arms = [
     Arm("baseline", DATASETS[name], base(name), paper)
@@ -180,7 +141,7 @@ def _title(x):
   return str(x).replace("cnn", "CNN").replace("resnet", "ResNet")
 
 
-def width(base: Base) -> Sweep:
+def width(base: Base) -> Sweep[Config]:
   """Channels of the first stage."""
   if base.preset == "paper":
     columns = (16, 32, 64, 128, 256)
@@ -197,7 +158,7 @@ def width(base: Base) -> Sweep:
   )
 
 
-def depth(base: Base) -> Sweep:
+def depth(base: Base) -> Sweep[Config]:
   """Layers."""
   papers = ((32.08, 28.13, math.nan), (28.16, 26.75, 26.90), (27.56, 25.96, 25.84))
   columns = ("cnn-6", "cnn-9", "cnn-15")
@@ -205,7 +166,7 @@ def depth(base: Base) -> Sweep:
   return Sweep("Depth", "regularizer", arms, base.seeds)
 
 
-def layers(base: Base) -> Sweep:
+def layers(base: Base) -> Sweep[Config]:
   """Which layers have an energy."""
   # The paper does not name the exponent here; its 26.16 is that of s = 0.
   papers = {
@@ -228,7 +189,7 @@ def layers(base: Base) -> Sweep:
   return Sweep("Layers that have an energy", "layers", arms, base.seeds)
 
 
-def weight(base: Base) -> Sweep:
+def weight(base: Base) -> Sweep[Config]:
   """The weight of the energy."""
   columns = {"MHE": MHE, "half-space MHE": HALF_MHE}
   arms = [Arm("0", column, base("cifar100")) for column in columns]
@@ -242,7 +203,7 @@ def weight(base: Base) -> Sweep:
   return Sweep("Weight of the energy", "weight", arms, base.seeds)
 
 
-def rate(base: Base) -> Sweep:
+def rate(base: Base) -> Sweep[Config]:
   """Learning rates of the baseline, by errors on training images it has not seen."""
   changes, arms = {}, []
   for value in (0.01, 0.02, 0.05, 0.1, 0.2):
@@ -251,17 +212,18 @@ def rate(base: Base) -> Sweep:
         changes["images_per_class"] = {"cifar10": 4500, "cifar100": 450}[name]
       config = base(name, learning_rate=value, **changes)
       arms.append(Arm(f"{value:g}", title, config, measure="validation_error"))
-  return Sweep("Learning rate of the baseline", "learning rate", arms, TUNING)
+  title = "Learning rate of the baseline"
+  return Sweep(title, "learning rate", arms, TUNING, compared=False)
 
 
-def resnet(base: Base) -> Sweep:
+def resnet(base: Base) -> Sweep[Config]:
   """ResNet-32."""
   papers = ((5.19, 22.87), (4.72, 22.19), (4.66, 22.04))
   arms = _both(base, papers, model="resnet-32")
   return Sweep("ResNet-32", "regularizer", arms, base.seeds)
 
 
-def imagenet(base: Base) -> Sweep:
+def imagenet(base: Base) -> Sweep[Config]:
   """ResNet-18 and ResNet-34 on ImageNet."""
   papers = ((32.95, 30.04), (32.61, 29.75), (32.50, 29.60), (32.45, 29.50))
   arms = []
@@ -274,10 +236,10 @@ def imagenet(base: Base) -> Sweep:
         curve_images=2000, weight_decay=1e-4, label_smoothing=0.0, learning_rate=0.1,
       )  # fmt: skip
       arms.append(Arm(regularizer.name, _title(model), config, paper))
-  return Sweep("ImageNet", "regularizer", arms, base.seeds[:1])
+  return Sweep("ImageNet", "regularizer", arms, base.seeds[:1], last=True)
 
 
-def imbalance(base: Base) -> Sweep:
+def imbalance(base: Base) -> Sweep[Config]:
   """98% of one class of CIFAR-10, or 90% of two, are not trained on."""
   half_angular = dataclasses.replace(HALF_MHE, metric="geodesic")
   papers = {
@@ -307,7 +269,7 @@ def imbalance(base: Base) -> Sweep:
   return Sweep("Class imbalance", "regularizer", arms, base.seeds)
 
 
-def start(base: Base) -> Sweep:
+def start(base: Base) -> Sweep[Config]:
   """The paper's learning rate, with and without a warm-up that it does not have.
 
   Of its narrowest network, for which it reports the largest gain.
@@ -331,7 +293,7 @@ def start(base: Base) -> Sweep:
   )
 
 
-SWEEPS: dict[str, Callable[[Base], Sweep]] = {
+SWEEPS: dict[str, Callable[[Base], Sweep[Config]]] = {
   function.__name__: function
   for function in (
     rate, headline, variants, width, depth, layers, weight, resnet, imbalance, start,
@@ -340,7 +302,7 @@ SWEEPS: dict[str, Callable[[Base], Sweep]] = {
 }  # fmt: skip
 
 
-def sweeps_of(preset: str) -> dict[str, Sweep]:
+def sweeps_of(preset: Preset) -> dict[str, Sweep[Config]]:
   """The sweeps of a preset by name; ImageNet is out of reach of ``cpu``."""
   return {
     name: function(Base(preset))

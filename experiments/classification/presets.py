@@ -2,9 +2,6 @@
 
 import collections
 import dataclasses
-import hashlib
-import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +11,12 @@ from experiments import models
 from experiments.data import Name
 from experiments.errors import InputError
 from experiments.regularizers import Regularizer
-from experiments.runs.settings import normalize
+from experiments.runs.settings import RunSettings
+from experiments.runs.task import Preset
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(RunSettings):
   """Everything that the numbers of a run depend on.
 
   Attributes:
@@ -68,19 +66,15 @@ class Config:
   seed: int = 0
 
   def __post_init__(self):
-    normalize(self)
+    super().__post_init__()
+    self.check_least(
+      shrink=1, width=1, batch_size=1, curve_images=1, images_per_class=0, warmup=0,
+      weight_decay=0,
+    )  # fmt: skip
     # Whatever their order, runs are the same.
     for name in ("dropped", "decay_at"):
       object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
     models.build(self.model, width=self.width, num_classes=1)  # Or it is named.
-    for name, least in _LEAST.items():
-      if getattr(self, name) < least:
-        raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-    if self.steps % self.measurements:
-      raise InputError(
-        f"steps must be a multiple of measurements, got {self.steps} and "
-        f"{self.measurements}."
-      )
     if not 0 <= self.label_smoothing <= 1:
       raise InputError(f"label_smoothing must be 0 to 1, got {self.label_smoothing}.")
     if self.learning_rate <= 0:
@@ -93,24 +87,12 @@ class Config:
       )
     if len(dict(self.dropped)) < len(self.dropped):
       raise InputError(f"dropped must name each class once, got {self.dropped}.")
-    if self.seed >= 2**32:
-      raise InputError(f"seed must be less than 2**32, got {self.seed}.")
-
-  @classmethod
-  def from_json(cls, settings: dict) -> "Config":
-    """Settings as the JSON of a result has them; what is newer has its default.
-
-    Raises:
-      TypeError: an unknown setting.
-      InputError: one that it cannot have.
-    """
-    rest = dict(settings)
-    return cls(regularizer=Regularizer(**rest.pop("regularizer")), **rest)
 
   @property
-  def steps_between(self) -> int:
-    """Steps from one measurement to the next."""
-    return self.steps // self.measurements
+  def label(self) -> str:
+    kind = self.regularizer.name.replace("half-space ", "half-").replace("'", "")
+    kind = kind.replace(", s = ", "-s").replace(", ", "-").replace(" ", "-").lower()
+    return f"{self.dataset}_{self.model}-w{self.width}_{kind}"
 
   def optimizer(self) -> optax.GradientTransformationExtraArgs:
     """SGD with momentum on the loss, the regularizer and the weight decay."""
@@ -129,35 +111,6 @@ class Config:
       return rate
     return rate * jnp.minimum(1.0, (count + 1) / self.warmup)
 
-  @property
-  def name(self) -> str:
-    """Name of the run: readable, and different for different settings."""
-    kind = self.regularizer.name.replace("half-space ", "half-").replace("'", "")
-    kind = kind.replace(", s = ", "-s").replace(", ", "-").replace(" ", "-").lower()
-    text = json.dumps(_changes(self), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    model = f"{self.model}-w{self.width}"
-    return f"{self.dataset}_{model}_{kind}_seed{self.seed}_{digest}"
-
-
-_LEAST = {
-  "shrink": 1, "width": 1, "steps": 1, "batch_size": 1, "curve_images": 1,
-  "measurements": 1, "images_per_class": 0, "warmup": 0, "weight_decay": 0,
-  "seed": 0,
-}  # fmt: skip
-
-
-def _changes(settings):
-  """Those that are not the defaults: what is added later renames no finished run."""
-  default = type(settings)()
-  changes = {}
-  for field in dataclasses.fields(settings):
-    value = getattr(settings, field.name)
-    if value != getattr(default, field.name):
-      nested = dataclasses.is_dataclass(value)
-      changes[field.name] = _changes(value) if nested else value
-  return changes
-
 
 def _decays(params):
   """All parameters but the bias of the classifier; the authors' has none."""
@@ -166,7 +119,7 @@ def _decays(params):
   )
 
 
-PRESETS = {
+PRESETS: dict[Preset, Config] = {
   "smoke": Config(
     dataset="digits", images_per_class=8, model="cnn-3", width=2, steps=4,
     batch_size=16, curve_images=64, measurements=2,
@@ -181,22 +134,10 @@ PRESETS = {
 _ON_CPU = {"cifar10": {"images_per_class": 200, "learning_rate": 0.1}}
 
 
-def preset(name: str, dataset: str | None = None) -> Config:
+def preset(name: Preset, dataset: str | None = None) -> Config:
   """Settings of a preset on a data set; without one, on that of the preset."""
   config = PRESETS[name]
   if dataset is None:
     return config
   changes = _ON_CPU.get(dataset, {}) if name == "cpu" else {}
   return dataclasses.replace(config, dataset=dataset, **changes)
-
-
-def settings_of(path: pathlib.Path) -> Config:
-  """Those of a result.
-
-  Raises:
-    InputError: the file is no result.
-  """
-  try:
-    return Config.from_json(json.loads(path.read_text())["config"])
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise InputError(f"{path} is not the result of a run: {error!r}") from error

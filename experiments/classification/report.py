@@ -12,8 +12,6 @@ import json
 import math
 import pathlib
 import textwrap
-from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 import tyro
@@ -22,94 +20,30 @@ from rich.console import Console
 from experiments.benchmarks import train_step
 from experiments.classification.figures import draw_all
 from experiments.classification.paper import (
-  BASELINE,
   DATASETS,
   HALF_MHE,
   MHE,
   ORTHONORMAL,
-  Sweep,
   sweeps_of,
 )
+from experiments.classification.presets import Config
 from experiments.errors import InputError, make_folder, told_in_a_line
+from experiments.excess import hidden_excess
 from experiments.models import OUTPUT
+from experiments.report.cells import difference, mean_and_spread
+from experiments.report.columns import Column, columns_of
 from experiments.report.markdown import markdown
+from experiments.report.pages import fill, filled
 from experiments.report.statistics import holm, paired_difference
-from experiments.runs.results import Column, Results, columns_of, hidden_excess, number
+from experiments.report.tables import table
+from experiments.runs.results import Results, from_json
+from experiments.runs.task import Preset
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "classification"
 COST = RESULTS.parent / "benchmark_train_step.json"
 
 
-def mean_and_spread(numbers: Iterable[float], digits: int = 2) -> str:
-  """Mean and standard deviation."""
-  numbers = list(numbers)
-  count = len(numbers)
-  numbers = [x for x in numbers if math.isfinite(x)]
-  if not count:
-    return ""
-  if not numbers:
-    return "no convergence"
-  if len(numbers) < count:
-    rest = mean_and_spread(numbers, digits)
-    return f"{count - len(numbers)} of {count} do not converge, others {rest}"
-  text = f"{np.mean(numbers):.{digits}f}"
-  return f"{text} ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else text
-
-
-def difference(first: list[float], second: list[float], digits: int = 2) -> str:
-  """Mean paired difference and its 95% interval; bold if that excludes zero."""
-  if not np.all(np.isfinite([*first, *second])):
-    return ""
-  if len(first) < 2:
-    return f"{second[0] - first[0]:+.{digits}f} (1 pair)" if first else ""
-  paired = paired_difference(first, second)
-  text = f"{paired.difference:+.{digits}f}"
-  text = text if paired.verdict == "not told apart" else f"**{text}**"
-  return f"{text} ({paired.low:+.{digits}f} to {paired.high:+.{digits}f})"
-
-
-def table(sweep: Sweep, results: Results) -> str:
-  """Errors, paired differences to the first row, and the paper's numbers."""
-  columns = columns_of(sweep, results)
-  header, lines = [sweep.rows], {arm.row: [arm.row] for arm in sweep.arms}
-  for column in columns:
-    header += [column.title, f"against {column.rival}", "paper"]
-    for row, line in lines.items():
-      arm = column.arms.get(row)
-      if arm is None:
-        line += ["", "", ""]
-        continue
-      own = ""
-      if column.has_rival and arm.config.regularizer != BASELINE:
-        own = difference(column.values(column.rival), column.values(row))
-      paper = _paper(arm, column.arms.get(column.rival))
-      line += [mean_and_spread(column.values(row)), own, paper]
-  finished = [line for line in lines.values() if any(line[1:])]
-  # A column of numbers that nobody reports is not shown.
-  shown = [i for i in range(len(header)) if any(line[i] for line in finished)]
-  text = markdown(*([line[i] for i in shown] for line in (header, *finished)))
-  return f"{text}\n\n{_seeds(columns)}"
-
-
-def _seeds(columns):
-  counts = sorted({len(column.seeds) for column in columns})
-  text = f"Runs of a cell: {' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))}."
-  if any(column.left_out for column in columns):
-    text += " Not shown: seeds that are not finished in all rows of their column."
-  return text
-
-
-def _paper(arm, rival):
-  if arm.paper is None:
-    return ""
-  if math.isnan(arm.paper):
-    return "no convergence"
-  if arm is rival or rival is None or rival.paper is None or math.isnan(rival.paper):
-    return f"{arm.paper:.2f}"
-  return f"{arm.paper:.2f} ({arm.paper - rival.paper:+.2f})"
-
-
-def details(column: Column) -> str:
+def details(column: Column[Config]) -> str:
   """What else the runs of a column show: losses, training errors, redundancy."""
   header = [
     column.title, "test loss", f"against {column.rival}", "training error",
@@ -128,14 +62,14 @@ def details(column: Column) -> str:
         else "",
         f"{np.mean(column.values(row, 'train_error')):.2f}",
         f"{np.mean(column.values(row, 'train_loss')):.3f}",
-        f"{np.mean([hidden_excess(entry) for entry in last]):.2f}",
-        f"{np.mean([number(entry['excess'][OUTPUT]) for entry in last]):.2f}",
+        f"{np.mean([hidden_excess(entry['excess']) for entry in last]):.2f}",
+        f"{np.mean([from_json(entry['excess'][OUTPUT]) for entry in last]):.2f}",
       ]
     )
   return markdown(header, *lines)
 
 
-def summary(preset: str, results: Results) -> str:
+def summary(preset: Preset, results: Results[Config]) -> str:
   """Whether the energy helped, by how much, how sure that is, and what it cost."""
   sweeps = sweeps_of(preset)
   header = [
@@ -177,7 +111,9 @@ def _summarize(title, column, sweep):
   line = [title, seeds, mean_and_spread(column.values(column.rival))]
   for kind in (MHE, HALF_MHE):
     # Its weight is that of the preset.
-    rows = [r for r, a in column.arms.items() if a.kind == kind]
+    rows = [
+      r for r, a in column.arms.items() if a.config.regularizer.unweighted == kind
+    ]
     line += [_effect(column, rows[0]) if rows else ""]
   return line
 
@@ -236,7 +172,7 @@ def _variants(column):
   return [text.replace("**", "")]
 
 
-def blocks(preset: str, results: Results) -> dict[str, str]:
+def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   """What is generated, by name."""
   texts = {"summary": summary(preset, results)}
   for name, sweep in sweeps_of(preset).items():
@@ -247,37 +183,8 @@ def blocks(preset: str, results: Results) -> dict[str, str]:
   return {name: text or "Not run yet." for name, text in texts.items()}
 
 
-def fill(page: str, texts: dict[str, str], name_of_page: str = "the page") -> str:
-  """The page, with new text between the marks of each name.
-
-  Args:
-    page: its text.
-    texts: ``{name: text}``.
-    name_of_page: for the error.
-
-  Raises:
-    InputError: a name has no place in the page.
-  """
-  for name, text in texts.items():
-    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    if page.count(start) != 1 or page.count(end) != 1:
-      raise InputError(
-        f"{name_of_page} must have {start} and {end} once; if it is of another preset, "
-        "name another output."
-      )
-    before, rest = page.split(start)
-    page = f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}"
-  return page
-
-
-def new_page(texts: dict[str, str]) -> str:
-  """A page of nothing but what is generated."""
-  parts = [f"## {name}\n\n<!-- {name} -->\n<!-- end of {name} -->\n" for name in texts]
-  return "\n".join(["# Classification\n", *parts])
-
-
 def main(
-  preset: Literal["smoke", "cpu", "paper"] = "cpu",
+  preset: Preset = "cpu",
   results: pathlib.Path = RESULTS,
   output: pathlib.Path = pathlib.Path("runs"),
   readme: pathlib.Path | None = None,
@@ -293,11 +200,10 @@ def main(
   """
   console = Console()
   with told_in_a_line(console):
-    found = Results(results)
+    found = Results(results, Config)
     texts = blocks(preset, found)
     path = output / "classification.md"
-    page = path.read_text() if path.exists() else new_page(texts)
-    page = fill(page, texts, str(path))
+    page = filled(path, "Classification", texts)
     if readme is not None:
       if not readme.is_file():
         raise InputError(f"readme must be a file, got {readme}.")

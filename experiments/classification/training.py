@@ -9,9 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.models import OUTPUT, OUTPUT_RULES
-from mhe_jax import Riesz, neuron_matrices, relative_excess
-
 
 class State(NamedTuple):
   """What an update changes.
@@ -94,12 +91,3 @@ def evaluate(
   )
   real = jnp.asarray(labels) >= 0
   return real & (logits.argmax(-1) != labels), jnp.where(real, losses, 0.0)
-
-
-@jax.jit
-def excess(params: Any) -> dict[str, jax.Array]:
-  """Relative excess of each layer, by one measure whatever the regularizer is."""
-  return {
-    path: relative_excess(neurons, Riesz(2.0), half_space=path != OUTPUT)
-    for path, neurons in neuron_matrices(params, OUTPUT_RULES).items()
-  }

@@ -1,1 +1,1 @@
-"""What pages of results share: statistics and tables."""
+"""What pages and figures of all tasks share: statistics, cells, tables, pages."""

@@ -1,1 +1,1 @@
-"""What every experiment of many runs shares: settings, checkpoints, results."""
+"""The runner: settings, names, checkpoints, results and sweeps of runs of any task."""

@@ -1,51 +1,65 @@
-"""Finished runs of classification, found by their configuration."""
+"""Finished runs of a task, found by their settings."""
 
 import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from typing import Generic
 
-import numpy as np
-
-from experiments.classification.paper import Arm, Sweep
-from experiments.classification.presets import Config, settings_of
 from experiments.errors import InputError
-from experiments.models import OUTPUT
+from experiments.runs.task import S
 
 
-class Results:
+def settings_of(path: pathlib.Path, settings: type[S]) -> S:
+  """Those of a result.
+
+  Args:
+    path: its JSON file.
+    settings: their class.
+
+  Raises:
+    InputError: the file is no result.
+  """
+  try:
+    return settings.from_json(json.loads(path.read_text())["config"])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise InputError(f"{path} is not the result of a run: {error!r}") from error
+
+
+class Results(Generic[S]):
   """Finished runs of a folder.
 
   Args:
     folder: with a JSON file for each.
+    settings: class of their settings.
 
   Raises:
     InputError: it is not there, a file is no result, two are of the same run, or of
-      different images that are called the same.
+      different data that are called the same.
   """
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, settings: type[S]):
     if not folder.is_dir():
       raise InputError(f"the folder of the results must exist, got {folder}.")
-    self._runs, sources = {}, {}
+    self._runs: dict[S, dict[int, dict]] = {}
+    sources = {}
     for path in sorted(folder.glob("*.json")):
-      config = settings_of(path)
+      config = settings_of(path, settings)
       result = json.loads(path.read_text())
-      images = result.get("data", {}).get("fingerprint")
-      if images is None:
-        raise InputError(f"{path} must have the fingerprint of its images, got none.")
-      if images != sources.setdefault(config.dataset, images):
+      data = result.get("data", {}).get("fingerprint")
+      if data is None:
+        raise InputError(f"{path} must have the fingerprint of its data, got none.")
+      if data != sources.setdefault(config.dataset, data):
         raise InputError(
-          f"{path} must have the images of the results beside it, "
-          f"{sources[config.dataset]}, got {images}."
+          f"{path} must have the data of the results beside it, "
+          f"{sources[config.dataset]}, got {data}."
         )
       runs = self._runs.setdefault(_without_seed(config), {})
       if config.seed in runs:
         raise InputError(f"{path} has the settings of another result beside it.")
       runs[config.seed] = result
 
-  def of(self, config: Config) -> dict[int, dict]:
+  def of(self, config: S) -> dict[int, dict]:
     """``{seed: result}`` of the runs of a configuration, whatever its seed."""
     return self._runs.get(_without_seed(config), {})
 
@@ -54,69 +68,6 @@ def _without_seed(config):
   return dataclasses.replace(config, seed=0)
 
 
-class Column:
-  """A column of a table: its arms that have runs, on the seeds that all these share.
-
-  Args:
-    results: the runs.
-    arms: of one column of a sweep, first the one that the others are compared with.
-    seeds: of the sweep.
-
-  Attributes:
-    title: of the column.
-    arms: ``{row: arm}`` of those that have runs.
-    rival: row of what the others are compared with.
-    seeds: of the runs of every arm.
-    left_out: how many runs have other seeds.
-  """
-
-  def __init__(self, results: Results, arms: Sequence[Arm], seeds: range):
-    self.title, self.rival = arms[0].column, arms[0].row
-    found = {
-      arm.row: {s: r for s, r in results.of(arm.config).items() if s in seeds}
-      for arm in arms
-    }
-    self.arms = {arm.row: arm for arm in arms if found[arm.row]}
-    shared = [set(found[row]) for row in self.arms]
-    self.seeds = sorted(set.intersection(*shared)) if shared else []
-    self._runs = {row: [found[row][s] for s in self.seeds] for row in self.arms}
-    self.left_out = sum(map(len, shared)) - len(self.seeds) * len(self.arms)
-
-  @property
-  def has_rival(self) -> bool:
-    """Whether there is something to compare with."""
-    return self.rival in self.arms
-
-  def runs(self, row: str) -> list[dict]:
-    """Of an arm, in the order of the seeds; none if it has none."""
-    return self._runs.get(row, [])
-
-  def values(self, row: str, measure: str | None = None) -> list[float]:
-    """A measure of these runs, NaN if they diverged; the error if none is named."""
-    name = measure or self.arms[row].measure
-    return [
-      math.nan if run.get("test_loss", 0.0) is None else number(run[name])
-      for run in self.runs(row)
-    ]
-
-
-def columns_of(sweep: Sweep, results: Results) -> list[Column]:
-  """Those that have runs."""
-  titles = dict.fromkeys(arm.column for arm in sweep.arms)
-  columns = [
-    Column(results, [arm for arm in sweep.arms if arm.column == title], sweep.seeds)
-    for title in titles
-  ]
-  return [column for column in columns if column.seeds]
-
-
-def hidden_excess(measurement: dict) -> float:
-  """Median relative excess of the hidden layers at one step: one may be far off."""
-  excess = measurement["excess"]
-  hidden = [number(v) for layer, v in excess.items() if layer != OUTPUT]
-  return float(np.median(hidden))
-
-
-def number(x: float | None) -> float:
+def from_json(x: float | None) -> float:
   """JSON has no NaN, which diverged runs have: it has null."""
   return math.nan if x is None else x

@@ -1,0 +1,52 @@
+"""Cells of tables: numbers of several runs in words."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from experiments.report.statistics import paired_difference
+
+
+def mean_and_spread(numbers: Iterable[float], digits: int = 2) -> str:
+  """Mean and standard deviation."""
+  numbers = list(numbers)
+  count = len(numbers)
+  numbers = [x for x in numbers if math.isfinite(x)]
+  if not count:
+    return ""
+  if not numbers:
+    return "no convergence"
+  if len(numbers) < count:
+    rest = mean_and_spread(numbers, digits)
+    return f"{count - len(numbers)} of {count} do not converge, others {rest}"
+  text = f"{np.mean(numbers):.{digits}f}"
+  return f"{text} ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else text
+
+
+def difference(first: list[float], second: list[float], digits: int = 2) -> str:
+  """Mean paired difference and its 95% interval; bold if that excludes zero."""
+  if not np.all(np.isfinite([*first, *second])):
+    return ""
+  if len(first) < 2:
+    return f"{second[0] - first[0]:+.{digits}f} (1 pair)" if first else ""
+  paired = paired_difference(first, second)
+  text = f"{paired.difference:+.{digits}f}"
+  text = text if paired.verdict == "not told apart" else f"**{text}**"
+  return f"{text} ({paired.low:+.{digits}f} to {paired.high:+.{digits}f})"
+
+
+def reported(paper: float | None, rival: float | None) -> str:
+  """What a paper reports, and its difference to what it is compared with there.
+
+  Args:
+    paper: its number, if it has one; NaN where it says that training does not converge.
+    rival: that of the row which the others are compared with; None for that row.
+  """
+  if paper is None:
+    return ""
+  if math.isnan(paper):
+    return "no convergence"
+  if rival is None or math.isnan(rival):
+    return f"{paper:.2f}"
+  return f"{paper:.2f} ({paper - rival:+.2f})"

@@ -1,0 +1,69 @@
+"""Columns of tables: which finished runs are compared with which."""
+
+import math
+from collections.abc import Sequence
+from typing import Generic
+
+from experiments.runs.plan import Arm, Sweep
+from experiments.runs.results import Results, from_json
+from experiments.runs.task import S
+
+
+class Column(Generic[S]):
+  """A column of a table: its arms that have runs, on the seeds that all these share.
+
+  Args:
+    results: the runs.
+    arms: of one column of a sweep, first the one that the others are compared with.
+    seeds: of the sweep.
+
+  Attributes:
+    title: of the column.
+    arms: ``{row: arm}`` of those that have runs.
+    rival: row of what the others are compared with.
+    seeds: of the runs of every arm.
+    left_out: how many runs have other seeds.
+  """
+
+  def __init__(self, results: Results[S], arms: Sequence[Arm[S]], seeds: range):
+    self.title, self.rival = arms[0].column, arms[0].row
+    found = {
+      arm.row: {s: r for s, r in results.of(arm.config).items() if s in seeds}
+      for arm in arms
+    }
+    self.arms = {arm.row: arm for arm in arms if found[arm.row]}
+    shared = [set(found[row]) for row in self.arms]
+    self.seeds = sorted(set.intersection(*shared)) if shared else []
+    self._runs = {row: [found[row][s] for s in self.seeds] for row in self.arms}
+    self.left_out = sum(map(len, shared)) - len(self.seeds) * len(self.arms)
+
+  @property
+  def has_rival(self) -> bool:
+    """Whether there is something to compare with."""
+    return self.rival in self.arms
+
+  def runs(self, row: str) -> list[dict]:
+    """Of an arm, in the order of the seeds; none if it has none."""
+    return self._runs.get(row, [])
+
+  def values(self, row: str, measure: str | None = None) -> list[float]:
+    """A measure of these runs, the error of the arm if none is named.
+
+    NaN of all runs that diverged, which have some final measure without a number: a
+    network of NaN has an error, too.
+    """
+    name = measure or self.arms[row].measure
+    return [
+      math.nan if None in run.values() else from_json(run[name])
+      for run in self.runs(row)
+    ]
+
+
+def columns_of(sweep: Sweep[S], results: Results[S]) -> list[Column[S]]:
+  """Those that have runs."""
+  titles = dict.fromkeys(arm.column for arm in sweep.arms)
+  columns = [
+    Column(results, [arm for arm in sweep.arms if arm.column == title], sweep.seeds)
+    for title in titles
+  ]
+  return [column for column in columns if column.seeds]

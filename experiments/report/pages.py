@@ -1,0 +1,45 @@
+"""Pages with parts that are generated, between marks."""
+
+import pathlib
+
+from experiments.errors import InputError
+
+
+def fill(page: str, texts: dict[str, str], name_of_page: str = "the page") -> str:
+  """The page, with new text between the marks of each name.
+
+  Args:
+    page: its text.
+    texts: ``{name: text}``.
+    name_of_page: for the error.
+
+  Raises:
+    InputError: a name has no place in the page.
+  """
+  for name, text in texts.items():
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    if page.count(start) != 1 or page.count(end) != 1:
+      raise InputError(
+        f"{name_of_page} must have {start} and {end} once; if it is of another preset, "
+        "name another output."
+      )
+    before, rest = page.split(start)
+    page = f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}"
+  return page
+
+
+def new_page(title: str, texts: dict[str, str]) -> str:
+  """A page of nothing but what is generated."""
+  parts = [f"## {name}\n\n<!-- {name} -->\n<!-- end of {name} -->\n" for name in texts]
+  return fill("\n".join([f"# {title}\n", *parts]), texts)
+
+
+def filled(path: pathlib.Path, title: str, texts: dict[str, str]) -> str:
+  """The page of a file, filled; a new page if there is none.
+
+  Raises:
+    InputError: a name has no place in the page.
+  """
+  if not path.exists():
+    return new_page(title, texts)
+  return fill(path.read_text(), texts, str(path))

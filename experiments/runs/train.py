@@ -1,0 +1,130 @@
+"""One run of a task, from wherever it is to its end."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import filelock
+import numpy as np
+
+from experiments.environment import environment
+from experiments.errors import InputError
+from experiments.runs.checkpoints import Checkpoints
+from experiments.runs.results import settings_of
+from experiments.runs.settings import RunSettings
+from experiments.runs.task import Run, S, Task
+
+
+class OccupiedError(InputError):
+  """Another process trains this run."""
+
+
+def train(
+  task: Task[S],
+  config: S,
+  output: pathlib.Path,
+  data_root: pathlib.Path | None = None,
+  on_step: Callable[[int], None] = lambda step: None,
+) -> dict[str, Any]:
+  """Trains one run, or goes on with it, or returns what is finished already.
+
+  Args:
+    task: what is trained.
+    config: the run.
+    output: folder for NAME.json, and for NAME.checkpoint while the run lasts.
+    data_root: folder of local copies of the data sets, called as these are.
+    on_step: is told the number of finished steps.
+
+  Returns:
+    What the JSON holds.
+
+  Raises:
+    OccupiedError: another process trains it.
+    InputError: of the task; or what is finished has other settings, for the defaults
+      were others then.
+  """
+  path = output / f"{config.name}.json"
+  try:
+    with filelock.FileLock(path.with_suffix(".lock"), timeout=0):
+      checkpoints = Checkpoints(path.with_suffix(".checkpoint"))
+      if not path.exists():
+        run = task.start(config, data_root)
+        result = _train(task, config, run, checkpoints, on_step)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(result) + "\n")
+        partial.rename(path)  # Complete, or not there.
+      checkpoints.remove()
+  except filelock.Timeout:
+    raise OccupiedError(f"{config.name} is being trained by another process.") from None
+  path.with_suffix(".lock").unlink(missing_ok=True)  # It guards nothing any more.
+  on_step(config.steps)
+  result = json.loads(path.read_text())
+  check_settings(settings_of(path, task.settings), config, path)
+  return result
+
+
+def is_finished(task: Task[S], config: S, output: pathlib.Path) -> bool:
+  """Whether a run has its result, and nothing is left that it would remove.
+
+  Raises:
+    InputError: as :func:`train`.
+  """
+  path = output / f"{config.name}.json"
+  if not path.exists():
+    return False
+  check_settings(settings_of(path, task.settings), config, path)
+  return not path.with_suffix(".checkpoint").exists()
+
+
+def check_settings(found: RunSettings, config: RunSettings, path: pathlib.Path) -> None:
+  """Names have what differs from the defaults, and these may have changed.
+
+  Raises:
+    InputError: what was found under the name of a run has other settings.
+  """
+  if found != config:
+    raise InputError(
+      f"{path} must have the settings of the run, {config}, got {found}; name another "
+      "output."
+    )
+
+
+def _train(task, config, run: Run, checkpoints, on_step):
+  """From the last measurement on, if there is one; what the JSON holds."""
+  if checkpoints.exist():
+    run.state, log = checkpoints.restore(run.state)
+    found = task.settings.from_json(log["config"])
+    check_settings(found, config, checkpoints.folder)
+  else:
+    log = {
+      "config": dataclasses.asdict(config),
+      "seconds": 0.0,
+      "environments": [],
+      "history": [run.measure(0)],
+    }
+  if environment() not in log["environments"]:
+    log["environments"].append(environment())  # In another one, numbers differ.
+  first = log["history"][-1]["step"]
+  start = time.perf_counter() - log["seconds"]
+  for step in run.steps(first, config.steps):
+    on_step(step)
+    if step % config.steps_between == 0:
+      log["history"].append(run.measure(step))
+      log["seconds"] = round(time.perf_counter() - start, 2)
+      checkpoints.save(step, run.state, log)
+  return {
+    "command": f"python -m {task.module} --repeat {config.name}.json",
+    "name": config.name,
+    "data": run.data_source,
+    **run.final_measures(),
+    **log,
+    **environment(),
+  }
+
+
+def number(x: Any) -> float | None:
+  """For the JSON; not all of its readers know NaN, which diverged runs have."""
+  return round(float(x), 5) if np.isfinite(x) else None
