@@ -1,13 +1,12 @@
 """Sweeps of classification: which runs they have, and what is shown of them."""
 
 import dataclasses
+import re
 
 from processes import finish, start
 
-from experiments.classification.paper import (
-  BASELINE,
-  sweeps_of,
-)
+from experiments.classification import sweep as command
+from experiments.classification.paper import BASELINE, SWEEPS, sweeps_of
 from experiments.classification.presets import PRESETS, Config, preset
 from experiments.report.tables import table
 from experiments.runs.plan import runs_of
@@ -64,3 +63,8 @@ def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
   pictures = {path.stem for path in (tmp_path / "images").glob("*.png")}
   expected = {"differences", "curves", "start", "weights", "energies"}
   assert pictures == {f"classification_{name}" for name in expected}
+
+
+def test_the_help_has_every_sweep():
+  words = set(re.findall(r"\w+", command.__doc__))
+  assert set(SWEEPS) <= words

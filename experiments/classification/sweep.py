@@ -4,6 +4,10 @@
   python -m experiments.classification.sweep variants width --preset cpu --jobs 2
   python -m experiments.classification.sweep variants --preset paper
 
+The sweeps: rate, headline, variants, width, depth, layers, weight, resnet, imbalance,
+start and (not on a CPU) imagenet. The presets: smoke (handwritten digits, seconds), cpu
+(hours on two cores), paper (the paper's schedule, for accelerators).
+
 Finished runs are skipped and unfinished ones go on, so that a sweep can be stopped, in
 any way, and continued at any time, or in parts: seed by seed, sweep by sweep. All arms
 of a seed come before those of the next. On CPU, as many jobs as there are cores, each
