@@ -1,10 +1,11 @@
 """What an objective is: a number for a set of neurons, by their directions alone."""
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mhe_jax.arrays import as_float_array
 from mhe_jax.sphere import evaluate, normalize
@@ -99,8 +100,10 @@ class Objective(abc.ABC):
       Values ``[*batch]``, float64 for float64 neurons and float32 otherwise.
 
     Raises:
-      TypeError: ``neurons`` is not a real floating-point array.
-      ValueError: it has fewer than two axes; or a key is needed and missing.
+      TypeError: ``neurons`` is not a real floating-point array; ``key`` is not a key,
+        where one is needed; or the objective has no hash.
+      ValueError: ``neurons`` has fewer than two axes; a key is needed and missing; or
+        :meth:`evaluate` returns another shape or dtype than it should.
     """
     if isinstance(neurons, jax.Array) and jnp.issubdtype(neurons.dtype, jnp.integer):
       raise TypeError(
@@ -109,13 +112,29 @@ class Objective(abc.ABC):
         "schedule: give it static_args=('potential',)."
       )
     neurons = as_neurons(neurons)
+    check_hashable(self)
     self.check_key(key)
     return evaluate(_Evaluation(self, bool(half_space)), neurons, key)
 
   def check_key(self, key: jax.Array | None) -> None:
-    """Raises a ValueError if a key is needed and missing."""
-    if self.needs_key and key is None:
+    """Raises unless ``key`` is one PRNG key, if one is needed: before compilation."""
+    if not self.needs_key:
+      return
+    if key is None:
       raise ValueError(f"key must be a PRNG key for {self}, got None.")
+    if not _is_key(key):
+      raise TypeError(
+        f"key must be one PRNG key, as of jax.random.key(0), for {self}, got {key!r}."
+      )
+
+
+def _is_key(key):
+  """Whether it is one key: of jax.random.key, or of the older jax.random.PRNGKey."""
+  if not isinstance(key, jax.Array | np.ndarray):
+    return False
+  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    return key.ndim == 0
+  return key.dtype == jnp.uint32 and key.ndim == 1
 
 
 class _Evaluation(NamedTuple):
@@ -125,9 +144,16 @@ class _Evaluation(NamedTuple):
   half_space: bool
 
   def __call__(self, neurons, key):
-    return self.objective.evaluate(
-      normalize(neurons), half_space=self.half_space, key=key
-    )
+    units = normalize(neurons)
+    value = self.objective.evaluate(units, half_space=self.half_space, key=key)
+    shape, dtype = units.shape[:-2], units.dtype
+    if jnp.shape(value) != shape or jnp.result_type(value) != dtype:
+      raise ValueError(
+        f"evaluate of {self.objective} must return an array of shape {shape} and "
+        f"dtype {dtype} for neurons of shape {neurons.shape}, got shape "
+        f"{jnp.shape(value)} and dtype {jnp.result_type(value)}."
+      )
+    return value
 
 
 def as_neurons(neurons: jax.typing.ArrayLike) -> jax.Array:
@@ -139,6 +165,16 @@ def as_neurons(neurons: jax.typing.ArrayLike) -> jax.Array:
       f"{neurons.shape}."
     )
   return neurons
+
+
+def check_hashable(objective: Any) -> None:
+  """Raises a TypeError unless an argument ``potential`` can be a static one of jit."""
+  try:
+    hash(objective)
+  except TypeError as error:
+    raise TypeError(
+      f"potential must be hashable, as a frozen dataclass is, got {objective!r}."
+    ) from error
 
 
 def damage(units: jax.Array) -> jax.Array:

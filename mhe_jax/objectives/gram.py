@@ -114,10 +114,12 @@ class LogDet(Objective):
     diagonal = jnp.eye(n, dtype=bool)
     cosines = jnp.where(diagonal, 1.0, cosines)  # Of a row of zeros, too.
     near = jnp.exp(-self.t * (2.0 - 2.0 * cosines))
+    damaged = damage(units)  # With one neuron, the diagonal would hide it.
     if not half_space:
-      return -self._log_det(near, n) / n
+      return -self._log_det(near, n) / n + damaged
     far = jnp.exp(-self.t * (2.0 + 2.0 * cosines))
-    return -(self._log_det(near + far, n) + self._log_det(near - far, n)) / (2 * n)
+    log_det = self._log_det(near + far, n) + self._log_det(near - far, n)
+    return -log_det / (2 * n) + damaged
 
   def _log_det(self, kernel, n):
     eps = float(jnp.finfo(kernel.dtype).eps)

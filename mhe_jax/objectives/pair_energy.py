@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from mhe_jax.objectives.base import Objective
+from mhe_jax.objectives.base import Objective, check_hashable
 from mhe_jax.pair_sum.energy import pair_energy
 from mhe_jax.potentials.base import Potential
 
@@ -38,10 +38,5 @@ def as_objective(x: Any) -> Objective:
       "potential must be a Potential such as Riesz(1.0) or Gaussian(2.0), or another "
       f"Objective, got {x!r}."
     )
-  try:
-    hash(objective)
-  except TypeError as error:
-    raise TypeError(
-      f"potential must be hashable, as a frozen dataclass is, got {x!r}."
-    ) from error
+  check_hashable(objective)
   return objective
