@@ -443,7 +443,7 @@ def test_an_objective_of_ones_own():
   w = jnp.asarray(W * 1e-30, jnp.float32)
   value, gradient = jax.value_and_grad(MeanLength())(w)
   assert np.isfinite(gradient).all() and np.abs(gradient).max() > 1e29
-    u = W / np.linalg.norm(W, axis=1, keepdims=True)
+  u = W / np.linalg.norm(W, axis=1, keepdims=True)
   assert float(value) == pytest.approx(np.sum(np.mean(u, 0) ** 2), rel=1e-5)
   projected = Projected(MeanLength(), 3)(W, key=KEY)
   assert 0 < float(projected) < 1
