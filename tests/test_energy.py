@@ -1,9 +1,7 @@
 """hyperspherical_energy: the double sum, its derivatives, symmetries and dtypes."""
 
 import dataclasses
-import functools
 import itertools
-import math
 
 import chex
 import hypothesis
@@ -13,6 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objectives import (
+  ENERGIES,
+  FEW_POTENTIALS,
+  cross_polytope,
+  every_space,
+  hasty_jit,
+  icosahedron,
+  simplex,
+)
 
 from mhe_jax import Gaussian, Riesz, hyperspherical_energy
 
@@ -21,10 +28,6 @@ POTENTIALS = [
   Gaussian(2.0),
 ]
 FEW_POTENTIALS = [Riesz(0.0), Riesz(2.0), Riesz(1.0, "geodesic"), Gaussian(2.0)]
-# Compilation takes nearly all of the time of these tests.
-hasty_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 NEURONS = np.random.default_rng(0).normal(size=(5, 4)) * [[1], [2], [0.1], [9], [1]]
 
 
@@ -55,7 +58,7 @@ def with_antipodes(w):
   return np.concatenate([u, -u], axis=-2)
 
 
-@pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+@every_space
 @pytest.mark.parametrize("potential", POTENTIALS, ids=str)
 def test_agrees_with_a_double_loop(potential, half_space):
   @hasty_jit
@@ -72,21 +75,6 @@ def test_agrees_with_a_double_loop(potential, half_space):
   rel = near_antipode(potential)
   assert float(mean) == pytest.approx(np.mean(energies), rel=rel)
   assert float(total) == pytest.approx(np.sum(energies), rel=rel)
-
-
-def simplex(d):
-  return np.eye(d + 1) - 1 / (d + 1)  # In d + 1 dimensions; its cosines are -1 / d.
-
-
-def cross_polytope(d):
-  return np.concatenate([np.eye(d), -np.eye(d)])
-
-
-def icosahedron():
-  golden = (1 + math.sqrt(5)) / 2
-  signs = itertools.product((-1, 1), (-golden, golden))
-  corners = np.array([(0.0, a, b) for a, b in signs])
-  return np.concatenate([np.roll(corners, k, axis=1) for k in range(3)])
 
 
 # Points, and how many pairs have which cosine.
@@ -145,7 +133,7 @@ def test_half_space_is_the_energy_with_antipodes(potential, zero_row):
     assert float(half) == pytest.approx(float(full), rel=rel)
 
 
-@pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+@every_space
 def test_leading_axes_are_a_batch(half_space):
   def energy(w):
     return hyperspherical_energy(w, Riesz(1.0), half_space=half_space)
@@ -159,91 +147,49 @@ def test_leading_axes_are_a_batch(half_space):
   assert energy(w[:0]).shape == (0, 3)
 
 
-class TestDerivatives:
-  @pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
-  @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
-  def test_agree_with_finite_differences(self, potential, half_space):
-    def energy(w):
-      return hyperspherical_energy(w, potential, half_space=half_space)
+@every_space
+def test_it_is_the_objective_of_its_potential(half_space):
+  """Whose derivatives, of every order, are tested with those of the others."""
 
-    @hasty_jit
-    def derivatives(w, w_dot):
-      value, pullback = jax.vjp(energy, w)
-      return value, pullback(jnp.array(2.0)), jax.jvp(energy, (w,), (w_dot,))
+  def value_and_grad(energy):
+    return jax.value_and_grad(lambda w: energy(w, half_space=half_space))(
+      jnp.asarray(NEURONS)
+    )
 
-    w = NEURONS[:4]
-    w_dot = np.random.default_rng(4).normal(size=w.shape)
-    value, (doubled,), (same_value, e_dot) = derivatives(w, w_dot)
-    assert float(value) == float(same_value)
-    # Every weight moved in proportion to the norm of its row, in one batch.
-    steps = 1e-5 * np.linalg.norm(w, axis=1)[:, None] * np.ones_like(w)
-    moves = np.diag(steps.ravel()).reshape(-1, *w.shape)
-    differences = (energy(w + moves) - energy(w - moves)) / (2 * steps.ravel())
-    np.testing.assert_allclose(doubled.ravel() / 2, differences, rtol=1e-5, atol=1e-8)
-    assert float(e_dot) == pytest.approx(float((doubled * w_dot).sum()) / 2, rel=1e-10)
+  for potential in FEW_POTENTIALS:
+    expected = value_and_grad(ENERGIES[str(potential)])
+    energy = functools.partial(hyperspherical_energy, potential=potential)
+    jax.tree.map(np.testing.assert_array_equal, value_and_grad(energy), expected)
 
-  @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
-  def test_second_derivatives(self, potential):
-    def energy(flat):
-      return hyperspherical_energy(flat.reshape(3, 3), potential, half_space=True)
 
-    @hasty_jit
-    def hessians(flat):
-      gradient = jax.grad(energy)
-      moves = 1e-5 * np.eye(9)
-      ahead, behind = (jax.vmap(gradient)(flat[None] + x) for x in (moves, -moves))
-      orders = jax.jacfwd(gradient)(flat), jax.jacrev(gradient)(flat)
-      return *orders, (ahead - behind) / 2e-5, gradient(flat)
+def test_vmap_of_grad_is_the_gradient_of_a_batch(self):
+  @jax.jit
+  def both_ways(w):
+    each = jax.vmap(jax.grad(hyperspherical_energy))(w)
+    return each, jax.grad(lambda w: hyperspherical_energy(w).sum())(w)
 
-    flat = (NEURONS[:3, :3] * [[1], [1], [10]]).ravel()
-    forward, reverse, differences, g = map(np.asarray, hessians(flat))
-    scale = np.abs(forward).max()
-    np.testing.assert_allclose(forward, differences, atol=1e-7 * scale)
-    np.testing.assert_allclose(forward, reverse, atol=1e-11 * scale)
-    np.testing.assert_allclose(forward, forward.T, atol=1e-11 * scale)
-    # The energy does not change along w and the gradient falls as 1 / ||w||: H w = -g.
-    np.testing.assert_allclose(forward @ flat, -g, atol=1e-11 * scale)
+  each, at_once = both_ways(np.random.default_rng(1).normal(size=(3, 5, 4)))
+  np.testing.assert_allclose(each, at_once, rtol=1e-12)
 
-  def test_vmap_of_grad_is_the_gradient_of_a_batch(self):
-    @jax.jit
-    def both_ways(w):
-      each = jax.vmap(jax.grad(hyperspherical_energy))(w)
-      return each, jax.grad(lambda w: hyperspherical_energy(w).sum())(w)
 
-    each, at_once = both_ways(np.random.default_rng(1).normal(size=(3, 5, 4)))
-    np.testing.assert_allclose(each, at_once, rtol=1e-12)
+@every_space
+def test_descent_separates_neurons(self, half_space):
+  def smallest_angle(w):
+    u = w / np.linalg.norm(w, axis=1, keepdims=True)
+    cosines = (u @ u.T)[np.triu_indices(len(u), 1)]
+    return np.arccos((abs(cosines) if half_space else cosines).max())
 
-  @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
-  def test_gradient_is_tangential_and_scales_as_one_over_the_norm(self, potential):
-    @hasty_jit
-    def gradient(w):
-      return jax.grad(lambda w: hyperspherical_energy(w, potential))(w)
+  def energy(w):
+    return hyperspherical_energy(w, Riesz(2.0), half_space=half_space)
 
-    w = NEURONS
-    g = np.asarray(gradient(w))
-    radial = (w * g).sum(1) / np.linalg.norm(g, axis=1) / np.linalg.norm(w, axis=1)
-    np.testing.assert_allclose(radial, 0.0, atol=1e-13)
-    scale = np.array([[3.0], [0.5], [1e6], [1e-6], [1.0]])
-    np.testing.assert_allclose(gradient(scale * w), g / scale, rtol=1e-10)
+  @jax.jit
+  def descend(w):
+    return jax.lax.fori_loop(0, 10, lambda _, w: w - 0.3 * jax.grad(energy)(w), w)
 
-  @pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
-  def test_descent_separates_neurons(self, half_space):
-    def smallest_angle(w):
-      u = w / np.linalg.norm(w, axis=1, keepdims=True)
-      cosines = (u @ u.T)[np.triu_indices(len(u), 1)]
-      return np.arccos((abs(cosines) if half_space else cosines).max())
-
-    def energy(w):
-      return hyperspherical_energy(w, Riesz(2.0), half_space=half_space)
-
-    @jax.jit
-    def descend(w):
-      return jax.lax.fori_loop(0, 10, lambda _, w: w - 0.3 * jax.grad(energy)(w), w)
-
-    # Noisy copies of one direction, some of them reversed.
-    w = 1.0 + 0.5 * np.random.default_rng(2).normal(size=(5, 6))
-    w *= np.array([[1], [-1], [1], [-1], [1]])
-    assert smallest_angle(np.asarray(descend(w))) > smallest_angle(w) + 0.3
+  # Noisy copies of one direction, some of them reversed.
+  w = 1.0 + 0.5 * np.random.default_rng(2).normal(size=(5, 6))
+  w *= np.array([[1], [-1], [1], [-1], [1]])
+  assert smallest_angle(np.asarray(descend(w))) > smallest_angle(w) + 0.3
 
 
 # Moved by no more than this, lines stay 3 degrees apart: the rounding of 2 - 2 cos,
@@ -254,7 +200,7 @@ MOVES = hypothesis.extra.numpy.arrays(float, (4, 3), elements=st.floats(-1.0, 1.
 
 @hypothesis.settings(max_examples=30, deadline=None)
 @hypothesis.given(move=MOVES, seed=st.integers(0, 2**32 - 1))
-@pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+@every_space
 @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
 def test_invariances(potential, half_space, move, seed):
   """Permutation, scaling of rows, rotation; and, in half-space, reversal of rows."""
@@ -276,7 +222,7 @@ def test_invariances(potential, half_space, move, seed):
 
 
 class TestDtypes:
-  @pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+  @every_space
   @pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float16"))
   def test_small_floats_are_computed_in_float32(self, dtype, half_space):
     def energy(w):

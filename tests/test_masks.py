@@ -10,19 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objectives import FEW_POTENTIALS, every_space, hasty_jit
 
 from mhe_jax import Gaussian, Riesz, hyperspherical_energy
 from mhe_jax.pair_sum.mask import Mask
 
-POTENTIALS = [Riesz(0.0), Riesz(2.0), Riesz(1.0, "geodesic"), Gaussian(2.0)]
-HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
 ENGINES = pytest.mark.parametrize(
   "engine",
   (dict(implementation="dense"), dict(implementation="tiled", block_size=4)),
   ids=("dense", "tiled"),
-)
-hasty_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
 # Of each kind: all rows, some, one, none; labels all different, some equal, all equal.
 WHERES = np.array([[1] * 9, [1, 0, 1, 1, 0, 1, 1, 0, 1], [0] * 8 + [1], [0] * 9], bool)
@@ -60,9 +56,9 @@ def loop(w, where, labels, potential, half_space):
   return float(np.sum(energies)), len(energies)
 
 
-@HALF_SPACE
+@every_space
 @ENGINES
-@pytest.mark.parametrize("potential", POTENTIALS, ids=str)
+@pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
 def test_agrees_with_a_double_loop(potential, engine, half_space):
   @hasty_jit
   def mean_and_sum(w, where, labels):
@@ -82,7 +78,7 @@ def test_agrees_with_a_double_loop(potential, engine, half_space):
     assert float(mean) == pytest.approx(expected / max(number, 1), rel=1e-7, abs=1e-12)
 
 
-@HALF_SPACE
+@every_space
 @ENGINES
 def test_rows_that_do_not_count_are_as_if_they_were_not_there(engine, half_space):
   @functools.partial(hasty_jit, static_argnames=("with_labels", "dense"))
@@ -115,7 +111,7 @@ def test_rows_that_do_not_count_are_as_if_they_were_not_there(engine, half_space
         assert_close((value, gradient[where]), rest)
 
 
-@HALF_SPACE
+@every_space
 @ENGINES
 def test_different_labels_and_all_rows_are_no_mask(engine, half_space):
   energy = functools.partial(hyperspherical_energy, half_space=half_space, **engine)
@@ -125,7 +121,7 @@ def test_different_labels_and_all_rows_are_no_mask(engine, half_space):
     assert_close(jax.value_and_grad(functools.partial(energy, **mask))(w), plain)
 
 
-@HALF_SPACE
+@every_space
 @ENGINES
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 def test_a_class_twice_in_a_mini_batch(dtype, engine, half_space):
@@ -175,7 +171,7 @@ TRANSFORMATIONS = {
 }
 
 
-@HALF_SPACE
+@every_space
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_derivatives_with_traced_masks(name, half_space):
   @functools.partial(hasty_jit, static_argnames="engine")
@@ -271,7 +267,7 @@ def test_batches_and_broadcasting(engine):
   assert_close(many, energies(np.broadcast_to(w[0, 0], (4, 9, 4)), where=WHERES))
 
 
-@HALF_SPACE
+@every_space
 @ENGINES
 @pytest.mark.parametrize("n", (0, 1))
 def test_no_pairs(n, engine, half_space):
@@ -286,7 +282,7 @@ def test_no_pairs(n, engine, half_space):
       assert not np.asarray(gradient).any()
 
 
-@HALF_SPACE
+@every_space
 @ENGINES
 @pytest.mark.parametrize("bad", (math.nan, math.inf))
 def test_a_damaged_row_that_counts_is_not_hidden(bad, engine, half_space):

@@ -9,16 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objectives import hasty_jit
 
 from mhe_jax.neurons import nearest_neurons
 from mhe_jax.pair_sum import neighbors
 from mhe_jax.pair_sum.mask import Mask
 
 HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
-
-hasty_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 
 def normal(*shape, seed=0, dtype=float):

@@ -7,17 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objectives import FEW_POTENTIALS, every_space, hasty_jit
 
-from mhe_jax import Gaussian, Riesz, hyperspherical_energy
+from mhe_jax import Riesz, hyperspherical_energy
 from mhe_jax.neurons import neuron_energies
 from mhe_jax.pair_sum import tiled
 from mhe_jax.pair_sum.mask import Mask
-
-POTENTIALS = [Riesz(0.0), Riesz(2.0), Riesz(1.0, "geodesic"), Gaussian(2.0)]
-HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
-hasty_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 
 def normal(*shape, seed=0, dtype=float):
@@ -58,8 +53,8 @@ def dense(w, potential=Riesz(1.0), half_space=False):
 # --- numbers ------------------------------------------------------------------
 
 
-@HALF_SPACE
-@pytest.mark.parametrize("potential", POTENTIALS, ids=str)
+@every_space
+@pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
 def test_agrees_with_a_loop(potential, half_space):
   for n in (0, 1, 2, 3, 17):
     w = normal(n, 4, seed=n)
@@ -68,8 +63,8 @@ def test_agrees_with_a_loop(potential, half_space):
     np.testing.assert_allclose(actual, loop(w, potential, half_space)[0], rtol=1e-10)
 
 
-@HALF_SPACE
-@pytest.mark.parametrize("potential", POTENTIALS, ids=str)
+@every_space
+@pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
 def test_tiles_agree_with_a_loop(potential, half_space):
   for n, block_size in ((2, 2), (5, 2), (37, 8), (50, 16), (50, 37)):
     w = normal(n, 4, seed=n)
@@ -100,7 +95,7 @@ COSINES = {
 def test_closed_forms(name):
   neurons, cosines = COSINES[name]
   scale = np.exp(np.arange(len(neurons)) - 3.0)[:, None]
-  for potential in POTENTIALS:
+  for potential in FEW_POTENTIALS:
     f = potential.at_angle(np.arccos(cosines))
     actual = neuron_energies(jnp.asarray(scale * neurons), potential)
     np.testing.assert_allclose(actual, np.full(len(neurons), f.mean()), rtol=1e-9)
@@ -111,7 +106,7 @@ def test_closed_forms(name):
     np.testing.assert_allclose(actual, np.full(len(neurons), f.mean()), rtol=1e-9)
 
 
-@pytest.mark.parametrize("potential", POTENTIALS, ids=str)
+@pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
 def test_their_mean_is_the_energy(potential):
   w = normal(3, 40, 5)
   n = w.shape[-2]
@@ -146,7 +141,7 @@ def test_lower_precision(dtype):
 # --- rows that are not as others ----------------------------------------------------
 
 
-@HALF_SPACE
+@every_space
 def test_rows_of_zeros_are_orthogonal(half_space):
   w = normal(9, 4).at[jnp.array([2, 5])].set(0.0)
   energies = functools.partial(neuron_energies, half_space=half_space)
@@ -157,7 +152,7 @@ def test_rows_of_zeros_are_orthogonal(half_space):
   assert np.isfinite(gradient).all() and not gradient[2].any()
 
 
-@HALF_SPACE
+@every_space
 def test_equal_and_opposite_rows_are_finite(half_space):
   w = jnp.concatenate([jnp.ones((2, 3)), -jnp.ones((2, 3)), 1e30 * normal(2, 3)])
   for dtype in (jnp.float32, jnp.float64):
@@ -186,7 +181,7 @@ WHERE = np.arange(37) % 3 > 0
 LABELS = np.random.default_rng(0).integers(-2, 5, 37)
 
 
-@HALF_SPACE
+@every_space
 @pytest.mark.parametrize(
   "mask",
   [
@@ -257,7 +252,7 @@ TRANSFORMATIONS = {
 }
 
 
-@HALF_SPACE
+@every_space
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_transformations(name, half_space, monkeypatch):
   # As many tiles as there are of thousands of neurons.

@@ -9,21 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objectives import FEW_POTENTIALS, every_space, hasty_jit
 
 from mhe_jax import Gaussian, Riesz, hyperspherical_energy
-
-POTENTIALS = [Riesz(0.0), Riesz(1.0), Riesz(2.0), Riesz(1.0, "geodesic"), Gaussian(2.0)]
-HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
-hasty_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 
 def normal(*shape, dtype=float, seed=0):
   return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def engines(potential=POTENTIALS[2], half_space=False, block_size=16):
+def engines(potential=Riesz(2.0), half_space=False, block_size=16):
   """The energy by the definition, and by tiles."""
   energy = functools.partial(
     hyperspherical_energy, potential=potential, half_space=half_space
@@ -47,8 +42,8 @@ def assert_close(actual, expected, rtol):
 # --- equal to the definition ----------------------------------------------------
 
 
-@HALF_SPACE
-@pytest.mark.parametrize("potential", POTENTIALS, ids=str)
+@every_space
+@pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
 def test_value_and_gradient_are_those_of_dense(potential, half_space):
   # One tile; several, even and uneven; more tiles than rows would fill.
   for n, block_size in (
@@ -81,9 +76,9 @@ def test_any_shape_and_block_size(n, d, block_size, half_space):
   assert_close(hasty_jit(jax.value_and_grad(tiled))(w), expected, rtol=1e-12)
 
 
-@HALF_SPACE
+@every_space
 def test_float32(half_space):
-  for potential in POTENTIALS:
+  for potential in FEW_POTENTIALS:
     dense, tiled = engines(potential, half_space, 256)
     w = normal(1000, 48, dtype=jnp.float32)
     value, gradient = jax.jit(jax.value_and_grad(tiled))(w)
@@ -135,7 +130,7 @@ TRANSFORMATIONS = {
 }
 
 
-@HALF_SPACE
+@every_space
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_transformations(name, half_space):
   w, v = normal(37, 3), normal(37, 3, seed=1)
