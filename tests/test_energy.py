@@ -1,6 +1,7 @@
 """hyperspherical_energy: the double sum, its derivatives, symmetries and dtypes."""
 
 import dataclasses
+import functools
 import itertools
 
 import chex
@@ -27,7 +28,6 @@ POTENTIALS = [
   *(Riesz(s, metric) for s in (0, 1, 2, 3.5) for metric in ("chordal", "geodesic")),
   Gaussian(2.0),
 ]
-FEW_POTENTIALS = [Riesz(0.0), Riesz(2.0), Riesz(1.0, "geodesic"), Gaussian(2.0)]
 NEURONS = np.random.default_rng(0).normal(size=(5, 4)) * [[1], [2], [0.1], [9], [1]]
 
 
@@ -162,7 +162,7 @@ def test_it_is_the_objective_of_its_potential(half_space):
     jax.tree.map(np.testing.assert_array_equal, value_and_grad(energy), expected)
 
 
-def test_vmap_of_grad_is_the_gradient_of_a_batch(self):
+def test_vmap_of_grad_is_the_gradient_of_a_batch():
   @jax.jit
   def both_ways(w):
     each = jax.vmap(jax.grad(hyperspherical_energy))(w)
@@ -173,7 +173,7 @@ def test_vmap_of_grad_is_the_gradient_of_a_batch(self):
 
 
 @every_space
-def test_descent_separates_neurons(self, half_space):
+def test_descent_separates_neurons(half_space):
   def smallest_angle(w):
     u = w / np.linalg.norm(w, axis=1, keepdims=True)
     cosines = (u @ u.T)[np.triu_indices(len(u), 1)]
