@@ -61,8 +61,10 @@ def smallest_angle(w):
   return 2 * np.degrees(np.arcsin(distances(w).min() / 2))
 
 
-@pytest.mark.parametrize("s", (0, 1, 2))
-@pytest.mark.parametrize("n", MINIMA)
+# Every number of points with one exponent in turn, and the hardest with each.
+@pytest.mark.parametrize(
+  "n, s", [*((n, n % 3) for n in MINIMA), *((32, s) for s in (0, 1))]
+)
 def test_reaches_the_known_minima(key, n, s):
   points, energy = minimize(key, n, 3, Riesz(s))
   assert points.shape == (n, 3)
@@ -70,12 +72,25 @@ def test_reaches_the_known_minima(key, n, s):
   np.testing.assert_allclose(np.diag(cosines(points)), 1.0, atol=1e-14)
 
 
-def test_few_points_form_a_simplex(key):
-  potential = Gaussian(2.0)
-  points, energy = minimize(key, 5, 8, potential, reduction="mean", num_restarts=1)
+@pytest.mark.parametrize(
+  "potential, dtype, atol",
+  [
+    (Gaussian(2.0), "float64", 1e-8),
+    # Whose energies are far below those of orthogonal points.
+    (Gaussian(200.0), "float64", 1e-8),
+    (Riesz(1000.0), "float32", 1e-5),
+  ],
+  ids=str,
+)
+def test_few_points_form_a_simplex(key, potential, dtype, atol):
+  points, energy = minimize(
+    key, 5, 8, potential, reduction="mean", num_restarts=1, dtype=dtype
+  )
   expected = np.where(np.eye(5, dtype=bool), 1.0, -1 / 4)
-  np.testing.assert_allclose(cosines(points), expected, atol=1e-8)
-  assert float(energy) == pytest.approx(energy_lower_bound(5, 8, potential), rel=1e-10)
+  np.testing.assert_allclose(cosines(points), expected, atol=atol)
+  if potential == Gaussian(2.0):
+    bound = energy_lower_bound(5, 8, potential)
+    assert float(energy) == pytest.approx(bound, rel=1e-10)
 
 
 def test_few_lines_are_orthogonal(key):
@@ -153,9 +168,7 @@ class NanWhereClose(Potential):
   "potential, half_space, angle",
   [
     (Riesz(0.0), False, 18.0),
-    (Riesz(1.0), False, 18.5),
     (Riesz(2.0), False, 19.0),
-    (Riesz(5.0), False, 19.5),
     (Riesz(30.0), False, 20.0),
     (Riesz(1.0, "geodesic"), False, 18.5),
     (Riesz(1.0, eps=1.0), False, 18.5),  # As if the softening were none.
@@ -181,9 +194,9 @@ def test_no_two_points_coincide_in_float32(potential, half_space, angle):
     assert smallest_angle(both) > angle
 
 
-@pytest.mark.parametrize("s, least", ((1, 18438.9), (2, 24814.0)))
-def test_two_hundred_points_in_float32(key, s, least):
+def test_two_hundred_points_in_float32(key):
   """Their energy is that of the points, and near the least known."""
+  s, least = 2, 24814.0
   points, energy = minimize(key, 200, 3, Riesz(s), num_restarts=1, dtype="float32")
   assert float(energy) == pytest.approx((distances(points) ** -s).sum(), rel=1e-5)
   assert least < float(energy) < least * (1 + 5e-4)
@@ -196,9 +209,7 @@ def test_two_hundred_points_in_float32(key, s, least):
     (Riesz(10.0), "float32", 42.9),
     (Riesz(100.0), "float32", 43.6),
     (Riesz(1000.0), "float32", 43.68),
-    (Riesz(1000.0), "float64", 43.68),
     (Riesz(100.0, "geodesic"), "float32", 43.6),
-    (Gaussian(20.0), "float32", 42.5),
     (Gaussian(1000.0), "float32", 43.0),  # Its energies underflow.
   ],
   ids=str,
@@ -216,21 +227,18 @@ def test_steep_potentials_pack(key, potential, dtype, angle):
     assert float(energy) == pytest.approx(1149.795, rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ("float32", "float64"))
-def test_a_start_that_is_nan_never_wins(dtype):
+def test_a_start_that_is_nan_never_wins():
   key = jax.random.key(9)
-  starts = jax.random.normal(key, (8, 24, 3), dtype)
+  starts = jax.random.normal(key, (8, 24, 3), "float32")
   energies = hyperspherical_energy(starts, NanWhereClose())
   assert np.isnan(energies[0])
   assert 0 < np.isnan(energies).sum() < 8
-  points, energy = minimize(key, 24, 3, NanWhereClose(), dtype=dtype)
+  points, energy = minimize(key, 24, 3, NanWhereClose(), dtype="float32")
   assert smallest_angle(points) > 40
   assert float(energy) == pytest.approx((distances(points) ** -2).sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-  "s, dtype", ((0.0, "float64"), (1.0, "float32"), (1000.0, "float32"))
-)
+@pytest.mark.parametrize("s, dtype", ((0.0, "float64"), (1000.0, "float32")))
 def test_three_points_on_a_line_must_coincide(key, s, dtype):
   """Two of them, and not all: the energy is that of their softening, and finite."""
   points, energy = minimize(key, 3, 1, Riesz(s), dtype=dtype)
@@ -240,7 +248,7 @@ def test_three_points_on_a_line_must_coincide(key, s, dtype):
   assert np.isfinite(energy)
 
 
-@pytest.mark.parametrize("s", (0.0, 1.0, 4.0))
+@pytest.mark.parametrize("s", (0.0, 4.0))
 def test_many_points_on_a_circle_are_apart(key, s):
   """Where no point can pass another: equal angles, of 3.6 degrees."""
   points, _ = minimize(key, 100, 2, Riesz(s), num_restarts=2, dtype="float32")
