@@ -82,7 +82,9 @@ class LogMean(Objective):
 
   def scale(self, n: int, d: int, *, half_space: bool = False) -> tuple[float, float]:
     best, random = PairEnergy(self.potential).scale(n, d, half_space=half_space)
-    return math.log(best), math.log(random)
+    # Where they underflow, there is no scale.
+    log_best, log_random = (math.log(x) if x > 0 else -math.inf for x in (best, random))
+    return log_best, log_random
 
 
 def log_mean_exp(
