@@ -72,9 +72,9 @@ class LogDet(Objective):
 
   Args:
     t: inverse squared width of the kernel.
-    ridge: the :math:`\epsilon`. ``None``, the default, takes 8 n times the machine
-      epsilon, which keeps the factorization of any neurons finite, coincident ones
-      too. A larger ridge bounds the pull of pairs that nearly coincide.
+    ridge: the :math:`\epsilon`, but at least 8 n times the machine epsilon, which keeps
+      the factorization of any neurons finite, coincident ones too; ``None``, the
+      default, takes that. A larger ridge bounds the pull of pairs that nearly coincide.
 
   Raises:
     TypeError: ``t`` or ``ridge`` is not a number.
@@ -123,7 +123,7 @@ class LogDet(Objective):
 
   def _log_det(self, kernel, n):
     eps = float(jnp.finfo(kernel.dtype).eps)
-    ridge = 8.0 * n * eps if self.ridge is None else self.ridge
+    ridge = max(self.ridge or 0.0, 8.0 * n * eps)
     ridges = jnp.broadcast_to(ridge * jnp.eye(n, dtype=kernel.dtype), kernel.shape)
     kernel = kernel + ridges
     factor = jax.lax.linalg.cholesky(kernel, symmetrize_input=False)
