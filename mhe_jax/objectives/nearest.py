@@ -81,9 +81,11 @@ class Separation(Objective):
 
   def evaluate(self, units, *, half_space, key):
     if self.temperature is not None:
-      log_mean = LogMean(Gaussian(1.0 / self.temperature))
+      # Colder is no different, and its inverse no float32.
+      temperature = max(self.temperature, 1e-30)
+      log_mean = LogMean(Gaussian(1.0 / temperature))
       value = log_mean.evaluate(units, half_space=half_space, key=key)
-      return self.temperature * value
+      return temperature * value
     theta = _angles_to_nearest(units, half_space)
     if theta is None:
       return damage(units)
