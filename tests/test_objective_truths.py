@@ -168,6 +168,13 @@ def test_relative_excess_is_the_function(potential, half_space):
   np.testing.assert_allclose(value, expected, rtol=1e-13)
 
 
+def test_a_scale_that_underflows_is_none():
+  for objective in (LogMean(Gaussian(1000.0)), Separation("min", 1e-4)):
+    assert objective.scale(6, 4)[0] == -math.inf
+    with pytest.raises(NotImplementedError, match=r"no scale .*: the best have -inf"):
+      RelativeExcess(objective)(normal(6, 4))
+
+
 def test_a_layer_without_a_scale_is_named_with_a_rule_that_helps():
   kernels = {"conv(1)": normal(3, 5), "dense": normal(8, 5)}
   params = {name: {"kernel": jnp.asarray(w)} for name, w in kernels.items()}
@@ -285,6 +292,8 @@ def test_a_small_temperature_is_the_smallest_distance(half_space):
     value = Separation("min", t)(w, half_space=half_space)
     # Of at most 120 pairs, one of which is the closest.
     assert -smallest - t * math.log(120) <= value <= -smallest + 1e-9
+  coldest = Separation("min", 1e-300)(w.astype(np.float32), half_space=half_space)
+  assert float(coldest) == pytest.approx(-smallest, rel=1e-5)
 
 
 WITH_A_SCALE = [
@@ -349,7 +358,9 @@ def test_koleo_of_coincident_neurons_is_softened(half_space):
 def test_the_log_determinant_of_equal_neurons(half_space):
   """500 of them in float32, whose kernel has rank one: finite, by the ridge."""
   w = jnp.ones((500, 3), jnp.float32)
-  value, gradient = jax.value_and_grad(LogDet())(w, half_space=half_space)
+  # A smaller ridge, which would not, is none.
+  objective = LogDet() if half_space else LogDet(ridge=1e-30)
+  value, gradient = jax.value_and_grad(objective)(w, half_space=half_space)
   expected = log_det(units_of(w[:20], half_space), 1.0, 8 * 500 * 2.0**-23)
   assert np.isfinite(gradient).all()
   assert 0.9 * expected < float(value) < 1.1 * expected
