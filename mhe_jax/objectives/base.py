@@ -102,8 +102,9 @@ class Objective(abc.ABC):
     Raises:
       TypeError: ``neurons`` is not a real floating-point array; ``key`` is not a key,
         where one is needed; or the objective has no hash.
-      ValueError: ``neurons`` has fewer than two axes; a key is needed and missing; or
-        :meth:`evaluate` returns another shape or dtype than it should.
+      ValueError: ``neurons`` has fewer than two axes, or a symbolic n (of
+        ``jax.export``); a key is needed and missing; or :meth:`evaluate` returns
+        another shape or dtype than it should.
     """
     if isinstance(neurons, jax.Array) and jnp.issubdtype(neurons.dtype, jnp.integer):
       raise TypeError(
@@ -112,6 +113,11 @@ class Objective(abc.ABC):
         "schedule: give it static_args=('potential',)."
       )
     neurons = as_neurons(neurons)
+    if not isinstance(neurons.shape[-2], int):
+      raise ValueError(
+        f"neurons must have a static number of rows, got n = {neurons.shape[-2]}: "
+        "export each n by itself. (The batch axes may be symbolic.)"
+      )
     check_hashable(self)
     self.check_key(key)
     return evaluate(_Evaluation(self, bool(half_space)), neurons, key)
