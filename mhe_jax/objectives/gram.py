@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from mhe_jax.checks import check_number
 from mhe_jax.objectives.base import Objective, damage
+from mhe_jax.pair_sum.tiles import product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +46,10 @@ class Orthonormality(Objective):
     if n < 2:
       return damage(units)
     if n <= d:
-      gram = _product(units, jnp.swapaxes(units, -1, -2))
+      gram = product(units, jnp.swapaxes(units, -1, -2))
       gram = jnp.where(jnp.eye(n, dtype=bool), 0.0, gram)
       return jnp.sum(gram**2, (-2, -1)) / (n * (n - 1))
-    gram = _product(jnp.swapaxes(units, -1, -2), units)
+    gram = product(jnp.swapaxes(units, -1, -2), units)
     own = jnp.sum(jnp.sum(units**2, -1) ** 2, -1)
     return (jnp.sum(gram**2, (-2, -1)) - own) / (n * (n - 1))
 
@@ -110,7 +111,7 @@ class LogDet(Objective):
     n = units.shape[-2]
     if n == 0:
       return damage(units)
-    cosines = _product(units, jnp.swapaxes(units, -1, -2))
+    cosines = product(units, jnp.swapaxes(units, -1, -2))
     diagonal = jnp.eye(n, dtype=bool)
     cosines = jnp.where(diagonal, 1.0, cosines)  # Of a row of zeros, too.
     near = jnp.exp(-self.t * (2.0 - 2.0 * cosines))
@@ -128,8 +129,3 @@ class LogDet(Objective):
     kernel = kernel + ridges
     factor = jax.lax.linalg.cholesky(kernel, symmetrize_input=False)
     return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), -1)
-
-
-def _product(x, y):
-  # HIGHEST: see pair_sum/dense.py.
-  return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
