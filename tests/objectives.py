@@ -5,6 +5,7 @@ import itertools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -89,3 +90,25 @@ def snub_cube():
       if (signs.count(1) % 2 == 1) == is_odd:
         points.append((np.array(signs) * [1, 1 / t, t])[list(order)])
   return np.array(points)
+
+
+def transformations(weighted):
+  """Of a function f of neurons, at w and in the direction v, by name.
+
+  Args:
+    weighted: of f, a function with one number for each w.
+  """
+  return {
+    "jvp": lambda f, w, v: jax.jvp(f, (w,), (v,)),
+    "gradient": lambda f, w, v: jax.grad(weighted(f))(w),
+    "forward over reverse": lambda f, w, v: jax.jvp(jax.grad(weighted(f)), (w,), (v,)),
+    "reverse over reverse": lambda f, w, v: jax.grad(
+      lambda w: jnp.vdot(jax.grad(weighted(f))(w), v)
+    )(w),
+    "vmap": lambda f, w, v: jax.vmap(f)(jnp.stack([w, v])),
+    "vmap of grad": lambda f, w, v: jax.vmap(jax.grad(weighted(f)))(jnp.stack([w, v])),
+    "scan of grad": lambda f, w, v: jax.lax.scan(
+      lambda w, _: (w - 0.1 * jax.grad(weighted(f))(w), f(w)), w, None, length=3
+    ),
+    "a batch": lambda f, w, v: f(jnp.stack([w, v, w - v])),
+  }

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import hasty_jit
+from objectives import hasty_jit, transformations
 
 from mhe_jax.neurons import nearest_neurons
 from mhe_jax.pair_sum import neighbors
@@ -281,21 +281,7 @@ def weighted(f):
   return lambda w: jnp.vdot(f(w)[..., 0], jnp.arange(w.shape[-2], dtype=w.dtype))
 
 
-TRANSFORMATIONS = {
-  "jit": lambda f, w, v: f(w),
-  "jvp": lambda f, w, v: jax.jvp(f, (w,), (v,)),
-  "gradient": lambda f, w, v: jax.grad(weighted(f))(w),
-  "forward over reverse": lambda f, w, v: jax.jvp(jax.grad(weighted(f)), (w,), (v,)),
-  "reverse over reverse": lambda f, w, v: jax.grad(
-    lambda w: jnp.vdot(jax.grad(weighted(f))(w), v)
-  )(w),
-  "vmap": lambda f, w, v: jax.vmap(f)(jnp.stack([w, v])),
-  "vmap of grad": lambda f, w, v: jax.vmap(jax.grad(weighted(f)))(jnp.stack([w, v])),
-  "scan of grad": lambda f, w, v: jax.lax.scan(
-    lambda w, _: (w - 0.1 * jax.grad(weighted(f))(w), f(w)), w, None, length=3
-  ),
-  "a batch": lambda f, w, v: f(jnp.stack([w, v, w - v])),
-}
+TRANSFORMATIONS = {"jit": lambda f, w, v: f(w), **transformations(weighted)}
 
 
 @HALF_SPACE

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import FEW_POTENTIALS, every_space, hasty_jit
+from objectives import FEW_POTENTIALS, every_space, hasty_jit, transformations
 
 from mhe_jax import Riesz, hyperspherical_energy
 from mhe_jax.neurons import neuron_energies
@@ -233,22 +233,11 @@ def weighted(f):
 
 
 TRANSFORMATIONS = {
-  "jvp": lambda f, w, v: jax.jvp(f, (w,), (v,)),
-  "gradient": lambda f, w, v: jax.grad(weighted(f))(w),
+  **transformations(weighted),
   "Jacobian": lambda f, w, v: jax.jacrev(f)(w),
-  "forward over reverse": lambda f, w, v: jax.jvp(jax.grad(weighted(f)), (w,), (v,)),
   "reverse over forward": lambda f, w, v: jax.grad(
     lambda w: jax.jvp(weighted(f), (w,), (v,))[1]
   )(w),
-  "reverse over reverse": lambda f, w, v: jax.grad(
-    lambda w: jnp.vdot(jax.grad(weighted(f))(w), v)
-  )(w),
-  "vmap": lambda f, w, v: jax.vmap(f)(jnp.stack([w, v])),
-  "vmap of grad": lambda f, w, v: jax.vmap(jax.grad(weighted(f)))(jnp.stack([w, v])),
-  "scan of grad": lambda f, w, v: jax.lax.scan(
-    lambda w, _: (w - 0.1 * jax.grad(weighted(f))(w), f(w)), w, None, length=3
-  ),
-  "a batch": lambda f, w, v: f(jnp.stack([w, v, w - v])),
 }
 
 
