@@ -27,7 +27,30 @@ def environment() -> dict[str, Any]:
       "python": platform.python_version(),
     },
     "device": f"{jax.devices()[0].device_kind}, {cores or os.cpu_count()} cores",
+    "processor": processor(),
   }
+
+
+@functools.cache
+def processor() -> str:
+  """Model and vector extensions: XLA compiles for them, and so rounds by them."""
+  info = _first_of_cpuinfo(pathlib.Path("/proc/cpuinfo"))
+  names = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
+  found = [f"{name} {info[name]}" for name in names if info.get(name)]
+  flags = info.get("flags", info.get("Features", "")).split()
+  vector = ("avx", "fma", "amx", "sve", "asimd")
+  found += [" ".join(sorted(flag for flag in flags if flag.startswith(vector)))]
+  return ", ".join(filter(None, found)) or platform.processor() or platform.machine()
+
+
+def _first_of_cpuinfo(path):
+  """What Linux says of its first core: ``{name: value}``; nothing elsewhere."""
+  try:
+    first, _, _ = path.read_text().partition("\n\n")
+  except OSError:
+    return {}
+  lines = (line.partition(":") for line in first.splitlines())
+  return {name.strip(): value.strip() for name, _, value in lines}
 
 
 @functools.cache  # What runs is what was there when it started.

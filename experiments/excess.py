@@ -1,14 +1,17 @@
-"""Redundancy of layers: one measure, whatever the regularizer is."""
+"""Redundancy of layers and features: one measure, whatever the regularizer is."""
 
 import functools
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 
 from experiments.models import OUTPUT
 from experiments.runs.results import from_json
-from mhe_jax import LayerRule, Riesz, layer_excess
+from mhe_jax import LayerRule, Riesz, layer_excess, neuron_matrices
 
 
 @functools.partial(jax.jit, static_argnames="output")
@@ -21,6 +24,37 @@ def excess(params: Any, output: str = OUTPUT) -> dict[str, jax.Array]:
   """
   rules = (LayerRule(output, role="output"),)
   return layer_excess(params, Riesz(2.0), rules=rules)
+
+
+@jax.jit
+def norms(params: Any) -> dict[str, jax.Array]:
+  """Root mean square norm of the neurons of each layer, which sets its actual rate.
+
+  Where a normalization follows, only directions count, and a step turns them by the
+  learning rate over the squared norm.
+  """
+  rows = {k: jnp.sum(w**2, 1) for k, w in neuron_matrices(params).items()}
+  return {k: jnp.sqrt(squared.mean()) for k, squared in rows.items()}
+
+
+def effective_rank(features: np.ndarray) -> float:
+  """How many directions the features use: exp of the entropy of their spectrum.
+
+  Args:
+    features: ``[samples, d]``; their mean is taken away.
+
+  Returns:
+    1 to d; NaN of features that are not finite, or all the same.
+
+  References:
+    Roy and Vetterli, The effective rank, EUSIPCO 2007, definition 1.
+  """
+  centered = np.asarray(features, np.float64)
+  centered = centered - centered.mean(0)
+  if not np.isfinite(centered).all():
+    return math.nan
+  values = np.linalg.svd(centered, compute_uv=False)
+  return float(np.exp(scipy.stats.entropy(values))) if values.any() else math.nan
 
 
 def hidden_excess(excess: dict[str, float | None], output: str = OUTPUT) -> float:

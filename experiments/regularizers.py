@@ -14,6 +14,7 @@ from experiments.runs.settings import Settings
 from mhe_jax import (
   LayerRule,
   Orthonormality,
+  RelativeExcess,
   Riesz,
   add_hyperspherical_energy,
   neuron_matrices,
@@ -33,6 +34,7 @@ class Regularizer(Settings):
     layers: which layers have an energy.
     weight: factor of the sum over the layers; of the authors' constants a further
       factor.
+    relative: the logarithm of one plus the relative excess, instead of the energy.
   """
 
   kind: Literal["none", "mhe", "authors", "orthonormal"] = "none"
@@ -41,14 +43,16 @@ class Regularizer(Settings):
   half_space: bool = True
   layers: Literal["hidden", "output", "both"] = "both"
   weight: float = 1.0
+  relative: bool = False
 
   def __post_init__(self):
     super().__post_init__()
     self.check_least(s=0, weight=0)
     # Equal runs have equal configurations.
     unused = {
-      "none": ("s", "metric", "half_space", "layers", "weight"),
+      "none": ("s", "metric", "half_space", "layers", "weight", "relative"),
       "orthonormal": ("s", "metric", "half_space"),
+      "authors": ("relative",),
     }
     for name in unused.get(self.kind, ()):
       value = getattr(self, name)
@@ -58,11 +62,16 @@ class Regularizer(Settings):
   @property
   def name(self) -> str:
     """As the paper calls it."""
-    if self.kind in ("none", "orthonormal"):
-      return {"none": "baseline"}.get(self.kind, self.kind)
-    text = "A-MHE" if self.metric == "geodesic" else "MHE"
-    text = f"half-space {text}" if self.half_space else text
-    text = f"{text}, s = {self.s:g}"
+    if self.kind == "none":
+      return "baseline"
+    if self.kind == "orthonormal":
+      text = "orthonormal"
+    else:
+      text = "A-MHE" if self.metric == "geodesic" else "MHE"
+      text = f"half-space {text}" if self.half_space else text
+      text = f"{text}, s = {self.s:g}"
+    if self.relative:
+      text = f"{text}, relative"
     return f"{text}, authors' constants" if self.kind == "authors" else text
 
   @property
@@ -86,9 +95,12 @@ class Regularizer(Settings):
       return optax.with_extra_args_support(optax.identity())
     if self.kind in ("mhe", "orthonormal"):
       rival = self.kind == "orthonormal"
+      objective = Orthonormality() if rival else Riesz(self.s, self.metric)
+      if self.relative:
+        objective = RelativeExcess(objective, log=True)
       return add_hyperspherical_energy(
         self.weight,
-        Orthonormality() if rival else Riesz(self.s, self.metric),
+        objective,
         half_space=self.half_space,
         hidden_weight=of_hidden,
         output_weight=of_output,

@@ -12,7 +12,7 @@ import experiments.classification.__main__ as classification
 from experiments import quickstart
 from experiments.benchmarks import energy, input_pipeline, train_step
 from experiments.classification import report, sweep
-from experiments.classification.paper import MHE
+from experiments.classification.arms import MHE
 from experiments.classification.presets import PRESETS, Config, preset
 from experiments.classification.task import TASK
 from experiments.errors import InputError, told_in_a_line

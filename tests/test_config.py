@@ -11,11 +11,8 @@ import optax
 import pytest
 
 from experiments import models
-from experiments.classification.paper import (
-  HALF_MHE,
-  MHE,
-  sweeps_of,
-)
+from experiments.classification.arms import HALF_MHE, MHE
+from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import PRESETS, Config
 from experiments.classification.report import RESULTS
 from experiments.classification.task import Run

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import models
-from experiments.classification.paper import (
-  BASELINE,
-)
+from experiments.classification.arms import BASELINE
 from experiments.regularizers import Regularizer, authors_energy
 from mhe_jax import Riesz, hyperspherical_energy, network_energy
 

@@ -9,14 +9,14 @@ import pytest
 import scipy.stats
 
 from experiments.classification import report
-from experiments.classification.paper import (
+from experiments.classification.arms import (
   BASELINE,
   CONFIRMING,
   EXPLORING,
   HALF_MHE,
   MHE,
-  sweeps_of,
 )
+from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import PRESETS, Config
 from experiments.errors import InputError
 from experiments.report.columns import columns_of
@@ -34,7 +34,7 @@ def test_seeds_that_confirm_are_in_no_other_table(name_of_preset, tmp_path):
   sweeps = sweeps_of(name_of_preset)
   new = set(sweeps["headline"].seeds)
   for name, sweep in sweeps.items():
-    assert name == "headline" or new.isdisjoint(sweep.seeds)
+    assert name == "headline" or new.isdisjoint(sweep.seeds), name
   for arm in sweeps["headline"].arms:
     if arm.config.regularizer == BASELINE:
       write_results(tmp_path, arm.config, dict.fromkeys(range(12), 1.0))

@@ -5,14 +5,8 @@ import pathlib
 
 import numpy as np
 
-from experiments.classification.paper import (
-  BASELINE,
-  HALF_MHE,
-  MHE,
-  ORTHONORMAL,
-  SWEEPS,
-  Base,
-)
+from experiments.classification.arms import BASELINE, HALF_MHE, MHE, ORTHONORMAL, Base
+from experiments.classification.plan import SWEEPS
 from experiments.classification.presets import Config
 from experiments.excess import hidden_excess
 from experiments.report.columns import columns_of

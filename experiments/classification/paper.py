@@ -8,53 +8,22 @@ and not checked against its text.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from experiments.classification.presets import Config, preset
+from experiments.classification.arms import (
+  BASELINE,
+  CONFIRMING,
+  DATASETS,
+  HALF_MHE,
+  MHE,
+  ORTHONORMAL,
+  RELATIVE,
+  TUNING,
+  Base,
+)
+from experiments.classification.presets import Config
 from experiments.regularizers import Regularizer
-from experiments.runs.plan import Arm, Sweep
-from experiments.runs.task import Preset
-
-DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-BASELINE = Regularizer()
-MHE = Regularizer("mhe", half_space=False)
-HALF_MHE = Regularizer("mhe")
-ORTHONORMAL = Regularizer("orthonormal")
-
-
-# Seeds that explore: of all tables but the headline, which confirms, and the learning
-# rate's. Those of smoke confirm nothing.
-EXPLORING = {"smoke": range(2), "cpu": range(3), "paper": range(5)}
-CONFIRMING = {"smoke": range(2), "cpu": range(3, 8), "paper": range(5, 12)}
-TUNING = range(100, 101)  # By whose validation errors settings are judged.
-
-
-class Base:
-  """Configurations of a preset on the data sets of the paper."""
-
-  def __init__(self, preset: Preset):
-    self.preset: Preset = preset
-    self.seeds = EXPLORING[preset]
-
-  def __call__(self, dataset: str, **changes: Any) -> Config:
-    """A configuration on a data set; all of ``smoke`` is on handwritten digits."""
-    if self.preset == "smoke":
-      kept = ("regularizer", "dropped", "seed")
-      changes = {name: x for name, x in changes.items() if name in kept}
-      return dataclasses.replace(preset("smoke"), **changes)
-    return dataclasses.replace(preset(self.preset, dataset), **changes)
-
-  def weighted(self, regularizer: Regularizer) -> Regularizer:
-    """With the weight of the preset; the baseline has none."""
-    if regularizer == BASELINE:
-      return regularizer
-    return dataclasses.replace(regularizer, weight=WEIGHTS[self.preset])
-
-
-# That of cpu makes up for the shorter schedule: the sum of learning rate times weight
-# over the steps is that of the paper's schedule on CIFAR-10, and a fifth of it on
-# CIFAR-100.
-WEIGHTS = {"smoke": 1.0, "cpu": 10.0, "paper": 1.0}
+from experiments.runs.plan import Arm, Comparison, Sweep
 
 
 def headline(base: Base) -> Sweep[Config]:
@@ -249,24 +218,39 @@ def imbalance(base: Base) -> Sweep[Config]:
     HALF_MHE: (7.90, 26.40, 9.59),
     dataclasses.replace(MHE, metric="geodesic"): (7.96, 26.00, 9.88),
     half_angular: (7.59, 25.90, 9.89),
+    RELATIVE: (None,) * 3,
   }
+  single, multiple = ((0, 0.98),), ((0, 0.9), (1, 0.9))
   cases = (
-    ("single", ((0, 0.98),), "test_error"),
-    ("single, error of the class", ((0, 0.98),), "test_error_class_0"),
-    ("multiple", ((0, 0.9), (1, 0.9)), "test_error"),
+    ("single", single, "test_error"),
+    ("single, error of the class", single, "test_error_class_0"),
+    ("multiple", multiple, "test_error"),
+    ("multiple, errors of the classes", multiple, _BOTH_CLASSES),
   )
+  # Of few images, 2% are too few to learn from.
+  changes = {"images_per_class": 0} if base.preset == "cpu" else {}
+  kinds = dict(zip(map(base.weighted, papers), papers.values()))
   arms = [
     Arm(
       regularizer.name,
       column,
-      base("cifar10", regularizer=regularizer, dropped=dropped),
+      base("cifar10", regularizer=regularizer, dropped=dropped, **changes),
       paper,
       measure,
     )
-    for regularizer, row in zip(map(base.weighted, papers), papers.values())
-    for (column, dropped, measure), paper in zip(cases, row)
+    for regularizer, row in kinds.items()
+    for (column, dropped, measure), paper in zip(cases, (*row, None))
   ]
-  return Sweep("Class imbalance", "regularizer", arms, base.seeds)
+  asks = tuple(
+    Comparison(base.weighted(kind).name, BASELINE.name, column)
+    for kind in (HALF_MHE, RELATIVE)
+    for column in ("single, error of the class", "multiple, errors of the classes")
+  )
+  seeds = base.new_seeds(range(8, 13)) if base.preset == "cpu" else base.seeds
+  return Sweep("Class imbalance", "regularizer", arms, seeds, asks=asks)
+
+
+_BOTH_CLASSES = ("test_error_class_0", "test_error_class_1")
 
 
 def start(base: Base) -> Sweep[Config]:
@@ -293,19 +277,10 @@ def start(base: Base) -> Sweep[Config]:
   )
 
 
-SWEEPS: dict[str, Callable[[Base], Sweep[Config]]] = {
+PAPER: dict[str, Callable[[Base], Sweep[Config]]] = {
   function.__name__: function
   for function in (
     rate, headline, variants, width, depth, layers, weight, resnet, imbalance, start,
     imagenet,
   )
 }  # fmt: skip
-
-
-def sweeps_of(preset: Preset) -> dict[str, Sweep[Config]]:
-  """The sweeps of a preset by name; ImageNet is out of reach of ``cpu``."""
-  return {
-    name: function(Base(preset))
-    for name, function in SWEEPS.items()
-    if (preset, name) != ("cpu", "imagenet")
-  }

@@ -43,6 +43,8 @@ class Config(RunSettings):
     measurements: how often that is done, the energies are measured and the state is
       saved.
     seed: of initialization, choice and order of the images, augmentation.
+    rounding: unless it is 0, every parameter starts one rounding error off, up or down
+      by this seed: what differs between such runs is what rounding alone does.
   """
 
   dataset: Name = "cifar100"
@@ -64,12 +66,13 @@ class Config(RunSettings):
   curve_images: int = 10000
   measurements: int = 85
   seed: int = 0
+  rounding: int = 0
 
   def __post_init__(self):
     super().__post_init__()
     self.check_least(
       shrink=1, width=1, batch_size=1, curve_images=1, images_per_class=0, warmup=0,
-      weight_decay=0,
+      weight_decay=0, rounding=0,
     )  # fmt: skip
     # Whatever their order, runs are the same.
     for name in ("dropped", "decay_at"):

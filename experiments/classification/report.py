@@ -18,18 +18,14 @@ import tyro
 from rich.console import Console
 
 from experiments.benchmarks import train_step
+from experiments.classification.arms import DATASETS, HALF_MHE, MHE, ORTHONORMAL
 from experiments.classification.figures import draw_all
-from experiments.classification.paper import (
-  DATASETS,
-  HALF_MHE,
-  MHE,
-  ORTHONORMAL,
-  sweeps_of,
-)
+from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import Config
 from experiments.errors import InputError, make_folder, told_in_a_line
 from experiments.excess import hidden_excess
 from experiments.models import OUTPUT
+from experiments.report.answers import answers
 from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import Column, columns_of
 from experiments.report.markdown import markdown
@@ -176,7 +172,11 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   """What is generated, by name."""
   texts = {"summary": summary(preset, results)}
   for name, sweep in sweeps_of(preset).items():
-    texts[name] = table(sweep, results) if columns_of(sweep, results) else ""
+    if columns_of(sweep, results):
+      parts = (table(sweep, results), answers(sweep, results))
+      texts[name] = "\n\n".join(filter(None, parts))
+    else:
+      texts[name] = ""
   texts |= {f"details of {title}": "" for title in DATASETS.values()}
   for column in columns_of(sweeps_of(preset)["variants"], results):
     texts[f"details of {column.title}"] = details(column)

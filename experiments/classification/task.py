@@ -15,7 +15,7 @@ from experiments.classification.presets import Config, preset
 from experiments.data import Data, Split, load, select
 from experiments.data.batches import test_batches, training_batches
 from experiments.errors import InputError
-from experiments.excess import excess
+from experiments.excess import effective_rank, excess, norms
 from experiments.runs.task import Task
 from experiments.runs.train import number
 
@@ -53,11 +53,15 @@ class Run:
         f"shrink must leave {least} x {least} pixels or more of the images, which have "
         f"{data.image_shape[:2]}, got {config.shrink}."
       )
-    tx, self._update = _compiled(dataclasses.replace(config, seed=0), self._model)
+    tx, self._update = _compiled(
+      dataclasses.replace(config, seed=0, rounding=0), self._model
+    )
     image = np.zeros((1, *data.image_shape), np.uint8)
     params, stats = training.init(
       self._model, config.shrink, jax.random.key(config.seed), image
     )
+    if config.rounding:
+      params = training.rounded_otherwise(params, config.rounding)
     self.state = training.State(params, stats, tx.init(params), jnp.zeros(()))
 
   @property
@@ -77,7 +81,7 @@ class Run:
       yield step
 
   def measure(self, step: int) -> dict:
-    """An entry of the history: mean loss since the last, error, redundancy."""
+    """An entry of the history: mean loss since the last, error, redundancy, norms."""
     config, data = self.config, self._data
     some = np.random.default_rng(0).permutation(len(data.test))[: config.curve_images]
     errors, _ = self._evaluate(data.test, np.sort(some))
@@ -88,11 +92,13 @@ class Run:
       "train_loss": number(loss),
       "test_error": number(100 * errors.mean()),
       "excess": {k: number(v) for k, v in excess(self.state.params).items()},
+      "norm": {k: number(v) for k, v in norms(self.state.params).items()},
     }
 
   def final_measures(self) -> dict:
     """Errors in percent and losses, of all test images and up to 5,000 that it saw.
 
+    Also the effective rank of what the classifier is given, of 5,000 test images.
     Where only some images of each class are trained on, the validation error is that
     of up to 10,000 of the others.
     """
@@ -105,6 +111,7 @@ class Run:
       "test_loss": losses.mean(),
       "train_error": 100 * train_errors.mean(),
       "train_loss": train_losses.mean(),
+      "feature_rank": effective_rank(self._features(data.test)),
     }
     if self.config.images_per_class:
       others = np.setdiff1d(np.arange(len(data.train)), self._rows)
@@ -116,6 +123,18 @@ class Run:
       of_class = errors[data.test.labels == label]
       measures[f"test_error_class_{label}"] = 100 * of_class.mean()
     return {name: number(value) for name, value in measures.items()}
+
+  def _features(self, split: Split):
+    """What the classifier is given, ``[5000, features]``, or fewer."""
+    rows = np.sort(np.random.default_rng(0).permutation(len(split))[:5000])
+    batch_size = 100 if self._data.size else 500
+    classifier, _, _ = models.OUTPUT.partition("/")
+    variables = self.state.params, self.state.batch_stats
+    found = [
+      training.features(self._model, self.config.shrink, classifier, *variables, images)
+      for images, _ in test_batches(split, rows, batch_size, size=self._data.size)
+    ]
+    return np.concatenate(found)[: len(rows)]
 
   def _evaluate(self, split: Split, rows: np.ndarray):
     """Errors (bool) and losses of some images, ``[len(rows)]`` each."""

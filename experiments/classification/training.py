@@ -44,6 +44,19 @@ def init(model: nn.Module, shrink: int, key: jax.Array, images: jax.typing.Array
   return variables["params"], variables.get("batch_stats", {})
 
 
+def rounded_otherwise(params: Any, seed: int) -> Any:
+  """Every parameter moved to one of the two numbers next to it, at random."""
+  leaves, structure = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  moved = [
+    jnp.nextafter(
+      x, jnp.where(jax.random.bernoulli(key, shape=x.shape), 1, -1) * jnp.inf
+    )
+    for key, x in zip(keys, leaves)
+  ]
+  return jax.tree.unflatten(structure, moved)
+
+
 def make_update(
   model: nn.Module,
   shrink: int,
@@ -72,6 +85,30 @@ def make_update(
     return State(params, stats, opt_state, state.loss + value)
 
   return update
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def features(
+  model: nn.Module,
+  shrink: int,
+  classifier: str,
+  params: Any,
+  batch_stats: Any,
+  images: jax.typing.ArrayLike,
+) -> jax.Array:
+  """What the classifier, the layer of that name, is given: ``[batch, features]``."""
+  seen = []
+
+  def look(call, arguments, options, context):
+    if context.module.name == classifier:
+      seen.append(arguments[0])
+    return call(*arguments, **options)
+
+  with nn.intercept_methods(look):
+    variables = {"params": params, "batch_stats": batch_stats}
+    model.apply(variables, standardize(images, shrink))
+  (x,) = seen
+  return x
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

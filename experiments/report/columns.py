@@ -46,15 +46,22 @@ class Column(Generic[S]):
     """Of an arm, in the order of the seeds; none if it has none."""
     return self._runs.get(row, [])
 
-  def values(self, row: str, measure: str | None = None) -> list[float]:
+  def values(
+    self, row: str, measure: str | tuple[str, ...] | None = None
+  ) -> list[float]:
     """A measure of these runs, the error of the arm if none is named.
+
+    Of several measures, their mean.
 
     NaN of all runs that diverged, which have some final measure without a number: a
     network of NaN has an error, too.
     """
-    name = measure or self.arms[row].measure
+    names = measure or self.arms[row].measure
+    names = (names,) if isinstance(names, str) else names
     return [
-      math.nan if None in run.values() else from_json(run[name])
+      math.nan
+      if None in run.values()
+      else sum(from_json(run[name]) for name in names) / len(names)
       for run in self.runs(row)
     ]
 

@@ -16,14 +16,28 @@ class Arm(NamedTuple, Generic[S]):
     config: its runs, but for the seed.
     paper: what the paper reports, if it does; NaN where it says that training does
       not converge.
-    measure: which entry of a result is the error.
+    measure: which entry of a result is the error; of several, the mean of them.
   """
 
   row: str
   column: str
   config: S
   paper: float | None = None
-  measure: str = "test_error"
+  measure: str | tuple[str, ...] = "test_error"
+
+
+class Comparison(NamedTuple):
+  """What a sweep was made to ask: fixed before its first run.
+
+  Attributes:
+    row: whose errors are compared,
+    against: with those of this row,
+    column: in this column.
+  """
+
+  row: str
+  against: str
+  column: str
 
 
 class Sweep(NamedTuple, Generic[S]):
@@ -37,6 +51,7 @@ class Sweep(NamedTuple, Generic[S]):
     seeds: of the runs of a cell.
     compared: show how the others differ from the first row.
     last: its runs come after those of all other sweeps: they take days.
+    asks: the comparisons that it was made for; their P values are corrected together.
   """
 
   title: str
@@ -45,6 +60,7 @@ class Sweep(NamedTuple, Generic[S]):
   seeds: range
   compared: bool = True
   last: bool = False
+  asks: tuple[Comparison, ...] = ()
 
 
 def runs_of(sweeps: Iterable[Sweep[S]], seeds: Sequence[int] | None = None) -> list[S]:

@@ -1,0 +1,206 @@
+"""Where it helps: sweeps that ask more than the paper's tables do.
+
+What each was made to compare stands in its ``asks``, which is committed before its
+first run.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from experiments.classification.arms import (
+  BASELINE,
+  DATASETS,
+  HALF_MHE,
+  MHE,
+  ORTHONORMAL,
+  RELATIVE,
+  RELATIVE_ORTHONORMAL,
+  Base,
+)
+from experiments.classification.presets import Config
+from experiments.regularizers import Regularizer
+from experiments.runs.plan import Arm, Comparison, Sweep
+
+WARM_UP = 500  # Updates.
+# What a run on all images of CIFAR-100 is, on two cores: that of ``start``.
+_SHORT = {"steps": 4000, "measurements": 40, "curve_images": 1000}
+_ALL_IMAGES = {
+  "images_per_class": 0, "batch_size": 128, "learning_rate": 0.1, "width": 16,
+}  # fmt: skip
+
+
+def claims(base: Base) -> Sweep[Config]:
+  """The paper's schedule, a third of it: benefit, or a better start?"""
+  kinds = {
+    BASELINE: (0, WARM_UP),
+    MHE: (0,),
+    HALF_MHE: (0, WARM_UP),
+    dataclasses.replace(HALF_MHE, weight=10.0): (0,),
+    RELATIVE: (0, WARM_UP),
+  }
+  seeds = base.new_seeds(range(20, 23))
+  return _schedule(base, kinds, seeds, steps=14_000, measurements=70)
+
+
+def whole(base: Base) -> Sweep[Config]:
+  """The paper's schedule."""
+  kinds = {BASELINE: (0, WARM_UP), MHE: (0,), HALF_MHE: (0,), RELATIVE: (0,)}
+  seeds = base.new_seeds(range(20, 21))
+  return _schedule(base, kinds, seeds, steps=42_500, measurements=85)
+
+
+def _schedule(base, kinds, seeds, **changes):
+  """Regularizers, each with some numbers of steps of warm-up."""
+  changes = _on_cpu(base, **changes, curve_images=1000)
+  widths = (16, 64) if base.preset == "paper" else (16,)
+  arms = [
+    Arm(
+      weighted_name(kind),
+      _column(warmup) if width == 16 else f"width {width}, {_column(warmup)}",
+      base(
+        "cifar100", regularizer=kind, warmup=warmup, authors=True,
+        **(_ALL_IMAGES | {"width": width}), **changes,
+      ),
+    )
+    for width in widths
+    for kind, warmups in kinds.items()
+    for warmup in warmups
+  ]  # fmt: skip
+  asks = tuple(
+    Comparison(weighted_name(kind), BASELINE.name, _column(warmup))
+    for kind in (HALF_MHE, RELATIVE)
+    for warmup in kinds[kind]
+  )
+  title = "The paper's learning rate, in its authors' details"
+  return Sweep(title, "regularizer", arms, seeds, asks=asks)
+
+
+def deep(base: Base) -> Sweep[Config]:
+  """Depth, with and without a warm-up, both forms and their rival."""
+  kinds = (BASELINE, HALF_MHE, RELATIVE, RELATIVE_ORTHONORMAL)
+  models = ("cnn-15", "cnn-9", "cnn-6")
+  arms = [
+    Arm(
+      weighted_name(kind),
+      f"{model.upper()}, {_column(warmup)}",
+      base(
+        "cifar100", regularizer=kind, model=model, warmup=warmup,
+        **_ALL_IMAGES, **_on_cpu(base, **_SHORT),
+      ),
+    )
+    for kind in map(base.weighted, kinds)
+    for model in models[: 1 if kind == RELATIVE_ORTHONORMAL else None]
+    for warmup in (WARM_UP, 0)
+  ]  # fmt: skip
+  return Sweep("Deep and narrow", "regularizer", arms, base.new_seeds(range(10, 13)))
+
+
+def rates(base: Base) -> Sweep[Config]:
+  """Learning rates of CNN-15, with a warm-up, with and without the energy."""
+  arms = [
+    Arm(f"{rate:g}", weighted_name(kind), _deep_config(base, kind, learning_rate=rate))
+    for rate in (0.02, 0.05, 0.1, 0.2)
+    for kind in (BASELINE, RELATIVE)
+  ]
+  title = "Learning rate of CNN-15"
+  seeds = base.new_seeds(range(10, 13))
+  return Sweep(title, "learning rate", arms, seeds, compared=False)
+
+
+def _deep_config(base, regularizer, **changes):
+  changes = _ALL_IMAGES | _on_cpu(base, **_SHORT) | changes
+  return base(
+    "cifar100", regularizer=regularizer, model="cnn-15", warmup=WARM_UP, **changes
+  )
+
+
+def warm(base: Base) -> Sweep[Config]:
+  """CNN-9 with a warm-up, on new seeds: is anything left of the gain?"""
+  kinds = (BASELINE, MHE, HALF_MHE, ORTHONORMAL, RELATIVE)
+  cells = {weighted_name(kind): (kind, 0.1) for kind in map(base.weighted, kinds)}
+  cells |= {f"baseline, rate {rate:g}": (BASELINE, rate) for rate in (0.05, 0.2)}
+  column = f"CNN-9, {_column(WARM_UP)}"
+  arms = [
+    Arm(
+      row,
+      column,
+      base(
+        "cifar100", regularizer=kind, warmup=WARM_UP,
+        **(_ALL_IMAGES | {"learning_rate": rate}), **_on_cpu(base, **_SHORT),
+      ),
+    )
+    for row, (kind, rate) in cells.items()
+  ]  # fmt: skip
+  asks = tuple(
+    Comparison(row, BASELINE.name, column)
+    for row, (kind, _) in cells.items()
+    if kind != BASELINE
+  )
+  seeds = base.new_seeds(range(10, 18))
+  return Sweep("All images, with a warm-up", "regularizer", arms, seeds, asks=asks)
+
+
+def few(base: Base) -> Sweep[Config]:
+  """Few images of CIFAR-100, on new seeds; full space or half-space?"""
+  kinds = (BASELINE, MHE, HALF_MHE, Regularizer("authors"), RELATIVE)
+  column = DATASETS["cifar100"]
+  changes = {"images_per_class": 50} if base.preset == "paper" else {}
+  measure = ("test_error", "validation_error")  # 20,000 images in all.
+  kinds = tuple(map(base.weighted, kinds))
+  arms = [
+    Arm(
+      weighted_name(kind),
+      column,
+      base("cifar100", regularizer=kind, **changes),
+      measure=measure,
+    )
+    for kind in kinds
+  ]
+  baseline, mhe, half, *others = (weighted_name(kind) for kind in kinds)
+  asks = tuple(Comparison(row, baseline, column) for row in (mhe, half, *others))
+  asks += (Comparison(half, mhe, column),)
+  first = 12 if base.preset == "paper" else 8
+  seeds = base.new_seeds(range(first, first + 12))
+  return Sweep("Few images", "regularizer", arms, seeds, asks=asks)
+
+
+def noise(base: Base) -> Sweep[Config]:
+  """What rounding does: runs that start one rounding error apart."""
+  count = 2 if base.preset == "smoke" else 8
+  settings = {
+    "CIFAR-10, few images": ("cifar10", {}),
+    "CNN-9, all images of CIFAR-100": (
+      "cifar100",
+      {"warmup": WARM_UP, **_ALL_IMAGES, **_on_cpu(base, **_SHORT)},
+    ),
+  }
+  arms = [
+    Arm(f"{number}", column, base(dataset, rounding=number, **changes))
+    for number in range(1, count + 1)
+    for column, (dataset, changes) in settings.items()
+  ]
+  seeds = base.new_seeds(range(10, 11))
+  return Sweep("Rounding alone", "rounding", arms, seeds, compared=False)
+
+
+QUESTIONS: dict[str, Callable[[Base], Sweep[Config]]] = {
+  function.__name__: function
+  for function in (deep, rates, warm, few, claims, whole, noise)
+}
+
+
+def weighted_name(regularizer: Regularizer) -> str:
+  """Its name and its weight, which differs among the rows of these tables."""
+  if regularizer == BASELINE:
+    return regularizer.name
+  return f"{regularizer.name}, weight {regularizer.weight:g}"
+
+
+def _column(warmup):
+  return f"{warmup} steps of warm-up" if warmup else "no warm-up"
+
+
+def _on_cpu(base, **changes: Any) -> dict[str, Any]:
+  """What is less on two cores than in the paper."""
+  return changes if base.preset == "cpu" else {}
