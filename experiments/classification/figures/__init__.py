@@ -1,0 +1,34 @@
+"""Figures of the experiments in classification."""
+
+import pathlib
+
+from experiments.classification.arms import Base
+from experiments.classification.figures.errors import draw_differences, draw_weights
+from experiments.classification.figures.layers import (
+  draw_curves,
+  draw_energies,
+  draw_start,
+)
+from experiments.classification.presets import Config
+from experiments.report.figures import save_all
+from experiments.runs.results import Results
+from experiments.runs.task import Preset
+
+FIGURES = {
+  "differences": draw_differences,
+  "curves": draw_curves,
+  "weights": draw_weights,
+  "energies": draw_energies,
+  "start": draw_start,
+}
+
+
+def draw_all(
+  preset: Preset, results: Results[Config], folder: pathlib.Path
+) -> list[pathlib.Path]:
+  """Draws what there are results for; returns the files."""
+  base = Base(preset)
+  return save_all(
+    (folder / f"classification_{name}.png", draw(base, results))
+    for name, draw in FIGURES.items()
+  )

@@ -1,0 +1,111 @@
+"""Pictures of layers: their redundancy during training, and at the end."""
+
+import numpy as np
+
+from experiments.classification.arms import BASELINE, HALF_MHE, MHE, ORTHONORMAL, Base
+from experiments.classification.figures.colors import COLORS
+from experiments.classification.plan import SWEEPS
+from experiments.classification.presets import Config
+from experiments.excess import hidden_excess
+from experiments.report.columns import columns_of
+from experiments.report.figures import subplots
+from experiments.runs.results import Results
+
+
+def draw_curves(base: Base, results: Results[Config]):
+  """Test error and redundancy over the iterations, mean over the seeds."""
+  columns = columns_of(SWEEPS["variants"](base), results)
+  count = base("cifar10").curve_images
+  figure = _curves(columns, "test_error", f"test error on {count:,} images, %")
+  if figure is not None:
+    _zoom(figure.axes[: len(columns)])
+    for panel in figure.axes[len(columns) + 1 :]:
+      panel.sharey(figure.axes[len(columns)])
+      panel.autoscale(axis="y")
+  return figure
+
+
+def _zoom(panels):
+  """To the errors of the second half of training, which differ little."""
+  for panel in panels:
+    lines = [line.get_xydata() for line in panel.get_lines()]
+    if not lines:
+      continue
+    half = lines[0][-1, 0] / 2
+    late = [y for line in lines for x, y in line if x >= half]
+    panel.set_xlim(left=0.9 * half)
+    low, high = np.nanmin(late), np.nanmax(late)
+    panel.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
+
+
+def draw_start(base: Base, results: Results[Config]):
+  """Training loss and redundancy at a high learning rate, with and without warm-up."""
+  columns = columns_of(SWEEPS["start"](base), results)
+  return _curves(columns, "train_loss", "training loss", sharey="row")
+
+
+def _curves(columns, measure, label, **options):
+  if not columns:
+    return None
+  figure, axes = subplots(2, len(columns), (4.5 * len(columns), 5.5), **options)
+  for (upper, lower), column in zip(axes.T, columns):
+    for row, arm in column.arms.items():
+      color = COLORS.get(arm.config.regularizer.unweighted)
+      if color is None:
+        continue
+      histories = [run["history"] for run in column.runs(row)]
+      steps = [entry["step"] for entry in histories[0]]
+      curves = {
+        upper: [[entry[measure] for entry in history] for history in histories],
+        lower: [
+          [hidden_excess(entry["excess"]) for entry in history] for history in histories
+        ],
+      }
+      for panel, numbers in curves.items():
+        seeds = np.asarray(numbers, float)
+        panel.plot(steps, seeds.T, color=color, linewidth=0.6, alpha=0.3)
+        panel.plot(steps, seeds.mean(0), color=color, label=row)
+    upper.set_title(column.title, fontsize=9)
+    lower.axhline(1.0, color="black", linewidth=0.6)
+    lower.set_xlabel("update")
+  axes[0, 0].set_ylabel(label)
+  axes[1, 0].set_ylabel("relative excess energy,\nmedian of the hidden layers")
+  handles, labels = axes[0, 0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+  return figure
+
+
+def draw_energies(base: Base, results: Results[Config]):
+  """Test error against redundancy: a point a run, differences to its baseline."""
+  columns = columns_of(SWEEPS["variants"](base), results)
+  columns = [column for column in columns if column.has_rival]
+  if not columns:
+    return None
+  figure, (panels,) = subplots(1, len(columns), figsize=(4.5 * len(columns), 3.8))
+  for panel, column in zip(panels, columns):
+    for row, arm in column.arms.items():
+      regularizer = arm.config.regularizer
+      half_space = HALF_MHE if regularizer.half_space else MHE
+      rivals = {"none": BASELINE, "orthonormal": ORTHONORMAL}
+      panel.scatter(
+        [hidden_excess(run["history"][-1]["excess"]) for run in column.runs(row)],
+        np.subtract(column.values(row), column.values(column.rival)),
+        color=COLORS[rivals.get(regularizer.kind, half_space)],
+        marker={"chordal": "o", "geodesic": "^"}[regularizer.metric],
+        s=16,
+        alpha=0.7,
+      )
+    panel.axhline(0.0, color="black", linewidth=0.6)
+    panel.set_title(column.title, fontsize=9)
+    panel.set_xscale("log")
+    panel.set_xlabel("median relative excess of the hidden layers at the end")
+  panels[0].set_ylabel("test error, difference to the\nbaseline of the seed, points")
+  for regularizer, label in {
+    BASELINE: "baseline", MHE: "full space", HALF_MHE: "half-space",
+    ORTHONORMAL: "orthonormal",
+  }.items():  # fmt: skip
+    panels[0].scatter([], [], color=COLORS[regularizer], s=16, label=label)
+  panels[0].scatter([], [], color="#888888", marker="^", s=16, label="angular")
+  handles, labels = panels[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
+  return figure
