@@ -11,7 +11,14 @@ import scipy.stats
 
 from experiments.models import OUTPUT
 from experiments.runs.results import from_json
-from mhe_jax import LayerRule, Riesz, layer_excess, neuron_matrices
+from mhe_jax import (
+  LayerRule,
+  Riesz,
+  energy_lower_bound,
+  layer_excess,
+  neuron_matrices,
+  uniform_energy,
+)
 
 
 @functools.partial(jax.jit, static_argnames="output")
@@ -61,3 +68,23 @@ def hidden_excess(excess: dict[str, float | None], output: str = OUTPUT) -> floa
   """Median over the hidden layers, of a JSON: one may be far off."""
   hidden = [from_json(v) for layer, v in excess.items() if layer != output]
   return float(np.median(hidden))
+
+
+def full_space_floor(n: int, d: int) -> float:
+  """Excess, as measured of hidden layers, where the energy in full space is least.
+
+  That is the regular simplex, whose half-space energy is not the least. An energy in
+  full space thus cannot take the excess of a layer below this.
+
+  Args:
+    n: neurons, at most d + 1.
+    d: their dimension.
+  """
+  if n > d + 1:
+    raise ValueError(f"n must be at most d + 1 = {d + 1} for a simplex, got {n}.")
+  t = -1.0 / (n - 1)  # Cosine of any two.
+  pairs = n * (n - 1) * (1.0 / (2.0 - 2.0 * t) + 1.0 / (2.0 + 2.0 * t)) + n / 4.0
+  energy = pairs / (n * (2 * n - 1))
+  bound = energy_lower_bound(n, d, Riesz(2.0), half_space=True)
+  random = uniform_energy(d, Riesz(2.0), half_space=True, n=n)
+  return (energy - bound) / (random - bound)

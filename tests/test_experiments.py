@@ -39,7 +39,7 @@ def test_quickstart_writes_its_result_and_picture(tmp_path):
   data = json.loads((tmp_path / "quickstart.json").read_text())
   layers = {*(f"conv{i}/kernel" for i in range(3)), "head/kernel"}
   for setting in data["settings"]:
-    without, with_ = (setting["arms"][arm] for arm in ("without", "with"))
+    without, with_ = (setting["arms"][arm] for arm in ("without", "energy"))
     assert [r["seed"] for r in without] == [r["seed"] for r in with_]
     for run, rival in zip(without, with_):
       assert 0 <= run["test_error"] <= 100

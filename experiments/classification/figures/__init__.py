@@ -3,9 +3,15 @@
 import pathlib
 
 from experiments.classification.arms import Base
-from experiments.classification.figures.errors import draw_differences, draw_weights
+from experiments.classification.figures.errors import (
+  draw_differences,
+  draw_gain,
+  draw_rates,
+  draw_weights,
+)
 from experiments.classification.figures.layers import (
   draw_curves,
+  draw_deep,
   draw_energies,
   draw_start,
 )
@@ -20,6 +26,9 @@ FIGURES = {
   "weights": draw_weights,
   "energies": draw_energies,
   "start": draw_start,
+  "deep": draw_deep,
+  "rates": draw_rates,
+  "gain": draw_gain,
 }
 
 

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 
-from experiments.classification.arms import HALF_MHE, MHE, Base
+from experiments.classification.arms import BASELINE, HALF_MHE, MHE, Base
 from experiments.classification.figures.colors import COLORS
 from experiments.classification.plan import SWEEPS
 from experiments.classification.presets import Config
+from experiments.excess import hidden_excess
+from experiments.regularizers import Regularizer
 from experiments.report.columns import columns_of
 from experiments.report.figures import subplots
 from experiments.report.statistics import paired_difference
@@ -24,7 +26,7 @@ def draw_differences(base: Base, results: Results[Config]):
         for row, arm in column.arms.items()
         if arm.config.regularizer.unweighted in (MHE, HALF_MHE)
       ]
-      if rows and column.has_rival:
+      if rows and column.has_rival and len(column.seeds) > 2:  # One pair tells nothing.
         key = (
           column.arms[column.rival].measure,
           *column.seeds,
@@ -73,9 +75,8 @@ def _draw_differences(axes, group):
       points = np.subtract(column.values(row), column.values(column.rival))
       axes.scatter(points, np.full(len(points), height), color=color, s=7, alpha=0.45)
       axes.scatter(points.mean(), height, color=color, marker="|", s=140, linewidths=2)
-      if len(points) > 2:  # Of two pairs it is wider than the picture.
-        paired = paired_difference(column.values(column.rival), column.values(row))
-        axes.hlines(height, paired.low, paired.high, color=color, linewidth=1)
+      paired = paired_difference(column.values(column.rival), column.values(row))
+      axes.hlines(height, paired.low, paired.high, color=color, linewidth=1)
       ours, rival = column.arms[row].paper, column.arms[column.rival].paper
       if ours is not None and rival is not None and not math.isnan(rival):
         axes.scatter(ours - rival, height, **_diamond(color))
@@ -93,7 +94,7 @@ def _diamond(color):
 def draw_weights(base: Base, results: Results[Config]):
   """Test error over the weight of the energy, differences to the baseline."""
   columns = columns_of(SWEEPS["weight"](base), results)
-  columns = [column for column in columns if column.has_rival and len(column.arms) > 1]
+  columns = [c for c in columns if c.has_rival and len(c.arms) > 1 < len(c.seeds) - 1]
   if not columns:
     return None
   figure, ((axes,),) = subplots(1, 1, figsize=(5.5, 3.6))
@@ -112,3 +113,77 @@ def draw_weights(base: Base, results: Results[Config]):
   axes.set_ylabel("test error, difference to the\nbaseline of the seed, points")
   axes.legend(fontsize=8)
   return figure
+
+
+def draw_rates(base: Base, results: Results[Config]):
+  """Test error over the learning rate, with and without the energy."""
+  columns = columns_of(SWEEPS["rates"](base), results)
+  if not columns:
+    return None
+  figure, ((axes,),) = subplots(1, 1, figsize=(5.5, 3.6))
+  for column, shift in zip(columns, (0.97, 1.03)):
+    (kind,) = {arm.config.regularizer.unweighted for arm in column.arms.values()}
+    rates = [shift * arm.config.learning_rate for arm in column.arms.values()]
+    errors = np.array([column.values(row) for row in column.arms])
+    axes.plot(rates, errors, color=COLORS[kind], marker="o", ms=3, alpha=0.45, ls="")
+    label = f"{column.title}, {len(column.seeds)} seeds"
+    axes.plot(rates, errors.mean(1), color=COLORS[kind], label=label)
+  axes.set_xscale("log")
+  ticks = sorted({a.config.learning_rate for c in columns for a in c.arms.values()})
+  axes.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
+  axes.minorticks_off()
+  axes.set_xlabel("learning rate")
+  axes.set_ylabel("test error, %")
+  axes.legend(fontsize=8)
+  return figure
+
+
+def draw_gain(base: Base, results: Results[Config]):
+  """Does redundancy without the energy foretell the gain? A point a setting."""
+  points = gains(base, results)
+  if not points:
+    return None
+  figure, (panels,) = subplots(1, 2, figsize=(8.5, 3.6), sharey=True)
+  names = ("highest, while it trains", "at the end")
+  for panel, name, which in zip(panels, names, (0, 1)):
+    for kind, excess, gain in points:
+      panel.scatter(excess[which], gain, color=COLORS[kind], s=20, alpha=0.7)
+    panel.axhline(0.0, color="black", linewidth=0.6)
+    panel.set_xscale("log")
+    panel.set_xlabel(f"excess of the baseline's hidden layers, {name}")
+  panels[0].set_ylabel("test error, difference to\nthe baseline, mean, points")
+  for kind in dict.fromkeys(kind for kind, *_ in points):
+    panels[0].scatter([], [], color=COLORS[kind], s=20, label=kind.name)
+  figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+  return figure
+
+
+def gains(
+  base: Base, results: Results[Config]
+) -> list[tuple[Regularizer, tuple[float, float], float]]:
+  """Of every setting with three pairs: regularizer, the baseline's excess, difference.
+
+  The excess is the median of the hidden layers, mean over the seeds: the highest after
+  the start, and that at the end.
+  """
+  points = {}
+  for name, sweep in SWEEPS.items():
+    if (base.preset, name) == ("cpu", "imagenet"):
+      continue
+    for column in columns_of(sweep(base), results):
+      if not column.has_rival or len(column.seeds) < 3:
+        continue
+      rival = column.arms[column.rival]
+      if rival.config.regularizer != BASELINE or rival.measure != "test_error":
+        continue
+      histories = [
+        [hidden_excess(entry["excess"]) for entry in run["history"][1:]]
+        for run in column.runs(column.rival)
+      ]
+      excess = np.mean([[max(history), history[-1]] for history in histories], 0)
+      for row, arm in column.arms.items():
+        kind = arm.config.regularizer.unweighted
+        if kind in COLORS and kind != BASELINE:
+          gain = np.subtract(column.values(row), column.values(column.rival)).mean()
+          points[arm.config, *column.seeds] = (kind, tuple(excess), float(gain))
+  return [point for point in points.values() if np.isfinite(point[2])]

@@ -109,3 +109,47 @@ def draw_energies(base: Base, results: Results[Config]):
   handles, labels = panels[0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
   return figure
+
+
+def draw_deep(base: Base, results: Results[Config]):
+  """Excess of every layer of CNN-15 over the updates, with and without a warm-up."""
+  columns = [c for c in columns_of(SWEEPS["deep"](base), results) if _is_deep(c)]
+  if not columns:
+    return None
+  rows = list(dict.fromkeys(row for column in columns for row in column.arms))
+  figure, axes = subplots(
+    len(columns), len(rows), (2.9 * len(rows), 2.9 * len(columns)), sharey=True
+  )
+  images = []
+  for panels, column in zip(axes, columns):
+    for panel, row in zip(panels, rows):
+      runs = column.runs(row)
+      if not runs:
+        panel.axis("off")
+        continue
+      layers = list(runs[0]["history"][0]["excess"])
+      steps = [entry["step"] for entry in runs[0]["history"]]
+      values = [[list(e["excess"].values()) for e in run["history"]] for run in runs]
+      mean = np.exp(np.log(np.maximum(np.asarray(values, float), 1e-3)).mean(0))
+      edges = np.arange(len(layers) + 1) - 0.5
+      image = panel.pcolormesh(
+        steps, edges[:-1] + 0.5, mean.T, norm="log", vmin=0.03, vmax=30.0,
+        cmap="RdBu_r", shading="nearest",
+      )  # fmt: skip
+      images.append(image)
+      panel.set_title(f"{row}\n{column.title}", fontsize=7)
+      panel.set_yticks(
+        range(len(layers)), [layer.removesuffix("/kernel") for layer in layers],
+        fontsize=6,
+      )  # fmt: skip
+      panel.set_ylim(len(layers) - 0.5, -0.5)
+      panel.tick_params(axis="x", labelsize=7)
+  for panel in axes[-1]:
+    panel.set_xlabel("update", fontsize=8)
+  bar = figure.colorbar(images[0], ax=axes, shrink=0.7, pad=0.01)
+  bar.set_label("relative excess; 1 = random directions", fontsize=8)
+  return figure
+
+
+def _is_deep(column):
+  return any(arm.config.model == "cnn-15" for arm in column.arms.values())

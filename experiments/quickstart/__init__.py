@@ -1,0 +1,1 @@
+"""Few examples per class: a deep, narrow CNN with and without the energy."""
