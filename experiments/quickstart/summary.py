@@ -80,7 +80,7 @@ def plot(result: dict, path: pathlib.Path) -> None:
 
   settings = result["settings"]
   figure, rows = subplots(
-    len(settings), 2, (8.5, 2.6 * len(settings)), width_ratios=(1, 1.4)
+    len(settings), 2, (8.5, 0.5 + 2.6 * len(settings)), width_ratios=(1, 1.4)
   )
   for (left, right), setting in zip(rows, settings):
     errors = [values(setting, arm, "test_error") for arm in _NAMES]

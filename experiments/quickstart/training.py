@@ -31,26 +31,28 @@ ARMS = {
 class Config:
   """What is trained; the weight is that of the arms that have one.
 
-  Depth, rates and steps were chosen by the errors of seeds 0 to 11 on images that are
-  in neither split: the depth where the energy does something, the rates that suit the
-  network without it. The weight is that of docs/objectives.md.
+  Depth, rate and steps were chosen by the errors of seeds 0 to 11 on images that are in
+  neither split: a depth where the energy does something, a rate that suits the network
+  without it. The weight is that of docs/objectives.md. The number of seeds is what a
+  first run on seeds 400 to 411, at two rates, asked for
+  (``experiments/results/quickstart_pilot.json``).
   """
 
-  learning_rates: tuple[float, ...] = (0.1, 0.3)
+  learning_rates: tuple[float, ...] = (0.1,)
   depth: int = 15
   width: int = 8
   images_per_class: int = 50
-  seeds: tuple[int, ...] = tuple(range(400, 412))
+  seeds: tuple[int, ...] = tuple(range(500, 520))
   steps: int = 200
   batch_size: int = 40
   weight: float = 0.1
-  measure_every: int = 10
+  measure_every: int = 20
 
 
 PRESETS = {
   "full": Config(),
   "smoke": Config(
-    depth=3, images_per_class=4, seeds=(400, 401), steps=6, measure_every=3
+    depth=3, images_per_class=4, seeds=(500, 501), steps=6, measure_every=3
   ),
 }
 
