@@ -15,7 +15,7 @@ from experiments.benchmarks import tables as benchmark_tables
 from experiments.classification import report
 from experiments.classification.presets import Config
 from experiments.numerics import accuracy_tables
-from experiments.quickstart.summary import in_words
+from experiments.quickstart.summary import in_words, pooled_in_words
 from experiments.report.pages import fill
 from experiments.runs.results import Results
 
@@ -72,7 +72,9 @@ def test_public_docstrings_are_complete(name):
 
 def test_readme_states_the_committed_result():
   readme = " ".join((ROOT / "README.md").read_text().split())
-  assert in_words(result_of("quickstart")) in readme
+  result, pilot = map(result_of, ("quickstart", "quickstart_pilot"))
+  assert in_words(result) in readme
+  assert pooled_in_words(result, pilot) in readme
 
 
 def check_page(page, tables, claims):

@@ -10,7 +10,13 @@ import pytest
 from experiments import models
 from experiments.classification.arms import BASELINE
 from experiments.regularizers import Regularizer, authors_energy
-from mhe_jax import Riesz, hyperspherical_energy, network_energy
+from mhe_jax import (
+  Orthonormality,
+  RelativeExcess,
+  Riesz,
+  hyperspherical_energy,
+  network_energy,
+)
 
 
 def params_of_a_network():
@@ -49,6 +55,20 @@ def test_mhe_is_the_gradient_of_the_network_energy():
     return 3.0 * network_energy(
       params, Riesz(1.0, "geodesic"), rules=models.OUTPUT_RULES
     )
+
+  expected = jax.grad(energy)(params_of_a_network())
+  for x, y in zip(jax.tree.leaves(added(regularizer)), jax.tree.leaves(expected)):
+    np.testing.assert_allclose(x, y, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["mhe", "orthonormal"])
+def test_relative_units_are_those_of_the_package(kind):
+  regularizer = Regularizer(kind, relative=True, weight=3.0)
+  objective = Orthonormality() if kind == "orthonormal" else Riesz(2.0)
+
+  def energy(params):
+    relative = RelativeExcess(objective, log=True)
+    return 3.0 * network_energy(params, relative, rules=models.OUTPUT_RULES)
 
   expected = jax.grad(energy)(params_of_a_network())
   for x, y in zip(jax.tree.leaves(added(regularizer)), jax.tree.leaves(expected)):

@@ -1,14 +1,19 @@
 """Sweeps of classification: which runs they have, and what is shown of them."""
 
 import dataclasses
+import json
 import re
 
+import numpy as np
 from processes import finish, start
 
+from experiments import models
 from experiments.classification import sweep as command
 from experiments.classification.arms import BASELINE
+from experiments.classification.figures import FIGURES, draw_all
 from experiments.classification.plan import SWEEPS, sweeps_of
 from experiments.classification.presets import PRESETS, Config, preset
+from experiments.classification.report import blocks
 from experiments.report.tables import table
 from experiments.runs.plan import runs_of
 from experiments.runs.results import Results
@@ -67,8 +72,40 @@ def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
     assert text in page
     assert all(f"\n| {arm.row} |" in text for arm in sweep.arms)
   pictures = {path.stem for path in (tmp_path / "images").glob("*.png")}
-  expected = {"differences", "curves", "start", "weights", "energies"}
+  expected = {"curves", "start", "energies", "deep", "rates"}  # The others need seeds.
   assert pictures == {f"classification_{name}" for name in expected}
+
+
+def test_all_pictures_are_drawn_of_a_finished_preset(tmp_path):
+  rng = np.random.default_rng(0)
+  layers = [*(f"conv{i}/kernel" for i in range(4)), models.OUTPUT]
+  folder = tmp_path / "runs"
+  folder.mkdir()
+  for config in runs_of(sweeps_of("cpu").values()):
+    numbers = rng.uniform(0.1, 3.0, (2, 2, len(layers)))
+    steps = (0, config.steps)
+    result = {
+      "config": dataclasses.asdict(config),
+      "data": {"fingerprint": config.dataset},
+      "history": [
+        {
+          "step": step, "train_loss": rng.random() if step else None,
+          "test_error": rng.random(),
+          "excess": dict(zip(layers, excess)), "norm": dict(zip(layers, norm)),
+        }
+        for step, excess, norm in zip(steps, *numbers.tolist())
+      ],
+      **dict.fromkeys(("test_loss", "train_loss"), 1.0),
+      **dict.fromkeys(("train_error", "validation_error", "feature_rank"), 20.0),
+      **{f"test_error_class_{label}": 30.0 for label, _ in config.dropped},
+      "test_error": rng.uniform(40.0, 60.0),
+    }  # fmt: skip
+    (folder / f"{config.name}.json").write_text(json.dumps(result))
+  found = Results(folder, Config)
+  pictures = draw_all("cpu", found, tmp_path)
+  assert {path.stem for path in pictures} == {f"classification_{x}" for x in FIGURES}
+  texts = blocks("cpu", found)
+  assert "Not run yet." not in texts.values()
 
 
 def test_the_help_has_every_sweep():

@@ -173,15 +173,17 @@ def weight(base: Base) -> Sweep[Config]:
 
 
 def rate(base: Base) -> Sweep[Config]:
-  """Learning rates of the baseline, by errors on training images it has not seen."""
+  """Learning rates, by errors on training images that a run has not seen."""
   changes, arms = {}, []
   for value in (0.01, 0.02, 0.05, 0.1, 0.2):
     for name, title in DATASETS.items():
       if base.preset == "paper":
         changes["images_per_class"] = {"cifar10": 4500, "cifar100": 450}[name]
-      config = base(name, learning_rate=value, **changes)
-      arms.append(Arm(f"{value:g}", title, config, measure="validation_error"))
-  title = "Learning rate of the baseline"
+      for kind in map(base.weighted, (BASELINE, HALF_MHE)):
+        column = title if kind == BASELINE else f"{title}, {kind.name}"
+        config = base(name, learning_rate=value, regularizer=kind, **changes)
+        arms.append(Arm(f"{value:g}", column, config, measure="validation_error"))
+  title = "Learning rate without and with the energy"
   return Sweep(title, "learning rate", arms, TUNING, compared=False)
 
 

@@ -77,9 +77,18 @@ def _schedule(base, kinds, seeds, **changes):
 
 
 def deep(base: Base) -> Sweep[Config]:
-  """Depth, with and without a warm-up, both forms and their rival."""
+  """CNN-15, with and without a warm-up, both forms and their rival."""
   kinds = (BASELINE, HALF_MHE, RELATIVE, RELATIVE_ORTHONORMAL)
-  models = ("cnn-15", "cnn-9", "cnn-6")
+  return _depths(base, "Deep and narrow", kinds, ("cnn-15",))
+
+
+def shallow(base: Base) -> Sweep[Config]:
+  """CNN-9 and CNN-6, to compare with."""
+  kinds = (BASELINE, HALF_MHE, RELATIVE)
+  return _depths(base, "Less deep", kinds, ("cnn-9", "cnn-6"))
+
+
+def _depths(base, title, kinds, models):
   arms = [
     Arm(
       weighted_name(kind),
@@ -90,10 +99,10 @@ def deep(base: Base) -> Sweep[Config]:
       ),
     )
     for kind in map(base.weighted, kinds)
-    for model in models[: 1 if kind == RELATIVE_ORTHONORMAL else None]
+    for model in models
     for warmup in (WARM_UP, 0)
   ]  # fmt: skip
-  return Sweep("Deep and narrow", "regularizer", arms, base.new_seeds(range(10, 13)))
+  return Sweep(title, "regularizer", arms, base.new_seeds(range(10, 13)))
 
 
 def rates(base: Base) -> Sweep[Config]:
@@ -186,7 +195,7 @@ def noise(base: Base) -> Sweep[Config]:
 
 QUESTIONS: dict[str, Callable[[Base], Sweep[Config]]] = {
   function.__name__: function
-  for function in (deep, rates, warm, few, claims, whole, noise)
+  for function in (deep, rates, shallow, warm, few, claims, whole, noise)
 }
 
 

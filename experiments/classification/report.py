@@ -19,50 +19,23 @@ from rich.console import Console
 
 from experiments.benchmarks import train_step
 from experiments.classification.arms import DATASETS, HALF_MHE, MHE, ORTHONORMAL
+from experiments.classification.details import inside, losses, rounding
 from experiments.classification.figures import draw_all
 from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import Config
 from experiments.errors import InputError, make_folder, told_in_a_line
-from experiments.excess import hidden_excess
-from experiments.models import OUTPUT
 from experiments.report.answers import answers
 from experiments.report.cells import difference, mean_and_spread
-from experiments.report.columns import Column, columns_of
+from experiments.report.columns import columns_of
 from experiments.report.markdown import markdown
 from experiments.report.pages import fill, filled
 from experiments.report.statistics import holm, paired_difference
 from experiments.report.tables import table
-from experiments.runs.results import Results, from_json
+from experiments.runs.results import Results
 from experiments.runs.task import Preset
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "classification"
 COST = RESULTS.parent / "benchmark_train_step.json"
-
-
-def details(column: Column[Config]) -> str:
-  """What else the runs of a column show: losses, training errors, redundancy."""
-  header = [
-    column.title, "test loss", f"against {column.rival}", "training error",
-    "training loss", "excess, hidden", "excess, output",
-  ]  # fmt: skip
-  lines = []
-  for row in column.arms:
-    losses = column.values(row, "test_loss")
-    last = [run["history"][-1] for run in column.runs(row)]
-    lines.append(
-      [
-        row,
-        mean_and_spread(losses, 3),
-        difference(column.values(column.rival, "test_loss"), losses, 3)
-        if column.has_rival and row != column.rival
-        else "",
-        f"{np.mean(column.values(row, 'train_error')):.2f}",
-        f"{np.mean(column.values(row, 'train_loss')):.3f}",
-        f"{np.mean([hidden_excess(entry['excess']) for entry in last]):.2f}",
-        f"{np.mean([from_json(entry['excess'][OUTPUT]) for entry in last]):.2f}",
-      ]
-    )
-  return markdown(header, *lines)
 
 
 def summary(preset: Preset, results: Results[Config]) -> str:
@@ -179,7 +152,10 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
       texts[name] = ""
   texts |= {f"details of {title}": "" for title in DATASETS.values()}
   for column in columns_of(sweeps_of(preset)["variants"], results):
-    texts[f"details of {column.title}"] = details(column)
+    texts[f"details of {column.title}"] = losses(column)
+  for name in ("deep", "shallow", "warm", "claims", "whole"):
+    texts[f"inside of {name}"] = inside(sweeps_of(preset)[name], results)
+  texts["noise"] = rounding(sweeps_of(preset)["noise"], results)
   return {name: text or "Not run yet." for name, text in texts.items()}
 
 

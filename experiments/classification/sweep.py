@@ -5,8 +5,8 @@
   python -m experiments.classification.sweep variants --preset paper
 
 The sweeps: rate, headline, variants, width, depth, layers, weight, resnet, imbalance,
-start and (not on a CPU) imagenet, which are the paper's; and deep, rates, warm, few,
-claims, whole and noise, which ask where the energy helps. The presets: smoke
+start and (not on a CPU) imagenet, which are the paper's; and deep, rates, shallow,
+warm, few, claims, whole and noise, which ask where the energy helps. The presets: smoke
 (handwritten digits, seconds), cpu (hours on two cores), paper (the paper's schedule,
 for accelerators).
 

@@ -53,6 +53,24 @@ def in_words(result: dict) -> str:
   return " ".join(sentences)
 
 
+def pooled_in_words(*results: dict) -> str:
+  """The differences of several results together, at the one rate that all have."""
+  (rate,) = set.intersection(
+    *({s["learning_rate"] for s in result["settings"]} for result in results)
+  )
+  settings = [s for r in results for s in r["settings"] if s["learning_rate"] == rate]
+  errors = {
+    arm: [error for s in settings for error in values(s, arm, "test_error")]
+    for arm in _NAMES
+  }
+  parts = []
+  for arm in ("energy", "orthonormal"):
+    paired = paired_difference(errors["without"], errors[arm])
+    interval = f"{paired.low:+.2f} to {paired.high:+.2f}"
+    parts.append(f"{_NAMES[arm]} {paired.difference:+.2f} ({interval})")
+  return f"all {len(errors['without'])} pairs: {', '.join(parts)}"
+
+
 def _spread(errors):
   return f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f}%"
 

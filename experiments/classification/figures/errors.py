@@ -150,7 +150,12 @@ def draw_gain(base: Base, results: Results[Config]):
       panel.scatter(excess[which], gain, color=COLORS[kind], s=20, alpha=0.7)
     panel.axhline(0.0, color="black", linewidth=0.6)
     panel.set_xscale("log")
-    panel.set_xlabel(f"excess of the baseline's hidden layers, {name}")
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter("{x:g}")
+    panel.tick_params(axis="x", which="both", labelsize=7)
+    panel.set_xlabel(f"excess without the energy, {name}")
+  panels[0].set_yscale("symlog", linthresh=2)
+  panels[0].yaxis.set_major_formatter("{x:g}")
   panels[0].set_ylabel("test error, difference to\nthe baseline, mean, points")
   for kind in dict.fromkeys(kind for kind, *_ in points):
     panels[0].scatter([], [], color=COLORS[kind], s=20, label=kind.name)

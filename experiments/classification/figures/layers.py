@@ -113,7 +113,7 @@ def draw_energies(base: Base, results: Results[Config]):
 
 def draw_deep(base: Base, results: Results[Config]):
   """Excess of every layer of CNN-15 over the updates, with and without a warm-up."""
-  columns = [c for c in columns_of(SWEEPS["deep"](base), results) if _is_deep(c)]
+  columns = columns_of(SWEEPS["deep"](base), results)
   if not columns:
     return None
   rows = list(dict.fromkeys(row for column in columns for row in column.arms))
@@ -149,7 +149,3 @@ def draw_deep(base: Base, results: Results[Config]):
   bar = figure.colorbar(images[0], ax=axes, shrink=0.7, pad=0.01)
   bar.set_label("relative excess; 1 = random directions", fontsize=8)
   return figure
-
-
-def _is_deep(column):
-  return any(arm.config.model == "cnn-15" for arm in column.arms.values())
