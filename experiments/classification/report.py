@@ -153,7 +153,7 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   texts |= {f"details of {title}": "" for title in DATASETS.values()}
   for column in columns_of(sweeps_of(preset)["variants"], results):
     texts[f"details of {column.title}"] = losses(column)
-  for name in ("deep", "shallow", "warm", "claims", "whole"):
+  for name in ("deep", "warm", "claims"):
     texts[f"inside of {name}"] = inside(sweeps_of(preset)[name], results)
   texts["noise"] = rounding(sweeps_of(preset)["noise"], results)
   return {name: text or "Not run yet." for name, text in texts.items()}

@@ -1,15 +1,20 @@
 """Pictures of layers: their redundancy during training, and at the end."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from experiments import models
 from experiments.classification.arms import BASELINE, HALF_MHE, MHE, ORTHONORMAL, Base
 from experiments.classification.figures.colors import COLORS
 from experiments.classification.plan import SWEEPS
 from experiments.classification.presets import Config
-from experiments.excess import hidden_excess
+from experiments.excess import full_space_floor, hidden_excess
+from experiments.models import OUTPUT
 from experiments.report.columns import columns_of
 from experiments.report.figures import subplots
-from experiments.runs.results import Results
+from experiments.runs.results import Results, from_json
+from mhe_jax import neuron_matrices
 
 
 def draw_curves(base: Base, results: Results[Config]):
@@ -19,6 +24,10 @@ def draw_curves(base: Base, results: Results[Config]):
   figure = _curves(columns, "test_error", f"test error on {count:,} images, %")
   if figure is not None:
     _zoom(figure.axes[: len(columns)])
+    for panel, column in zip(figure.axes[len(columns) :], columns):
+      if MHE in {arm.config.regularizer.unweighted for arm in column.arms.values()}:
+        floor = _floor(column.arms[column.rival].config)
+        panel.axhline(floor, color=COLORS[MHE], linewidth=0.8, linestyle=":")
     for panel in figure.axes[len(columns) + 1 :]:
       panel.sharey(figure.axes[len(columns)])
       panel.autoscale(axis="y")
@@ -41,10 +50,10 @@ def _zoom(panels):
 def draw_start(base: Base, results: Results[Config]):
   """Training loss and redundancy at a high learning rate, with and without warm-up."""
   columns = columns_of(SWEEPS["start"](base), results)
-  return _curves(columns, "train_loss", "training loss", sharey="row")
+  return _curves(columns, "train_loss", "training loss", with_worst=True, sharey="row")
 
 
-def _curves(columns, measure, label, **options):
+def _curves(columns, measure, label, with_worst=False, **options):
   if not columns:
     return None
   figure, axes = subplots(2, len(columns), (4.5 * len(columns), 5.5), **options)
@@ -57,10 +66,14 @@ def _curves(columns, measure, label, **options):
       steps = [entry["step"] for entry in histories[0]]
       curves = {
         upper: [[entry[measure] for entry in history] for history in histories],
-        lower: [
-          [hidden_excess(entry["excess"]) for entry in history] for history in histories
-        ],
+        lower: [[hidden_excess(e["excess"]) for e in history] for history in histories],
       }
+      worst = [[_most(e["excess"]) for e in history] for history in histories]
+      if with_worst:
+        mean = np.exp(np.log(worst).mean(0))
+        lower.plot(
+          steps, mean, color=color, linestyle="--", label=f"{row}: worst layer"
+        )
       for panel, numbers in curves.items():
         seeds = np.asarray(numbers, float)
         panel.plot(steps, seeds.T, color=color, linewidth=0.6, alpha=0.3)
@@ -69,10 +82,30 @@ def _curves(columns, measure, label, **options):
     lower.axhline(1.0, color="black", linewidth=0.6)
     lower.set_xlabel("update")
   axes[0, 0].set_ylabel(label)
-  axes[1, 0].set_ylabel("relative excess energy,\nmedian of the hidden layers")
-  handles, labels = axes[0, 0].get_legend_handles_labels()
+  axes[1, 0].set_ylabel("relative excess of the\nmedian hidden layer")
+  if with_worst:
+    axes[1, 0].set_yscale("log")
+  handles, labels = axes[1, 0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
   return figure
+
+
+def _most(excess):
+  """The excess of the most redundant hidden layer."""
+  return max(from_json(value) for layer, value in excess.items() if layer != OUTPUT)
+
+
+def _floor(config):
+  """Excess of the median hidden layer where the energy in full space is least."""
+  model = models.build(config.model, width=config.width, num_classes=2)
+  side = 32 // config.shrink
+
+  def neurons(key):
+    return neuron_matrices(model.init(key, jnp.zeros((1, side, side, 3)))["params"])
+
+  layers = jax.eval_shape(neurons, jax.random.key(0))
+  hidden = [w.shape for path, w in layers.items() if path != OUTPUT]
+  return float(np.median([full_space_floor(n, d) for n, d in hidden]))
 
 
 def draw_energies(base: Base, results: Results[Config]):
@@ -96,6 +129,8 @@ def draw_energies(base: Base, results: Results[Config]):
         alpha=0.7,
       )
     panel.axhline(0.0, color="black", linewidth=0.6)
+    floor = _floor(next(iter(column.arms.values())).config)
+    panel.axvline(floor, color=COLORS[MHE], linewidth=0.8, linestyle=":")
     panel.set_title(column.title, fontsize=9)
     panel.set_xscale("log")
     panel.set_xlabel("median relative excess of the hidden layers at the end")
