@@ -14,7 +14,7 @@ from experiments.errors import InputError
 from experiments.runs.commands import run_command, sweep_command
 from experiments.runs.plan import Arm, Sweep
 from experiments.runs.settings import RunSettings, Settings
-from experiments.runs.task import Task
+from experiments.runs.task import Diverged, Task
 from experiments.runs.train import number
 
 
@@ -27,7 +27,10 @@ class Stride(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunSettings):
-  """A walk; ``fails`` is the step that raises, ``seconds`` what each takes."""
+  """A walk; ``fails`` is the step that raises, ``seconds`` what each takes.
+
+  It diverges in the step ``diverges``.
+  """
 
   dataset: str = "noise"
   steps: int = 6
@@ -35,6 +38,7 @@ class Config(RunSettings):
   seed: int = 0
   stride: Stride = dataclasses.field(default_factory=Stride)
   fails: int = 0
+  diverges: int = 0
   seconds: float = 0.0
 
   @property
@@ -57,6 +61,8 @@ class Walk:
       time.sleep(self.config.seconds)
       if step == self.config.fails:
         raise ValueError(f"step {step} is its own fault")
+      if step == self.config.diverges:
+        raise Diverged(f"step {step} led nowhere; try a smaller stride.")
       move = np.random.default_rng([self.config.seed, step]).normal(size=3)
       self.state = {
         "sum": self.state["sum"] + self.config.stride.scale * move,
@@ -98,11 +104,13 @@ def sweeps_of(name):
       for scale in scales
     ]
 
+  lost = Arm("1", "walk", dataclasses.replace(config, diverges=3))
   faulty = Arm("1", "walk", dataclasses.replace(config, fails=3))
   return {
     "far": Sweep("Days", "stride", arms(100.0), range(2), last=True),
     "near": Sweep("Strides", "stride", arms(1.0, 2.0), range(2)),
     "other": Sweep("Other seeds", "stride", arms(1.0, 3.0), range(1, 3)),
+    "lost": Sweep("Diverging", "stride", [lost], range(1)),
     "faulty": Sweep("Faults", "stride", [*arms(2.0), faulty], range(1)),
   }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -13,6 +14,7 @@ import time
 
 import counting
 import filelock
+import numpy as np
 import pytest
 from counting import PRESETS, TASK, Config, Stride, sweeps_of
 from processes import VOLATILE, environment, finish, result_in
@@ -21,11 +23,14 @@ from rich.console import Console
 from experiments import runs
 from experiments.environment import environment as made_with
 from experiments.errors import InputError
+from experiments.report.cells import mean_and_spread
+from experiments.report.columns import columns_of
 from experiments.runs import train as runner
-from experiments.runs.plan import runs_of
+from experiments.runs.checkpoints import Checkpoints
+from experiments.runs.plan import Arm, Sweep, runs_of
 from experiments.runs.results import Results, settings_of
 from experiments.runs.sweep import sweep
-from experiments.runs.train import OccupiedError, train
+from experiments.runs.train import OccupiedError, is_finished, train
 
 SMOKE, SLOW = PRESETS["smoke"], PRESETS["cpu"]
 
@@ -155,6 +160,35 @@ def test_a_failing_run_leaves_no_result_and_raises_its_own_fault(tmp_path):
     train(TASK, SMOKE, tmp_path, tmp_path / "nowhere")
 
 
+def test_a_run_that_diverges_says_so_and_keeps_its_last_good_state(tmp_path):
+  config = dataclasses.replace(SMOKE, diverges=4)
+  result = train(TASK, config, tmp_path)
+  assert result["diverged"] == "step 4 led nowhere; try a smaller stride."
+  assert "test_error" not in result
+  assert [entry["step"] for entry in result["history"]] == [0, 2]
+  kept = tmp_path / f"{config.name}.checkpoint"
+  state, log = Checkpoints(kept).restore(TASK.start(config, None).state)
+  np.testing.assert_array_equal(state["sum"], result["history"][-1]["sum"])
+  assert log["history"] == result["history"]
+  assert is_finished(TASK, config, tmp_path)
+  assert train(TASK, config, tmp_path) == result and kept.exists()
+
+
+def test_commands_count_runs_that_diverge(tmp_path):
+  process = start("--preset", "smoke", "--diverges", 3, "--output", tmp_path)
+  text = finish(process, code=1)
+  assert "Diverged: step 3 led nowhere; try a smaller stride." in text
+  (path,) = tmp_path.glob("*.json")
+  arms = [Arm("walk", "c", dataclasses.replace(SMOKE, diverges=3))]
+  plan = Sweep("title", "kind", arms, range(1))
+  (column,) = columns_of(plan, Results(tmp_path, Config))
+  assert math.isnan(*column.values("walk")) and math.isnan(*column.values("walk", "x"))
+  assert mean_and_spread(column.values("walk")) == "no convergence"
+  text = finish(start("sweep", "lost", "--output", tmp_path))
+  assert f"Diverged, and count as such: 1 ({path.stem})." in " ".join(text.split())
+  assert "1 of 1 runs are in" in text
+
+
 def test_leftovers_of_a_finished_run_are_removed_and_it_is_not_trained_again(tmp_path):
   result = train(TASK, SMOKE, tmp_path)
   (tmp_path / f"{SMOKE.name}.checkpoint").mkdir()
@@ -220,7 +254,7 @@ def test_a_sweep_goes_on_and_tells_what_fails(tmp_path):
   before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
   text = finish(start(*arguments, "--seeds", 0, 1, "--jobs", 2), 1)
   (name,) = (arm.config.name for arm in sweeps_of("smoke")["faulty"].arms[1:])
-  assert "7 of 8 runs" in text and text.count("failed:") == 1
+  assert "8 of 9 runs" in text and text.count("failed:") == 1
   assert f"{name} failed: Traceback" in text and "step 3 is its own fault" in text
   after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
   assert before.items() < after.items() and len(after) == 7
@@ -235,7 +269,10 @@ def test_a_sweep_goes_on_and_tells_what_fails(tmp_path):
   [
     (("near", "--seeds", "2"), "seeds must be of 0, 1, those of the sweeps, got 2."),
     (("near", "--jobs", "0"), "jobs must be at least 1, got 0."),
-    (("[b]",), "sweeps of preset 'smoke' must be of far, near, other, faulty, got"),
+    (
+      ("[b]",),
+      "sweeps of preset 'smoke' must be of far, near, other, lost, faulty, got",
+    ),
   ],
 )
 def test_a_sweep_that_cannot_be_is_told(

@@ -53,14 +53,14 @@ class Column(Generic[S]):
 
     Of several measures, their mean.
 
-    NaN of all runs that diverged, which have some final measure without a number: a
-    network of NaN has an error, too.
+    NaN of all runs that diverged: which say so, or have some final measure without a
+    number (a network of NaN has an error, too).
     """
     names = measure or self.arms[row].measure
     names = (names,) if isinstance(names, str) else names
     return [
       math.nan
-      if None in run.values()
+      if "diverged" in run or None in run.values()
       else sum(from_json(run[name]) for name in names) / len(names)
       for run in self.runs(row)
     ]

@@ -50,7 +50,11 @@ class Checkpoints:
     restored = self._manager.restore(self._manager.latest_step(), args=arguments)
     return restored["state"], restored["log"]
 
+  def close(self) -> None:
+    """Keeps all, after the run."""
+    self._manager.close()
+
   def remove(self) -> None:
     """Deletes all, after the run."""
-    self._manager.close()
+    self.close()
     shutil.rmtree(self.folder, ignore_errors=True)

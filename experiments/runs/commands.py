@@ -17,7 +17,7 @@ from experiments.runs.plan import Sweep, runs_of
 from experiments.runs.results import settings_of
 from experiments.runs.sweep import sweep
 from experiments.runs.task import Preset, S, Task
-from experiments.runs.train import is_finished, train
+from experiments.runs.train import has_diverged, is_finished, train
 
 _one_of_both = tyro.conf.create_mutex_group(required=False)
 
@@ -96,11 +96,19 @@ def run_command(task: Task, description: str | None) -> None:
         lambda step: progress.update(bar, completed=step),
       )
   console.print(
-    f"{task.tell(result)}, {result['seconds']:.0f} s; wrote "
+    f"{_told(task, result)}, {result['seconds']:.0f} s; wrote "
     f"{output}/{config.name}.json.",
     highlight=False,
     soft_wrap=True,
   )
+  if "diverged" in result:
+    sys.exit(1)
+
+
+def _told(task, result):
+  if "diverged" in result:
+    return f"Diverged: {escape(result['diverged'])} The last good state was kept"
+  return task.tell(result)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +164,12 @@ def sweep_command(
     console.print(
       f"Left to other processes, and not finished yet: {len(missing)}; the same "
       "command goes on with them when those end."
+    )
+  diverged = [c.name for c in configs if has_diverged(c, output)]
+  if diverged:
+    console.print(
+      f"Diverged, and count as such: {len(diverged)} ({', '.join(diverged)}).",
+      highlight=False,
     )
   num_done = len(configs) - len(failures) - len(missing)
   console.print(

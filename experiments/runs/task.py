@@ -12,6 +12,14 @@ S = TypeVar("S", bound=RunSettings)
 Preset = Literal["smoke", "cpu", "paper"]  # Seconds; minutes to hours; accelerators.
 
 
+class Diverged(Exception):  # noqa: N818  (an outcome of a run, as StopIteration is)
+  """What a run raises, in a step or a measurement, when its numbers are no longer.
+
+  The text says what happened, and what to try. The result of the run is then that: it
+  has no final measures, and the last state that was saved is kept beside it.
+  """
+
+
 class Run(Protocol):
   """A run in progress: the runner trains it, measures it, saves it and goes on with it.
 
@@ -32,6 +40,9 @@ class Run(Protocol):
     """Trains; yields the number of each step, ``first + 1`` to ``last``.
 
     What a step does follows from its number, the settings and the state alone.
+
+    Raises:
+      Diverged: there is nothing to go on with; so does :meth:`measure`.
     """
     ...
 

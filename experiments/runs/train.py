@@ -15,7 +15,7 @@ from experiments.errors import InputError
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.results import settings_of
 from experiments.runs.settings import RunSettings
-from experiments.runs.task import Run, S, Task
+from experiments.runs.task import Diverged, Run, S, Task
 
 
 class OccupiedError(InputError):
@@ -39,7 +39,8 @@ def train(
     on_step: is told the number of finished steps.
 
   Returns:
-    What the JSON holds.
+    What the JSON holds. Of a run that diverged it says so under ``"diverged"``; there
+    are no final measures, and NAME.checkpoint is kept: the last state that was saved.
 
   Raises:
     OccupiedError: another process trains it.
@@ -56,7 +57,10 @@ def train(
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(result) + "\n")
         partial.rename(path)  # Complete, or not there.
-      checkpoints.remove()
+      if has_diverged(config, output):
+        checkpoints.close()
+      else:
+        checkpoints.remove()
   except filelock.Timeout:
     raise OccupiedError(f"{config.name} is being trained by another process.") from None
   path.with_suffix(".lock").unlink(missing_ok=True)  # It guards nothing any more.
@@ -76,7 +80,13 @@ def is_finished(task: Task[S], config: S, output: pathlib.Path) -> bool:
   if not path.exists():
     return False
   check_settings(settings_of(path, task.settings), config, path)
-  return not path.with_suffix(".checkpoint").exists()
+  return has_diverged(config, output) or not path.with_suffix(".checkpoint").exists()
+
+
+def has_diverged(config: RunSettings, output: pathlib.Path) -> bool:
+  """Whether a run has a result, and that is that it diverged."""
+  path = output / f"{config.name}.json"
+  return path.exists() and "diverged" in json.loads(path.read_text())
 
 
 def check_settings(found: RunSettings, config: RunSettings, path: pathlib.Path) -> None:
@@ -109,17 +119,21 @@ def _train(task, config, run: Run, checkpoints, on_step):
     log["environments"].append(environment())  # In another one, numbers differ.
   first = log["history"][-1]["step"]
   start = time.perf_counter() - log["seconds"]
-  for step in run.steps(first, config.steps):
-    on_step(step)
-    if step % config.steps_between == 0:
-      log["history"].append(run.measure(step))
-      log["seconds"] = round(time.perf_counter() - start, 2)
-      checkpoints.save(step, run.state, log)
+  try:
+    for step in run.steps(first, config.steps):
+      on_step(step)
+      if step % config.steps_between == 0:
+        log["history"].append(run.measure(step))
+        log["seconds"] = round(time.perf_counter() - start, 2)
+        checkpoints.save(step, run.state, log)
+    outcome = run.final_measures()
+  except Diverged as error:
+    outcome = {"diverged": str(error)}
   return {
     "command": f"python -m {task.module} --repeat {config.name}.json",
     "name": config.name,
     "data": run.data_source,
-    **run.final_measures(),
+    **outcome,
     **log,
     **environment(),
   }
