@@ -257,7 +257,7 @@ def test_a_sweep_goes_on_and_tells_what_fails(tmp_path):
   assert "8 of 9 runs" in text and text.count("failed:") == 1
   assert f"{name} failed: Traceback" in text and "step 3 is its own fault" in text
   after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-  assert before.items() < after.items() and len(after) == 7
+  assert before.items() < after.items() and len(after) == 8
   missing = ("--data-root", tmp_path / "nowhere", "--output", tmp_path / "b")
   text = finish(start("sweep", "near", *missing), 1)
   assert "0 of 4 runs" in text and "Traceback" not in text
