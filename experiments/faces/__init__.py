@@ -1,0 +1,1 @@
+"""Faces: margins between people, with and without hyperspherical energy."""
