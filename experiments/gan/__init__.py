@@ -1,0 +1,1 @@
+"""The paper's experiment in generative adversarial networks: MHE-GAN."""
