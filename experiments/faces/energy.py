@@ -106,7 +106,7 @@ class Energy(Settings):
 
   def weight_at(self, step: jax.typing.ArrayLike, steps: int) -> jax.Array:
     """The weight after so many of all steps."""
-    since = jnp.asarray(step) - self.start * steps
+    since = jnp.asarray(step, float) - self.start * steps
     if not self.ramp:
       return jnp.where(since >= 0, self.weight, 0.0)
     return self.weight * jnp.clip(since / (self.ramp * steps), 0.0, 1.0)

@@ -138,7 +138,8 @@ class Head(Settings):
 
   def weight_of_cosine(self, step: jax.typing.ArrayLike) -> jax.Array:
     """Lambda of SphereFace after so many steps."""
-    falling = self.base / (1.0 + self.gamma * jnp.asarray(step)) ** self.power
+    step = jnp.asarray(step, float)
+    falling = self.base / (1.0 + self.gamma * step) ** self.power
     return jnp.maximum(falling, self.least)
 
   def logits(
