@@ -23,9 +23,11 @@ from mhe_jax.objectives.log_mean import LogMean
 from mhe_jax.objectives.nearest import KoLeo, Separation
 from mhe_jax.objectives.projected import Projected
 from mhe_jax.objectives.relative import RelativeExcess
+from mhe_jax.objectives.sampled import Sampled
 from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
+from mhe_jax.sampled import sampled_energy, sampled_energy_and_error
 from mhe_jax.theory import energy_lower_bound, relative_excess, uniform_energy
 from mhe_jax.transforms import (
   HypersphericalEnergyState,
@@ -52,6 +54,7 @@ __all__ = [
   "RelativeExcess",
   "Report",
   "Riesz",
+  "Sampled",
   "Separation",
   "add_hyperspherical_energy",
   "describe",
@@ -66,6 +69,8 @@ __all__ = [
   "neuron_energies",
   "neuron_matrices",
   "relative_excess",
+  "sampled_energy",
+  "sampled_energy_and_error",
   "uniform_energy",
   "with_decoupled_hyperspherical_energy",
   "with_hyperspherical_energy",

@@ -18,6 +18,7 @@ from mhe_jax import (
   Projected,
   RelativeExcess,
   Riesz,
+  Sampled,
   Separation,
 )
 from mhe_jax.objectives.pair_energy import PairEnergy
@@ -31,7 +32,12 @@ NEAREST = {
   "smallest angle": Separation("min"),
   "KoLeo": KoLeo(),
 }
+SAMPLED = {
+  "sampled": Sampled(Riesz(2.0), 2, exact=2),  # Its gradient is not that of its value.
+  "sampled pairs": Sampled(Riesz(0.0), 3, "minibatch", exact=3),
+}
 RANDOM = {
+  **SAMPLED,
   "projected": Projected(Riesz(0.0), dim=3, num_projections=2),
   "projected excess": Projected(RelativeExcess(Gaussian(1.0)), dim=2),
 }

@@ -43,14 +43,45 @@ def pair_energy(
     )
   if n == 1 or jax.tree.leaves(mask):  # A damaged row is not hidden by having no pair.
     total = total + 0.0 * jnp.sum(units, (-2, -1))
+  if reduction == "sum":
+    return _with_antipodes(total, units, potential, half_space, mask)
+  return mean_of(total, units, potential, half_space=half_space, mask=mask)
+
+
+def mean_of(
+  total: jax.Array,
+  units: jax.Array,
+  potential: Potential,
+  *,
+  half_space: bool,
+  mask: Mask = Mask(),
+) -> jax.Array:
+  """The mean energy, of the sum over the pairs of neurons.
+
+  Args:
+    total: sums ``[*batch]``; in half-space form also over the distances to antipodes.
+    units: unit vectors, or zeros, ``[*batch, n, d]``.
+    potential: the pair potential.
+    half_space: with the antipodes.
+    mask: the pairs that count.
+
+  Returns:
+    Means ``[*batch]``.
+  """
+  n = units.shape[-2]
+  total = _with_antipodes(total, units, potential, half_space, mask)
   num_pairs = mask.num_pairs(n, units.dtype)
   if half_space:
-    total = 2.0 * total + _antipodal_energy(units, potential, mask)
     num_pairs = 4 * num_pairs + mask.num_rows(n, units.dtype)
-  if reduction == "sum":
-    return total
   at_least_one = max if isinstance(num_pairs, (int, float)) else jnp.maximum
   return total / at_least_one(num_pairs, 1)
+
+
+def _with_antipodes(total, units, potential, half_space, mask):
+  """The sum over all pairs, each of two neurons and their antipodes having four."""
+  if not half_space:
+    return total
+  return 2.0 * total + _antipodal_energy(units, potential, mask)
 
 
 def _antipodal_energy(units, potential, mask):

@@ -59,7 +59,7 @@ class PairEnergy(NamedTuple):
 
 
 def energy_within(
-  energy: PairEnergy, u: jax.Array, mask: Mask, *, with_gradient: bool
+  energy: "PairEnergy | Remainder", u: jax.Array, mask: Mask, *, with_gradient: bool
 ) -> tuple[jax.Array, jax.Array | None]:
   """Energy and, if asked for, gradient of the pairs within a block of rows.
 
@@ -110,6 +110,68 @@ def energy_between(
     return value, None, None
   weights = keep(energy.slope(cosines), pairs)
   return value, product(weights, v), product(weights.T, u)
+
+
+class Remainder(NamedTuple):
+  """What a quadratic of the cosine leaves of the energy of a pair.
+
+  The sum of the quadratic over all pairs is exact without pairs; what is left of the
+  energy is small, where cosines are, and is what is sampled.
+
+  Attributes:
+    energy: of a pair.
+    linear: coefficient of the cosine.
+    square: coefficient of its square.
+  """
+
+  energy: PairEnergy
+  linear: jax.Array
+  square: jax.Array
+
+  def value(self, cosines: jax.Array) -> jax.Array:
+    """Energies without the quadratic, elementwise."""
+    return self.energy.value(cosines) - (self.linear + self.square * cosines) * cosines
+
+  def slope(self, cosines: jax.Array) -> jax.Array:
+    """Derivatives of :meth:`value` by the cosine, elementwise."""
+    return self.energy.slope(cosines) - self.linear - 2.0 * self.square * cosines
+
+  def orthogonal(self, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """That of an orthogonal pair, of which the quadratic has nothing."""
+    return self.energy.orthogonal(dtype)
+
+
+def field_between(
+  energy: PairEnergy | Remainder,
+  u: jax.Array,
+  mask_u: Mask,
+  v: jax.Array,
+  mask_v: Mask,
+  strengths: jax.Array,
+  *,
+  with_gradient: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+  """Energies of the rows of one block, and their pull on those of another.
+
+  Args:
+    energy: of a pair.
+    u: rows that pull ``[m, d]``.
+    mask_u: of these rows.
+    v: rows that are pulled ``[n, d]``.
+    mask_v: of those.
+    strengths: how strongly each row of u pulls ``[m]``.
+    with_gradient: if not, the gradient is ``None``.
+
+  Returns:
+    Of each row of u its energy with all of v, relative to orthogonal pairs ``[m]``;
+    the gradient for v of their sum, weighted by the strengths, ``[n, d]``.
+  """
+  cosines, pairs = _cosines_between(u, mask_u, v, mask_v)
+  sums = _column_sums(_relative(energy, cosines).T)
+  if not with_gradient:
+    return sums, None
+  weights = keep(energy.slope(cosines), pairs)
+  return sums, product(weights.T, strengths[:, None] * u)
 
 
 def row_sums_within(

@@ -1,0 +1,158 @@
+"""Energies of many neurons, estimated from some of them."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mhe_jax.arrays import replicate_explicit
+from mhe_jax.objectives.base import as_neurons
+from mhe_jax.objectives.sampled import Method, Sampled
+from mhe_jax.pair_sum.sampled import rows_against_all
+from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.potentials.riesz import Riesz
+from mhe_jax.sphere import evaluate, normalize
+
+
+def sampled_energy(
+  key: jax.Array | None,
+  neurons: jax.typing.ArrayLike,
+  potential: Potential = Riesz(1.0),
+  *,
+  num_samples: int | None = None,
+  rows: jax.typing.ArrayLike | None = None,
+  half_space: bool = False,
+  method: Method = "field",
+) -> jax.Array:
+  r"""Unbiased estimate of :func:`hyperspherical_energy` for a great many neurons.
+
+  The mean over keys of the value, and of the gradient, is exact. What ``method`` does,
+  and costs, says :class:`Sampled`, the objective of the same estimate, which the optax
+  transformations take; :func:`sampled_energy_and_error` also tells how sure it is.
+
+  With ``rows`` instead of random samples, it is the energy of these neurons with all
+  others, each row of them counted as often as it comes: of the classes of a mini-batch,
+  the paper's energy of an output layer,
+
+  .. math::
+    \frac{1}{m (N - 1)} \sum_{i=1}^m \sum_{j \ne y_i} f(\lVert u_{y_i} - u_j \rVert)
+
+  the mean of ``neuron_energies(neurons)[rows]``, with the gradient of that. It takes
+  O(m N d) operations and O(N d) memory.
+
+  A row of NaN or infinity makes the estimate NaN, whether it is drawn or not.
+
+  Args:
+    key: a PRNG key; every step of training needs another. With ``rows``, ``None``.
+    neurons: ``[*batch, n, d]``, one neuron of ``d`` weights per row; float64,
+      float32, or a smaller float, which is computed in float32.
+    potential: the pair potential, :class:`Riesz` or :class:`Gaussian`.
+    num_samples: neurons of a sample; with as many or more than n, the energy is exact.
+    rows: integers ``[m]``, 0 to n - 1, instead of ``num_samples``; of all sets of a
+      batch the same. Others, which cannot be told when traced, make the result NaN.
+    half_space: with a virtual antipode of every neuron; with ``rows``, as of
+      :func:`neuron_energies`.
+    method: ``"field"`` or ``"minibatch"``, of random samples.
+
+  Returns:
+    Estimates ``[*batch]``, float64 for float64 neurons and float32 otherwise.
+
+  Raises:
+    TypeError: ``key`` is no PRNG key, ``neurons`` not a real floating-point array,
+      ``potential`` not a :class:`Potential`, or ``rows`` not integer.
+    ValueError: ``neurons`` has fewer than two axes, or a symbolic n (of
+      ``jax.export``); ``num_samples`` is no whole number or too small; ``rows`` is not
+      ``[m]`` with m > 0; not one of both is given; ``method`` is another.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from mhe_jax import Riesz, sampled_energy
+    >>> neurons = jax.random.normal(jax.random.key(0), (4096, 64))
+    >>> energy = sampled_energy(jax.random.key(1), neurons, Riesz(2.0), num_samples=256)
+    >>> labels = jnp.array([7, 2, 7])  # of a mini-batch
+    >>> energy = sampled_energy(None, neurons, Riesz(2.0), rows=labels)
+
+  References:
+    Liu et al., `Learning towards Minimum Hyperspherical Energy
+    <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018, section 3.5, for the forms of
+    the mini-batch.
+  """
+  if (num_samples is None) == (rows is None):
+    raise ValueError(
+      f"one of num_samples and rows must be given, got {num_samples} and {rows!r}."
+    )
+  if num_samples is not None:
+    objective = Sampled(potential, num_samples, method, exact=num_samples)
+    return objective(neurons, half_space=half_space, key=key)
+  check_potential(potential)
+  neurons = as_neurons(neurons)
+  rows = _as_rows(rows)
+  return evaluate(_OfRows(potential, bool(half_space)), neurons, rows)
+
+
+def sampled_energy_and_error(
+  key: jax.Array,
+  neurons: jax.typing.ArrayLike,
+  potential: Potential = Riesz(1.0),
+  *,
+  num_samples: int,
+  half_space: bool = False,
+  method: Method = "field",
+) -> tuple[jax.Array, jax.Array]:
+  """An estimate of the energy, and its standard error.
+
+  Args:
+    key: as of :func:`sampled_energy`, and so the other arguments.
+    neurons: ``[*batch, n, d]``.
+    potential: the pair potential.
+    num_samples: neurons of a sample.
+    half_space: with a virtual antipode of every neuron.
+    method: ``"field"`` or ``"minibatch"``.
+
+  Returns:
+    Estimates ``[*batch]`` and their standard errors ``[*batch]``, constants, estimated
+    from the same sample; 0 where the energy is exact. ``"field"``, whose sample is
+    spread evenly, is often better than this, which is that of a simple sample.
+
+  Raises:
+    TypeError: as of :func:`sampled_energy`, and so ``ValueError``.
+
+  Example:
+    >>> import jax
+    >>> from mhe_jax import Riesz, sampled_energy_and_error
+    >>> neurons = jax.random.normal(jax.random.key(0), (4096, 64))
+    >>> energy, error = sampled_energy_and_error(
+    ...   jax.random.key(1), neurons, Riesz(2.0), num_samples=256)
+    >>> bool(error < 1e-4 * energy)
+    True
+  """
+  objective = Sampled(potential, num_samples, method, exact=num_samples)
+  energy = objective(neurons, half_space=half_space, key=key)
+  return energy, _error(objective, as_neurons(neurons), bool(half_space), key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _error(objective, neurons, half_space, key):
+  units = normalize(jax.lax.stop_gradient(neurons))
+  return objective.with_error(units, half_space=half_space, key=key)[1]
+
+
+class _OfRows(NamedTuple):
+  """A function of neurons and rows, hashable."""
+
+  potential: Potential
+  half_space: bool
+
+  def __call__(self, neurons, rows):
+    units = normalize(neurons)
+    return rows_against_all(units, rows, self.potential, half_space=self.half_space)
+
+
+def _as_rows(rows):
+  rows = replicate_explicit(jnp.asarray(rows))
+  if not jnp.issubdtype(rows.dtype, jnp.integer):
+    raise TypeError(f"rows must be integer, got dtype {rows.dtype}.")
+  if rows.ndim != 1 or rows.shape[0] == 0:
+    raise ValueError(f"rows must have shape [m] with m > 0, got {rows.shape}.")
+  return rows
