@@ -1,7 +1,7 @@
 """Faces: works through lists of runs.
 
   python -m experiments.faces.sweep --preset smoke
-  python -m experiments.faces.sweep best margins --preset cpu --data-root FOLDER --jobs 2
+  python -m experiments.faces.sweep best margins --preset cpu --data-root FOLDER
   python -m experiments.faces.sweep best --preset paper --data-root FOLDER
 
 The sweeps: best (the question, on seeds of its own), margins, identification (which has

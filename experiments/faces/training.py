@@ -92,7 +92,7 @@ def make_update(
       logits = head.logits(cosines, norms, labels, step - 1)
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
       loss = losses.mean()
-      weight = energy.weight_at(step - 1, steps)
+      weight = energy.weight_at(step - 1, steps).astype(loss.dtype)
       return loss + weight * energy(params["score"]["kernel"].T, labels), loss
 
     (value, loss), grads = jax.value_and_grad(total, has_aux=True)(state.params)
