@@ -93,7 +93,7 @@ PRESETS: dict[Preset, Config] = {
     samples=1000, curve_samples=100,
   ),
   "cpu": Config(
-    width=8, learning_rate=2e-4, steps=4000, measurements=10, curve_samples=2000,
+    width=8, learning_rate=2e-4, steps=3000, measurements=10, curve_samples=2000,
     critic=Critic("cnn-6", width=16, steps=3000, batch_size=64, learning_rate=0.05),
   ),
   "paper": Config(),

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 import scipy.special
 
 NEIGHBORS = 3
@@ -77,7 +76,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     by a Two Time-Scale Update Rule, NeurIPS 2017.
   """
   (mean1, root1), (mean2, root2) = map(_moments, (first, second))
-  cross = scipy.linalg.svdvals(root1.T @ root2).sum()
+  cross = np.linalg.svdvals(root1.T @ root2).sum()
   traces = np.sum(root1**2) + np.sum(root2**2)
   return float(max(np.sum((mean1 - mean2) ** 2) + traces - 2.0 * cross, 0.0))
 
@@ -86,7 +85,7 @@ def _moments(features):
   """Mean ``[d]`` and a root of the covariance ``[d, d]``."""
   x = np.asarray(features, np.float64)
   covariance = np.atleast_2d(np.cov(x, rowvar=False))
-  values, vectors = scipy.linalg.eigh(covariance)
+  values, vectors = np.linalg.eigh(covariance)
   # Of singular ones, rounding makes some slightly negative.
   return x.mean(0), vectors * np.sqrt(np.maximum(values, 0.0))
 

@@ -40,21 +40,22 @@ class Run:
 
   def __init__(self, config: Config, data: Data, critic: Judge):
     self.config, self._data, self._judge = config, data, critic
-    self._discriminator = Discriminator(config.width, config.spectral_norm)
+    network = Discriminator(config.width, config.spectral_norm)
     self._generator = Generator(config.width, data.image_shape[-1])
     self._key = jax.random.key(config.seed)
     optimizers, self._update = _compiled(
-      dataclasses.replace(config, seed=0), self._discriminator, self._generator
+      dataclasses.replace(config, seed=0), data.image_shape[-1]
     )
     discriminator, spectral, generator = training.init(
-      self._discriminator, self._generator, self._key
+      network, self._generator, self._key
     )
+    tx_discriminator, tx_generator = optimizers
     self.state = training.State(
       discriminator,
       spectral,
       generator,
       jax.tree.map(jnp.copy, generator),  # An update consumes both.
-      tuple(tx.init(p) for tx, p in zip(optimizers, (discriminator, generator))),
+      (tx_discriminator.init(discriminator), tx_generator.init(generator)),
       jnp.zeros(2, jnp.float32),
     )
 
@@ -169,10 +170,15 @@ def _excess(params):
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(config, discriminator, generator):
+def _compiled(config: Config, channels: int):
   """Optimizers and update: one for all seeds, so that it compiles once."""
   optimizers = config.optimizers()
-  update = training.make_update(discriminator, generator, optimizers, config.decay)
+  update = training.make_update(
+    Discriminator(config.width, config.spectral_norm),
+    Generator(config.width, channels),
+    optimizers,
+    config.decay,
+  )
   return optimizers, update
 
 
