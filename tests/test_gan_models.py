@@ -40,7 +40,7 @@ def count(tree):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("width", [2, 64])
-def test_shapes_and_counts_are_those_of_the_formulas(width, channels):
+def test_shapes_and_counts_are_those_of_the_formulas(width, channels, as_users):
   w, c = width, channels
   discriminator, generator = Discriminator(w), Generator(w, c)
   d, _, g = jax.eval_shape(
@@ -49,7 +49,7 @@ def test_shapes_and_counts_are_those_of_the_formulas(width, channels):
   kernels = 9 * c * w + 16 * (2 + 8 + 32) * w * w + 9 * (4 + 16 + 64) * w * w
   assert count(d) == kernels + 29 * w + 16 * 8 * w + 1
   kernels = LATENT * 128 * w + 16 * (32 + 8 + 2) * w * w + 9 * w * c
-  assert count(g) == kernels + c + 2 * (128 * 0 + 8 + 4 + 2 + 1) * w
+  assert count(g) == kernels + c + 2 * (8 + 4 + 2 + 1) * w
   matrices = {k: x.shape for k, x in jax.eval_shape(neuron_matrices, d).items()}
   widths = [c, w, 2 * w, 2 * w, 4 * w, 4 * w, 8 * w, 8 * w]
   areas = [9, 16, 9, 16, 9, 16, 9]
@@ -58,7 +58,9 @@ def test_shapes_and_counts_are_those_of_the_formulas(width, channels):
     for path, n, area, before in zip(HIDDEN, widths[1:], areas, widths)
   }
   images = jax.eval_shape(
-    functools.partial(training.generated, generator), g, jnp.zeros((5, LATENT))
+    functools.partial(training.generated, generator),
+    g,
+    jnp.zeros((5, LATENT), jnp.float32),
   )
   assert images.shape == (5, 32, 32, c)
   logits = jax.eval_shape(lambda p, x: discriminator.apply({"params": p}, x), d, images)
@@ -67,151 +69,159 @@ def test_shapes_and_counts_are_those_of_the_formulas(width, channels):
 
 @functools.cache
 def networks(spectral_norm):
-  """Of width 2, for digits: networks, variables, real and generated images."""
+  """Of width 2, for digits: networks, their variables, images."""
   discriminator, generator = Discriminator(2, spectral_norm), Generator(2, 1)
   d, spectral, g = training.init(discriminator, generator, jax.random.key(0))
-  real = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
-  return discriminator, generator, d, spectral, g, real
+  images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
+  return discriminator, generator, d, spectral, g, images
 
 
 def test_spectral_norm_is_that_of_the_kernels_as_matrices(as_users):
-  discriminator, _, d, spectral, _, real = networks(True)
-  assert set(d) == {*(f"conv{i}" for i in range(7)), "score"}  # As without.
-  # Its power iteration has a vector and a number for each of these.
-  assert sorted(k for s in spectral.values() for k in s) == sorted(
-    f"{layer}/kernel/{name}" for layer in d for name in ("sigma", "u")
-  )
-  x = from_bytes(real)
-  for _ in range(200):
-    _, spectral = training.discriminator_loss(discriminator, d, spectral, x, x)
+  discriminator, _, d, spectral, _, images = networks(True)
+  x = from_bytes(images)
+
+  @jax.jit
+  def step(spectral):
+    return training.discriminator_loss(discriminator, d, spectral, x, x)[1]
+
+  for _ in range(200):  # A step of the power iteration each.
+    spectral = step(spectral)
+  divided = {}
   for layer, params in d.items():
     kernel = np.asarray(params["kernel"])
-    expected = np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), 2)
+    largest = np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), 2)
     found = spectral[f"{layer}_norm"][f"{layer}/kernel/sigma"]
-    assert float(found) == pytest.approx(expected, rel=1e-3)
-  divided = {
-    layer: {
-      **p,
-      "kernel": p["kernel"] / spectral[f"{layer}_norm"][f"{layer}/kernel/sigma"],
-    }
-    for layer, p in d.items()
-  }
-  plain = Discriminator(2).apply({"params": divided}, x)
-  normed = discriminator.apply({"params": d, "batch_stats": spectral}, x)
+    assert float(found) == pytest.approx(float(largest), rel=1e-3)
+    divided[layer] = {**params, "kernel": jnp.asarray(kernel / largest)}
+  plain = jax.jit(Discriminator(2).apply)({"params": divided}, x)
+  normed = jax.jit(discriminator.apply)({"params": d, "batch_stats": spectral}, x)
   np.testing.assert_allclose(normed, plain, rtol=1e-2, atol=1e-4)
 
 
-REGULARIZERS = [
-  (Regularizer("mhe", half_space=False, weight=3.0), Riesz(2.0), False),
-  (Regularizer("mhe", 1.0, weight=3.0), Riesz(1.0), True),
-  (
-    Regularizer("mhe", relative=True, weight=3.0),
+REGULARIZERS = {
+  Regularizer("mhe", half_space=False, weight=3.0): (Riesz(2.0), False),
+  Regularizer("mhe", 1.0, weight=3.0): (Riesz(1.0), True),
+  Regularizer("mhe", relative=True, weight=3.0): (
     RelativeExcess(Riesz(2.0), log=True),
     True,
   ),
-  (Regularizer("orthonormal", weight=3.0), Orthonormality(), True),
-]
+  Regularizer("orthonormal", weight=3.0): (Orthonormality(), True),
+}
 
 
-@pytest.mark.parametrize("spectral_norm", [False, True])
-def test_adam_is_given_the_gradient_of_loss_plus_weighted_energy(
-  spectral_norm, as_users
-):
-  """Of the hidden convolutions' own kernels, not of what is divided by their norm."""
-  discriminator, _, d, spectral, _, real = networks(spectral_norm)
-  real, fake = from_bytes(real), from_bytes(255 - real)
+def test_exactly_the_convolutions_have_an_energy(as_users):
+  """With and without spectral norm: their own kernels, not what these become by it."""
+  *_, d, _, _, _ = networks(False)
+  with_norm = networks(True)[2]
+  assert jax.tree.map(jnp.shape, with_norm) == jax.tree.map(jnp.shape, d)
+  zeros = jax.tree.map(jnp.zeros_like, d)
 
-  def loss(params):
-    return training.discriminator_loss(discriminator, params, spectral, real, fake)[0]
+  @jax.jit
+  def compared(params):
+    hidden = {k: v for k, v in params.items() if k != "score"}
+    pairs = []
+    for regularizer, (objective, half_space) in REGULARIZERS.items():
+      tx = regularizer.transformation()
+      found, _ = tx.update(zeros, tx.init(params), params)
+      grads = jax.grad(network_energy)(hidden, objective, half_space=half_space)
+      pairs.append((found, grads))
+    return pairs
 
-  grads = jax.jit(jax.grad(loss))(d)
-  for regularizer, objective, half_space in REGULARIZERS:
-
-    def energy(params, objective=objective, half_space=half_space):
-      hidden = {k: v for k, v in params.items() if k != "score"}
-      return network_energy(hidden, objective, half_space=half_space)
-
-    total = jax.tree.map(lambda g, e: g + 3.0 * e, grads, jax.grad(energy)(d))
-    tx, _ = Config(spectral_norm=spectral_norm, regularizer=regularizer).optimizers()
-    adam = optax.adam(1e-4, b1=0.5, b2=0.999)
-    found, _ = tx.update(grads, tx.init(d), d)
-    expected, _ = adam.update(total, adam.init(d))
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-9),
-      found, expected,
-    )  # fmt: skip
-    # And the transformation alone changes exactly these leaves.
-    tx = regularizer.transformation()
-    added, _ = tx.update(jax.tree.map(jnp.zeros_like, d), tx.init(d), d)
+  for found, grads in compared(d):
     changed = {
       f"{layer}/{name}"
-      for layer, p in added.items()
+      for layer, p in found.items()
       for name, x in p.items()
       if x.any()
     }
     assert changed == set(HIDDEN)
+    for layer, params in grads.items():
+      expected = 3.0 * params["kernel"]
+      np.testing.assert_allclose(found[layer]["kernel"], expected, rtol=1e-4, atol=1e-6)
 
 
-@functools.cache
-def one_update(spectral_norm, decay):
-  """State before and after step 2, and what the update is made of."""
-  discriminator, generator, d, spectral, g, real = networks(spectral_norm)
-  optimizers = Config(learning_rate=0.01).optimizers()
-  update = training.make_update(discriminator, generator, optimizers, decay)
-  copy = functools.partial(jax.tree.map, jnp.copy)
+@pytest.mark.parametrize(
+  "spectral_norm, regularizer",
+  [
+    (True, Regularizer("mhe", relative=True, weight=0.1)),
+    (False, Regularizer("mhe", half_space=False, weight=2.0)),
+  ],
+)
+def test_an_update_is_a_step_of_adam_on_each_loss_plus_the_weighted_energy(
+  spectral_norm, regularizer, as_users
+):
+  discriminator, generator, d, spectral, g, images = networks(spectral_norm)
+  objective, half_space = REGULARIZERS[dataclasses.replace(regularizer, weight=3.0)]
+  config = Config(regularizer=regularizer)
+  optimizers = config.optimizers()
   opt_states = tuple(tx.init(p) for tx, p in zip(optimizers, (d, g)))
   average = jax.tree.map(lambda x: x + 1.0, g)
-  before = training.State(
-    d, spectral, g, average, opt_states, jnp.zeros(2, jnp.float32)
-  )
-  after = update(copy(before), real, jax.random.key(3), 2)
-  return before, after, optimizers
+  losses = jnp.zeros(2, jnp.float32)
+  before = training.State(d, spectral, g, average, opt_states, losses)
+  key, step = jax.random.key(3), 2
+  update = training.make_update(discriminator, generator, optimizers, 0.999)
+  after = update(jax.tree.map(jnp.copy, before), images, key, step)
 
+  @jax.jit
+  def expected():
+    first, second = jax.random.split(jax.random.fold_in(key, step))
+    x = from_bytes(images)
+    fake = training.generated(generator, g, training.latents(first, 4))
 
-def test_an_update_is_a_step_of_each_network_on_its_softplus_loss(as_users):
-  before, after, (tx_d, tx_g) = one_update(True, 0.999)
-  discriminator, generator, *_, real = networks(True)
-  first, second = jax.random.split(jax.random.fold_in(jax.random.key(3), 2))
-  x = from_bytes(real)
-  fake = training.generated(generator, before.generator, training.latents(first, 4))
+    def loss_of_discriminator(params):
+      logits, new = discriminator.apply(
+        {"params": params, "batch_stats": spectral},
+        jnp.concatenate([x, fake]),
+        update_stats=True,
+        mutable=["batch_stats"],
+      )
+      p = jax.nn.sigmoid(logits)
+      loss = -jnp.log(p[:4]).mean() - jnp.log(1.0 - p[4:]).mean()
+      hidden = {k: v for k, v in params.items() if k != "score"}
+      energy = network_energy(hidden, objective, half_space=half_space)
+      total = loss + regularizer.weight * energy
+      return total, (loss, new.get("batch_stats", {}))
 
-  def loss_d(params):
-    logits, new = discriminator.apply(
-      {"params": params, "batch_stats": before.spectral},
-      jnp.concatenate([x, fake]), update_stats=True, mutable=["batch_stats"],
-    )  # fmt: skip
-    p = jax.nn.sigmoid(logits)
-    return -jnp.log(p[:4]).mean() - jnp.log(1.0 - p[4:]).mean(), new["batch_stats"]
+    grads, (loss_d, new) = jax.grad(loss_of_discriminator, has_aux=True)(d)
+    adam = optax.adam(1e-4, b1=0.5, b2=0.999)
+    params = optax.apply_updates(d, adam.update(grads, adam.init(d))[0])
 
-  (value_d, spectral), grads = jax.value_and_grad(loss_d, has_aux=True)(
-    before.discriminator
-  )
-  updates, _ = tx_d.update(grads, before.optimizers[0], before.discriminator)
-  d = optax.apply_updates(before.discriminator, updates)
+    def loss_of_generator(p):
+      fake = training.generated(generator, p, training.latents(second, 4))
+      logits = discriminator.apply({"params": params, "batch_stats": new}, fake)
+      return -jnp.log(jax.nn.sigmoid(logits)).mean()
 
-  def loss_g(params):
-    fake = training.generated(generator, params, training.latents(second, 4))
-    variables = {"params": d, "batch_stats": spectral}
-    return -jnp.log(jax.nn.sigmoid(discriminator.apply(variables, fake))).mean()
+    loss_g, grads_g = jax.value_and_grad(loss_of_generator)(g)
+    params_g = optax.apply_updates(g, adam.update(grads_g, adam.init(g))[0])
+    return grads, grads_g, params, params_g, new, jnp.stack([loss_d, loss_g])
 
-  value_g, grads = jax.value_and_grad(loss_g)(before.generator)
-  updates, _ = tx_g.update(grads, before.optimizers[1], before.generator)
-  g = optax.apply_updates(before.generator, updates)
-  close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=2e-4)
+  grads, grads_g, params, params_g, new, values = expected()
+  np.testing.assert_allclose(after.losses, values, rtol=1e-4)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+    after.spectral, new)  # fmt: skip
+
+  def same(found, wanted, gradient):
+    """Adam's first step has one size: what a gradient of rounding errors does, too."""
+    clear = np.abs(gradient) > 1e-4 * np.abs(gradient).max()
+    assert clear.mean() > 0.5
+    np.testing.assert_allclose(
+      np.asarray(found)[clear], np.asarray(wanted)[clear], rtol=1e-5, atol=2e-6
+    )
+
+  jax.tree.map(same, after.discriminator, params, grads)
+  jax.tree.map(same, after.generator, params_g, grads_g)
+  mean = jax.tree.map(lambda a, b: 2 / 11 * a + 9 / 11 * b, average, after.generator)
   jax.tree.map(
-    close, (d, spectral, g), (after.discriminator, after.spectral, after.generator)
-  )
-  close(after.losses, [value_d, value_g])
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+    after.average, mean,
+  )  # fmt: skip
 
 
-@pytest.mark.parametrize("decay, kept", [(0.999, 2 / 11), (0.1, 0.1), (0.0, 0.0)])
-def test_the_average_decays_less_at_first(decay, kept, as_users):
-  before, after, _ = one_update(False, decay)
-  expected = jax.tree.map(
-    lambda old, new: kept * old + (1.0 - kept) * new, before.average, after.generator
-  )
-  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-  jax.tree.map(close, after.average, expected)
+def test_the_average_keeps_less_at_first():
+  assert float(training.kept(0.999, 2)) == pytest.approx(2 / 11)
+  assert float(training.kept(0.999, 10**6)) == pytest.approx(0.999)
+  assert float(training.kept(0.1, 2)) == pytest.approx(0.1)
+  assert float(training.kept(0.0, 2)) == 0.0
 
 
 def test_standing_statistics_are_those_of_their_own_batch(as_users):
@@ -219,16 +229,20 @@ def test_standing_statistics_are_those_of_their_own_batch(as_users):
   _, generator, _, _, g, _ = networks(False)
   key = jax.random.key(5)
   stats = training.statistics(generator, g, key)
-  z = training.latents(key, training.STANDING)
-  in_training = training.generated(generator, g, z)
-  in_use = generator.apply({"params": g, "batch_stats": stats}, z)
+
+  @jax.jit
+  def made():
+    z = training.latents(key, training.STANDING)
+    fewer = training.latents(key, training.BATCH)
+    variables = {"params": g, "batch_stats": stats}
+    in_use = [generator.apply(variables, x) for x in (z, fewer)]
+    return training.generated(generator, g, z), *in_use
+
+  in_training, in_use, fewer = made()
   np.testing.assert_allclose(in_use, in_training, rtol=1e-4, atol=1e-4)
-  assert float(jnp.std(jnp.asarray(in_use))) > 0.05
-  images = training.sampled(generator, g, stats, key)
-  expected = to_bytes(generator.apply(
-    {"params": g, "batch_stats": stats}, training.latents(key, training.BATCH)
-  ))  # fmt: skip
-  np.testing.assert_array_equal(images, expected)
+  assert np.std(in_use) > 0.05
+  images = np.asarray(training.sampled(generator, g, stats, key), int)
+  assert np.abs(images - np.round((np.asarray(fewer) + 1.0) * 127.5)).max() <= 1
 
 
 def test_images_go_to_numbers_and_back_and_get_margins():

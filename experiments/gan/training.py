@@ -83,6 +83,18 @@ def generated(generator: Generator, params: Any, z: jax.Array) -> jax.Array:
   return images
 
 
+def kept(decay: float, step: jax.typing.ArrayLike) -> jax.Array:
+  """How much of the average a step keeps: ``decay``, and less at first.
+
+  Or it would keep what training began with, for ``1 / (1 - decay)`` steps.
+
+  Args:
+    decay: at last.
+    step: number of the step, from 1 on.
+  """
+  return jnp.minimum(decay, step / (step + 9))
+
+
 def make_update(
   discriminator: Discriminator,
   generator: Generator,
@@ -99,8 +111,7 @@ def make_update(
     discriminator: network.
     generator: network.
     optimizers: of both; that of the discriminator has the regularizer.
-    decay: of the average. Step i, from 1 on, has i / (i + 9) where that is less: or
-      the average would keep what training began with.
+    decay: of the average; see :func:`kept`.
   """
   tx_discriminator, tx_generator = optimizers
 
@@ -131,8 +142,8 @@ def make_update(
     loss_g, grads = jax.value_and_grad(loss_of_generator)(state.generator)
     updates, opt_g = tx_generator.update(grads, state.optimizers[1], state.generator)
     params_g = optax.apply_updates(state.generator, updates)
-    kept = jnp.minimum(decay, step / (step + 9))
-    average = optax.incremental_update(params_g, state.average, 1.0 - kept)
+    change = 1.0 - kept(decay, step)
+    average = optax.incremental_update(params_g, state.average, change)
     losses = state.losses + jnp.stack([loss_d, loss_g])
     return State(params, spectral, params_g, average, (opt_d, opt_g), losses)
 
