@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +35,12 @@ def numbers(result):
 
 def test_a_run_that_is_stopped_ends_with_the_same_numbers(tmp_path, as_users):
   config = dataclasses.replace(
-    SMOKE, steps=100, measurements=10, width=4, head=annealed(100, 2.0),
+    SMOKE, steps=100, measurements=4, head=annealed(100, 2.0),
     learning_rate=0.1, energy=dataclasses.replace(BATCH, start=0.2, ramp=0.3),
   )  # fmt: skip
 
   def stop(step):
-    if step == 45:
+    if step == 60:
       raise InterruptedError
 
   with pytest.raises(InterruptedError):
@@ -49,7 +50,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_numbers(tmp_path, as_users):
   )
   assert stopped == whole
   history = whole["history"]
-  assert [entry["step"] for entry in history] == list(range(0, 101, 10))
+  assert [entry["step"] for entry in history] == list(range(0, 101, 25))
   assert history[-1]["train_loss"] < history[1]["train_loss"]
   assert whole["train_error"] < 60  # Of twenty people, chance has 95.
   assert whole["verification_error"] < 30
@@ -109,18 +110,14 @@ def test_the_first_step_is_gradient_descent_on_the_sum(as_users):
 def test_a_run_that_diverges_says_so(tmp_path, as_users):
   """The last good state is kept."""
   config = dataclasses.replace(SMOKE, steps=40, measurements=4, energy=ALL)
-  run = a_run(dataclasses.replace(config, learning_rate=1e20))
-  with pytest.raises(
-    Diverged, match=r"not finite at step [1-9].*m = 4.*weight .*1.*try"
-  ):
-    for step in run.steps(0, 10):
-      if step == 10:
-        run.measure(step)
   # Where classes are closer than 1, a large exponent makes a sum that overflows.
   steep = Energy("all", s=60.0, weight=3e38, start=0.5)
   late = dataclasses.replace(config, energy=steep)
   result = train(TASK, late, tmp_path)
-  assert "not finite at step 21" in result["diverged"]
+  message = result["diverged"]
+  assert re.match(r"the loss was not finite at step 21 \(SphereFace, m = 4, ", message)
+  assert "weight of the energy 3e+38" in message
+  assert "try a smaller weight" in message
   assert "verification_error" not in result
   assert [entry["step"] for entry in result["history"]] == [0, 10, 20]
   assert (tmp_path / f"{late.name}.checkpoint").exists()
@@ -244,5 +241,5 @@ def finished(seed):
 
 
 def test_the_commands_have_help():
-  for module in ("faces", "faces.sweep", "faces.report"):
+  for module in ("faces", "faces.sweep"):
     assert "--preset" in finish(start(module, "--help"))

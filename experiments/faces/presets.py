@@ -130,7 +130,7 @@ def annealed(steps: int, m: float = 4.0) -> Head:
 _CPU_STEPS = 1000
 PRESETS: dict[Preset, Config] = {
   "smoke": Config(
-    dataset="orl", image_size=16, layers=4, width=2, features=8, steps=8,
+    dataset="orl", image_size=16, layers=4, width=4, features=8, steps=8,
     batch_size=16, learning_rate=0.02, measurements=2, head=annealed(8),
   ),
   "cpu": Config(

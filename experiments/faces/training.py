@@ -38,17 +38,23 @@ def as_floats(images: jax.typing.ArrayLike) -> jax.Array:
   return jnp.asarray(images, jnp.float32) / 127.5 - 1.0
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def init(
   model: SphereFace, num_classes: int, key: jax.Array, images: jax.typing.ArrayLike
 ) -> dict:
   """Parameters of a new network and new class weights."""
   network_key, class_key = jax.random.split(key)
   shape = (model.features, num_classes)
+  kernel = jax.nn.initializers.glorot_uniform()(class_key, shape, jnp.float32)
   return {
-    "network": model.init(network_key, as_floats(images))["params"],
-    "score": {"kernel": jax.nn.initializers.glorot_uniform()(class_key, shape)},
+    "network": _init_network(model, network_key, images),
+    "score": {"kernel": kernel},
   }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init_network(model, key, images):
+  """Compiled once, however many classes there are."""
+  return model.init(key, as_floats(images))["params"]
 
 
 def features_of(
