@@ -140,20 +140,11 @@ def test_exactly_the_convolutions_have_an_energy(as_users):
       np.testing.assert_allclose(found[layer]["kernel"], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  "spectral_norm, regularizer",
-  [
-    (True, Regularizer("mhe", relative=True, weight=0.1)),
-    (False, Regularizer("mhe", half_space=False, weight=2.0)),
-  ],
-)
-def test_an_update_is_a_step_of_adam_on_each_loss_plus_the_weighted_energy(
-  spectral_norm, regularizer, as_users
-):
-  discriminator, generator, d, spectral, g, images = networks(spectral_norm)
-  objective, half_space = REGULARIZERS[dataclasses.replace(regularizer, weight=3.0)]
-  config = Config(regularizer=regularizer)
-  optimizers = config.optimizers()
+def test_an_update_is_a_step_of_adam_on_each_loss_plus_the_weighted_energy(as_users):
+  discriminator, generator, d, spectral, g, images = networks(True)
+  regularizer = Regularizer("mhe", relative=True, weight=3.0)
+  objective, half_space = REGULARIZERS[regularizer]
+  optimizers = Config(regularizer=regularizer).optimizers()
   opt_states = tuple(tx.init(p) for tx, p in zip(optimizers, (d, g)))
   average = jax.tree.map(lambda x: x + 1.0, g)
   losses = jnp.zeros(2, jnp.float32)
@@ -179,8 +170,8 @@ def test_an_update_is_a_step_of_adam_on_each_loss_plus_the_weighted_energy(
       loss = -jnp.log(p[:4]).mean() - jnp.log(1.0 - p[4:]).mean()
       hidden = {k: v for k, v in params.items() if k != "score"}
       energy = network_energy(hidden, objective, half_space=half_space)
-      total = loss + regularizer.weight * energy
-      return total, (loss, new.get("batch_stats", {}))
+      total = loss + 3.0 * energy
+      return total, (loss, new["batch_stats"])
 
     grads, (loss_d, new) = jax.grad(loss_of_discriminator, has_aux=True)(d)
     adam = optax.adam(1e-4, b1=0.5, b2=0.999)

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import pathlib
+import re
+import shutil
 import sys
 import threading
 import time
@@ -16,6 +19,7 @@ from experiments.data import Data, Split, load
 from experiments.errors import InputError
 from experiments.gan import __main__ as command
 from experiments.gan import critic as critics
+from experiments.gan import report
 from experiments.gan.critic import Critic, held_out, judge
 from experiments.gan.figures import FIGURES, draw_all
 from experiments.gan.images import decoded, encoded
@@ -279,8 +283,15 @@ def test_the_report_counts_what_collapsed_and_diverged_and_draws_everything(tmp_
   assert "scored by 2 different classifiers" in texts["scores of four"]
   assert texts["scores of four"].count("*real images* | 0.80 | 0.80 | 0.800") == 2
   assert texts["four"].count("SN + MHE against SN") == 2
-  pictures = draw_all("cpu", found, tmp_path)
-  assert {path.stem for path in pictures} == {f"gan_{name}" for name in FIGURES}
+  page = pathlib.Path(report.__file__).parents[2] / "docs" / "gan.md"
+  shutil.copy(page, tmp_path)
+  report.main("cpu", folder, tmp_path)
+  text = (tmp_path / "gan.md").read_text()
+  assert "Not run yet." not in text
+  assert all(block in text for block in texts.values())
+  drawn = {path.name for path in (tmp_path / "images").iterdir()}
+  assert drawn == {f"gan_{name}.png" for name in FIGURES}
+  assert set(re.findall(r"\(images/(.*?)\)", text)) == drawn
 
 
 def test_without_results_there_are_no_pictures_and_every_block_says_so(tmp_path):

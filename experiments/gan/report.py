@@ -5,10 +5,11 @@
 
 Writes OUTPUT/gan.md and OUTPUT/images/gan_*.png. Of a page that is there already, only
 what stands between "<!-- NAME -->" and "<!-- end of NAME -->" is replaced, NAME being a
-sweep, or "scores of" one.
+sweep, or "scores of" or "pictures of" one.
 """
 
 import pathlib
+from collections.abc import Collection
 
 import numpy as np
 import tyro
@@ -109,6 +110,33 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   return {name: text or "Not run yet." for name, text in texts.items()}
 
 
+_CAPTIONS = {
+  "four": {
+    "samples": "64 samples of every arm at the end: one seed, the same latents",
+    "curves": "Frechet distance and redundancy of the discriminator over the updates",
+    "regions": "Precision and recall of every run, with standard errors",
+  },
+  "weight": {"weights": "Frechet distance over the weight, a point a seed"},
+}
+
+
+def pictures(drawn: Collection[str]) -> dict[str, str]:
+  """Links to those of the pictures that were drawn, by the name of their block.
+
+  Args:
+    drawn: of :data:`experiments.gan.figures.FIGURES`.
+  """
+  return {
+    f"pictures of {sweep}": "\n\n".join(
+      f"![{caption}](images/gan_{name}.png)"
+      for name, caption in captions.items()
+      if name in drawn
+    )
+    or "Not run yet."
+    for sweep, captions in _CAPTIONS.items()
+  }
+
+
 def main(
   preset: Preset = "cpu",
   results: pathlib.Path = RESULTS,
@@ -124,13 +152,13 @@ def main(
   console = Console()
   with told_in_a_line(console):
     found = Results(results, Config)
-    texts = blocks(preset, found)
-    path = output / "gan.md"
-    page = filled(path, "MHE-GAN", texts)
     make_folder(output / "images")
+    drawn = draw_all(preset, found, output / "images")
+    names = {picture.stem.removeprefix("gan_") for picture in drawn}
+    path = output / "gan.md"
+    page = filled(path, "MHE-GAN", blocks(preset, found) | pictures(names))
   path.write_text(page)
-  pictures = draw_all(preset, found, output / "images")
-  console.print(f"Wrote {path} and {len(pictures)} pictures.", highlight=False)
+  console.print(f"Wrote {path} and {len(drawn)} pictures.", highlight=False)
 
 
 if __name__ == "__main__":
