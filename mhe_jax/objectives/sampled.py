@@ -28,7 +28,9 @@ class Sampled(Objective):
     the cosine, summed exactly over all pairs, takes out of the sample what all pairs
     have in common. It takes :math:`O(N d (m + d))` operations, for m samples.
   - ``"minibatch"``, the paper's: the energy of ``num_samples`` of the neurons alone.
-    The others have no gradient; for many neurons that is mostly noise.
+    The others have no gradient; for many neurons that is mostly noise. (In half-space
+    form the antipodes of all neurons count, which are a larger share of few: with those
+    of the sample alone the estimate would not be unbiased.)
 
   The gradient of ``"field"`` is that of the pull, and not of the value that is returned
   with it: both have the right mean, and the gradient of the value has far more noise.
@@ -95,10 +97,14 @@ class Sampled(Objective):
     if units.shape[-2] <= self.exact:
       value = pair_energy(units, self.potential, half_space=half_space)
       return value, jnp.zeros_like(value)
-    options = {"num_samples": self.num_samples, "half_space": half_space}
-    if self.method == "minibatch":
-      return sampled.minibatch(key, units, self.potential, **options)
-    total, error = sampled.pair_sum(key, units, self.potential, **options)
+    estimate = sampled.minibatch if self.method == "minibatch" else sampled.pair_sum
+    total, error = estimate(
+      key,
+      units,
+      self.potential,
+      num_samples=self.num_samples,
+      half_space=half_space,
+    )
     n, scale = units.shape[-2], 2.0 if half_space else 1.0
     num_pairs = n * (2 * n - 1) if half_space else n * (n - 1) / 2
     value = mean_of(total, units, self.potential, half_space=half_space)

@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mhe_jax.pair_sum import tiled, tiles
-from mhe_jax.pair_sum.energy import pair_energy
 from mhe_jax.pair_sum.layout import default_block_size, of_each_set
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential
@@ -70,36 +69,37 @@ def minibatch(
   num_samples: int,
   half_space: bool,
 ) -> tuple[jax.Array, jax.Array]:
-  """The mean energy of some rows alone, and its standard error.
+  """As :func:`pair_sum`, from nothing but the pairs of some rows.
 
   Args:
     key: as of :func:`pair_sum`, and so the other arguments.
     units: unit vectors ``[*batch, n, d]``.
     potential: the pair potential.
-    num_samples: rows, at least 2.
-    half_space: with the antipodes.
+    num_samples: rows, at least 2 and less than n.
+    half_space: also sum over the distances to the antipodes.
 
   Returns:
-    Means ``[*batch]``, and their standard errors, not differentiable: those of a mean
-    over all pairs of independent rows, as far as they come of the rows one by one.
+    Estimates ``[*batch]``, and their standard errors, not differentiable: those of a
+    mean over all pairs of independent rows, as far as they come of the rows one by one.
 
   References:
     Hoeffding, A class of statistics with asymptotically normal distribution, Annals of
     Mathematical Statistics 19 (1948).
   """
   *batch, n, _ = units.shape
-
   rows = jax.random.choice(key, n, (num_samples,), replace=False)
+  num_pairs = n * (n - 1) / 2
 
   def of_set(units):
     # A damaged row is not hidden by not being drawn.
     damage, units = 0.0 * jnp.sum(units), units[rows]
-    value = pair_energy(units, potential, half_space=half_space) + damage
+    total = tiled.pair_sum(units, potential, half_space=half_space)
+    mean = total / (num_samples * (num_samples - 1) / 2) + damage
     fixed = jax.lax.stop_gradient(units)
     sums = tiled.row_sums(fixed, potential, half_space=half_space)
-    means = sums / (num_samples - 1) / (2 if half_space else 1)
-    error = 2.0 * jnp.std(means, ddof=1) / math.sqrt(num_samples)
-    return value, error * math.sqrt(1.0 - num_samples / n)
+    spread = jnp.std(sums / (num_samples - 1), ddof=1)
+    error = 2.0 * spread * math.sqrt((1.0 - num_samples / n) / num_samples)
+    return num_pairs * mean, num_pairs * error
 
   at_once = max(1, default_block_size() ** 2 // num_samples**2)
   return of_each_set(of_set, (units,), tuple(batch), at_once)
@@ -172,12 +172,12 @@ def _sample(energy, num_samples, key, units, *, with_gradient):
   """Value, standard error and gradient of one set of units ``[n, d]``."""
   n, dtype = len(units), units.dtype
   for_fit, for_order, for_sample = jax.random.split(key, 3)
-  # What follows is differentiated, if at all, at a fixed quadratic and order: the
-  # estimate is unbiased at any.
-  fixed = jax.lax.stop_gradient(units)
-  rest = _remainder(energy, for_fit, fixed)
-  order = _order(for_order, fixed)
-  whole, gradient = _quadratic(rest, units, with_gradient)
+  # The quadratic and the order are constants: the estimate is unbiased at any.
+  moments = tiles.product(units.T, units)
+  fixed = jax.lax.stop_gradient((units, moments))
+  rest = _remainder(energy, for_fit, fixed[0])
+  order = _order(for_order, *fixed, energy.half_space)
+  whole, gradient = _quadratic(rest, units, moments, with_gradient)
   near, gradient = _near(rest, units, order, num_samples, gradient)
   sums, strengths, gradient = _far(
     rest, units, order, num_samples, for_sample, gradient
@@ -199,6 +199,8 @@ def _remainder(energy, key, units):
   count = min(n, _FITTED_ROWS)
   rows = jax.random.randint(key, (2, count), 0, n)
   cosines = tiles.product(units[rows[0]], units[rows[1]].T)
+  if energy.half_space:  # Even: neither here nor below do signs count.
+    cosines = jnp.abs(cosines)
   low, high = jnp.quantile(cosines, jnp.array([0.01, 0.99], cosines.dtype))
   counts = (cosines >= low) & (cosines <= high) & (rows[0][:, None] != rows[1][None, :])
   slopes = energy.slope(jnp.where(counts, cosines, 0.0))
@@ -208,7 +210,7 @@ def _remainder(energy, key, units):
   from_mean = cosines - mean(cosines)
   variance = mean(from_mean**2)
   steepness = mean(from_mean * slopes) / jnp.where(variance > 0, variance, 1.0)
-  if energy.half_space:  # Even, and so is its quadratic.
+  if energy.half_space:
     second = mean(cosines**2)
     steepness = mean(cosines * slopes) / jnp.where(second > 0, second, 1.0)
     linear = jnp.zeros_like(steepness)
@@ -217,19 +219,19 @@ def _remainder(energy, key, units):
   return tiles.Remainder(energy, linear, 0.5 * steepness)
 
 
-def _order(key, units):
+def _order(key, units, moments, half_space):
   """Rows in order along about the largest eigenvector of U^T U: their numbers."""
   direction = jax.random.normal(key, units.shape[-1:], units.dtype)
   for _ in range(_POWER_STEPS):
-    direction = tiles.product(units.T, tiles.product(units, direction))
+    direction = tiles.product(moments, direction)
     direction = direction / jnp.maximum(jnp.linalg.norm(direction), 1e-30)
-  return jnp.argsort(tiles.product(units, direction))
+  along = tiles.product(units, direction)
+  return jnp.argsort(jnp.abs(along) if half_space else along)
 
 
-def _quadratic(rest, units, with_gradient):
+def _quadratic(rest, units, moments, with_gradient):
   """The quadratic of all pairs: sums of powers of the cosine need no pairs."""
   total = jnp.sum(units, 0)
-  moments = tiles.product(units.T, units)
   squares = jnp.sum(units**2, -1, keepdims=True)
   cosines = 0.5 * (jnp.sum(total**2) - jnp.sum(squares))
   squared_cosines = 0.5 * (jnp.sum(moments**2) - jnp.sum(squares**2))
