@@ -79,7 +79,7 @@ def draw_angles(base: Base, results: Results[Config]):
   axes.plot([], [], color="#888888", label="pairs of one person")
   axes.plot([], [], color="#888888", linestyle="--", label="pairs of two people")
   axes.set_xlabel("angle between the features, degrees")
-  axes.set_ylabel(f"share of the pairs, % of {edges[1] - edges[0]} degrees")
+  axes.set_ylabel(f"share of the pairs in bins of {edges[1] - edges[0]} degrees, %")
   axes.legend(fontsize=8)
   return figure
 

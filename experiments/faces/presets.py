@@ -119,8 +119,8 @@ def _are_kernels(params):
 def annealed(steps: int, m: float = 4.0) -> Head:
   """SphereFace, whose lambda is least after two fifths of a short schedule.
 
-  The published one takes 1,658 steps, of many, to that: as fast in shares of 1,000
-  steps, a margin of 4 does not begin to learn.
+  The published one takes 1,658 steps to that, the same share of which would be too few
+  here to tell people apart at all before the margin is asked for.
   """
   head = Head(margin=m)
   gamma = (head.base / head.least - 1.0) / (0.4 * steps)
