@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from processes import VOLATILE
+from test_gan_models import FULL, SMOKE
 
 from experiments.data import Data, Split, load
 from experiments.errors import InputError
@@ -31,12 +32,6 @@ from experiments.regularizers import Regularizer
 from experiments.runs.plan import runs_of
 from experiments.runs.results import Results
 from experiments.runs.train import train
-
-SMOKE = PRESETS["smoke"]
-# A state with everything in it: spectral statistics and the regularizer's count.
-FULL = dataclasses.replace(
-  SMOKE, spectral_norm=True, regularizer=Regularizer("mhe", relative=True, weight=0.1)
-)
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +114,7 @@ def test_samples_follow_from_the_seed_and_few_are_the_first_of_many(as_users):
 
 def test_the_command_trains_a_run(tmp_path, as_users, monkeypatch, capsys):
   arguments = ("--preset", "smoke", "--spectral-norm", "--regularizer.kind", "mhe")
-  more = ("--regularizer.relative", "--regularizer.weight", "0.1", "--seed", "1")
+  more = ("--regularizer.relative", "--regularizer.weight", "3", "--seed", "1")
   folder = str(tmp_path / "runs")
   monkeypatch.setattr(sys, "argv", ["gan", *arguments, *more, "--output", folder])
   command.main()
