@@ -7,12 +7,11 @@ import flax.linen as nn
 import jax
 
 from experiments.errors import InputError
+from experiments.models.initializers import he_normal
 from mhe_jax import LayerRule
 
 OUTPUT = "score/kernel"
 OUTPUT_RULES = (LayerRule(OUTPUT, role="output"),)
-
-_he_normal = nn.initializers.he_normal()
 
 
 class CNN(nn.Module):
@@ -51,12 +50,12 @@ class CNN(nn.Module):
       x = nn.max_pool(x, (2, 2), (2, 2))
     x = x.reshape(x.shape[0], -1)
     x = nn.Dense(
-      self.num_features, use_bias=False, kernel_init=_he_normal, name="features"
+      self.num_features, use_bias=False, kernel_init=he_normal, name="features"
     )(x)
     return nn.Dense(
       self.num_classes,
       use_bias=not self.authors,
-      kernel_init=_he_normal,
+      kernel_init=he_normal,
       name="score",
     )(x)
 
@@ -91,7 +90,7 @@ class ResNet(nn.Module):
         name = f"block{stage}_{block}"
         x = ResidualBlock(self.width * 2**stage, strides, name=name)(x, train=train)
     x = x.mean((1, 2))
-    return nn.Dense(self.num_classes, kernel_init=_he_normal, name="score")(x)
+    return nn.Dense(self.num_classes, kernel_init=he_normal, name="score")(x)
 
 
 class ImageNetResNet(nn.Module):
@@ -122,7 +121,7 @@ class ImageNetResNet(nn.Module):
         name = f"block{stage}_{block}"
         x = ResidualBlock(self.width * 2**stage, strides, name=name)(x, train=train)
     x = x.mean((1, 2))
-    return nn.Dense(self.num_classes, kernel_init=_he_normal, name="score")(x)
+    return nn.Dense(self.num_classes, kernel_init=he_normal, name="score")(x)
 
 
 _IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -187,7 +186,7 @@ def _convolution(
     kernel_size,
     strides=strides,
     use_bias=False,
-    kernel_init=_he_normal,
+    kernel_init=he_normal,
     name=name,
   )
 

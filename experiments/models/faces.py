@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.errors import InputError
+from experiments.models.initializers import drawn_as_matrix
 
 # Residual blocks of the four stages.
 BLOCKS = {
@@ -54,7 +55,7 @@ class SphereFace(nn.Module):
         y = x
         for i in range(2):
           name = f"{stage}_{block}_{i}"
-          y = _convolution(width, f"conv{name}", nn.initializers.normal(0.01))(y)
+          y = _convolution(width, f"conv{name}", _small_normal)(y)
           y = PReLU(name=f"prelu{name}")(y)
         x = x + y
     x = x.reshape(x.shape[0], -1)
@@ -75,6 +76,9 @@ class PReLU(nn.Module):
     """Of the shape of ``x``, whose last axis has the channels."""
     slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],), x.dtype)
     return jnp.where(x >= 0, x, x * jnp.broadcast_to(slope, x.shape))
+
+
+_small_normal = drawn_as_matrix(nn.initializers.normal(0.01))
 
 
 def check_layers(layers: int) -> None:

@@ -1,31 +1,12 @@
 """The generator and the discriminator of MHE-GAN, for images of 32 x 32 pixels."""
 
-import math
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+
+from experiments.models.initializers import he_normal, lecun_normal
 
 SIDE = 32  # Pixels of the sides of an image.
 LATENT = 128  # Dimensions of what the generator is given.
-
-
-def _drawn_as_matrix(initializer):
-  """The same numbers ``[kh, kw, in, out]``, drawn as ``[kh * kw * in, out]``.
-
-  XLA takes seconds to compile random bits of four axes for a CPU, and ten times less
-  for two (jax 0.10).
-  """
-
-  def init(key, shape, dtype=jnp.float32, **options):
-    matrix = (math.prod(shape[:-1]), shape[-1])
-    return initializer(key, matrix, dtype, **options).reshape(shape)
-
-  return init
-
-
-_he_normal = _drawn_as_matrix(nn.initializers.he_normal())
-_lecun_normal = _drawn_as_matrix(nn.initializers.lecun_normal())
 
 
 class Discriminator(nn.Module):
@@ -71,12 +52,12 @@ class Discriminator(nn.Module):
         factor * self.width,
         (size, size),
         strides=strides,
-        kernel_init=_he_normal,
+        kernel_init=he_normal,
         name=f"conv{i}",
       )
       x = nn.leaky_relu(apply(layer, x), 0.1)
     x = x.reshape(x.shape[0], -1)
-    score = nn.Dense(1, kernel_init=_he_normal, name="score")
+    score = nn.Dense(1, kernel_init=he_normal, name="score")
     return apply(score, x)[:, 0]
 
 
@@ -120,9 +101,9 @@ class Generator(nn.Module):
         (4, 4),
         strides=(2, 2),
         use_bias=False,
-        kernel_init=_lecun_normal,
+        kernel_init=lecun_normal,
         name=f"deconv{i}",
       )
       x = activate(layer(x), f"deconv{i}_norm")
-    last = nn.Conv(self.channels, (3, 3), kernel_init=_lecun_normal, name="image")
+    last = nn.Conv(self.channels, (3, 3), kernel_init=lecun_normal, name="image")
     return nn.tanh(last(x))
