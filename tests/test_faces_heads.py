@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from experiments.errors import InputError
-from experiments.faces.energy import Energy, mini_batch_energy
+from experiments.faces.energy import Energy
 from experiments.faces.heads import Head, arcface, cosface, sphereface
 from experiments.faces.training import cosines_and_norms, mean_angle
 from experiments.models.faces import BLOCKS, PReLU, SphereFace
@@ -128,52 +128,35 @@ def test_gradients_are_finite_on_the_class_weight_on_its_antipode_and_at_zero(ki
     assert all(np.isfinite(grad).all() for grad in grads)
 
 
-def test_mini_batch_energy_is_the_double_loop():
+def test_the_energy_of_a_batch_is_the_double_loop():
   rng = np.random.default_rng(0)
   w = rng.normal(size=(7, 3))
   units = w / np.linalg.norm(w, axis=1, keepdims=True)
-  jitted = jax.jit(mini_batch_energy, static_argnums=2)
   for labels in ([2, 5, 2, 0], [4]):  # A class that comes twice, and one class.
-    for s in (0.0, 1.0, 2.0):
-      total = 0.0
-      for y in labels:
-        for j in range(7):
-          if j != y:
-            z = np.linalg.norm(units[y] - units[j])
-            total += -np.log(z) if s == 0 else z**-s
-      found = jitted(jnp.asarray(w), jnp.array(labels), Riesz(s))
-      assert float(found) == pytest.approx(total / (len(labels) * 6), rel=1e-12)
+    total = sum(
+      np.linalg.norm(units[y] - units[j]) ** -2.0
+      for y in labels
+      for j in range(7)
+      if j != y
+    )
+    found = Energy("batch")(jnp.asarray(w), jnp.array(labels))
+    assert float(found) == pytest.approx(total / (len(labels) * 6), rel=1e-12)
 
 
-def test_mini_batch_energy_reaches_all_classes_and_is_unbiased():
+def test_the_energy_of_a_batch_reaches_all_classes_and_is_unbiased():
   w = jnp.asarray(np.random.default_rng(1).normal(size=(6, 4)))
-  batch = jnp.array([1, 1, 4])
-  grad = jax.jit(jax.grad(lambda w: mini_batch_energy(w, batch, Riesz(2.0))))(w)
+  energy = Energy("batch")
+  grad = jax.jit(jax.grad(lambda w: energy(w, jnp.array([1, 1, 4]))))(w)
   assert np.all(np.linalg.norm(grad, axis=1) > 1e-3)
-  # Of every class once it is the energy of all; of any batch, the mean of its neurons'.
-  every = mini_batch_energy(w, jnp.arange(6), Riesz(2.0))
+  # Of every class once it is the energy of all.
+  every = energy(w, jnp.arange(6))
   assert float(every) == pytest.approx(float(hyperspherical_energy(w, Riesz(2.0))))
-  labels = jnp.array([3, 0, 3])
-
-  def of_neurons(w):
-    return neuron_energies(w, Riesz(2.0))[labels].mean()
-
-  def of_batch(w):
-    return mini_batch_energy(w, labels, Riesz(2.0))
-
-  (value, grad), (expected, expected_grad) = (
-    jax.jit(jax.value_and_grad(form))(w) for form in (of_batch, of_neurons)
-  )
-  assert float(value) == pytest.approx(float(expected))
-  np.testing.assert_allclose(grad, expected_grad, atol=1e-12)
 
 
 def test_classes_that_coincide_have_a_finite_energy_and_gradient():
   w = jnp.array([[1.0, 1, 1], [1, 1, 1], [2, 2, 2], [1, -1, 0]], jnp.float32)
   labels = jnp.array([0, 3])
-  value, grad = jax.jit(
-    jax.value_and_grad(lambda w: mini_batch_energy(w, labels, Riesz(2.0)))
-  )(w)
+  value, grad = jax.jit(jax.value_and_grad(lambda w: Energy("batch")(w, labels)))(w)
   assert np.isfinite(grad).all()
   expected = neuron_energies(w, Riesz(2.0))[labels].mean()
   assert float(value) == pytest.approx(float(expected))

@@ -8,39 +8,7 @@ import jax.numpy as jnp
 
 from experiments.errors import InputError
 from experiments.runs.settings import Settings
-from mhe_jax import Potential, RelativeExcess, Riesz, hyperspherical_energy
-from mhe_jax.sphere import normalize
-
-
-def mini_batch_energy(
-  neurons: jax.Array, labels: jax.Array, potential: Potential
-) -> jax.Array:
-  r"""Mean energy of the classes of a batch with all others.
-
-  .. math::
-    \frac{1}{m (C - 1)} \sum_{i \le m} \sum_{j \ne y_i} f(\lVert u_{y_i} - u_j \rVert)
-
-  A class that comes twice counts twice. It needs m C cosines, where the energy of all
-  classes needs C^2 / 2. Over batches in which every class is equally likely, its mean
-  is that energy.
-
-  Args:
-    neurons: class weights, ``[classes, d]``.
-    labels: classes of the images of the batch, ``[m]``.
-    potential: f.
-
-  References:
-    Liu et al., Learning towards Minimum Hyperspherical Energy, NeurIPS 2018, on its
-    mini-batch approximation.
-  """
-  units = normalize(neurons)
-  cosines = jnp.matmul(units[labels], units.T, precision="highest")
-  others = ~jax.nn.one_hot(labels, len(neurons), dtype=bool)
-  # where() first: a distance of 0 to itself would be 0 * inf in the gradient. Two other
-  # classes that coincide have the softened energy of the potential, and no force.
-  r = 2.0 - 2.0 * jnp.where(others, cosines, 0.0)
-  energies = jnp.where(others, potential.value(r), 0.0)
-  return energies.sum() / (max(len(neurons) - 1, 1) * len(labels))
+from mhe_jax import RelativeExcess, Riesz, hyperspherical_energy, sampled_energy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +65,7 @@ class Energy(Settings):
       labels: classes of the batch, ``[m]``.
     """
     if self.kind == "batch":
-      return mini_batch_energy(neurons, labels, Riesz(self.s))
+      return sampled_energy(None, neurons, Riesz(self.s), rows=labels)
     if self.kind == "none":
       return jnp.zeros((), neurons.dtype)
     if self.relative:
