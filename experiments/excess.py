@@ -77,11 +77,13 @@ def full_space_floor(n: int, d: int) -> float:
   full space thus cannot take the excess of a layer below this.
 
   Args:
-    n: neurons, at most d + 1.
+    n: neurons, 2 to d + 1; the best two are opposite, whose excess is infinite.
     d: their dimension.
   """
-  if n > d + 1:
-    raise ValueError(f"n must be at most d + 1 = {d + 1} for a simplex, got {n}.")
+  if not 2 <= n <= d + 1:
+    raise ValueError(f"n must be 2 to d + 1 = {d + 1} for a simplex, got {n}.")
+  if n == 2:
+    return math.inf
   t = -1.0 / (n - 1)  # Cosine of any two.
   pairs = n * (n - 1) * (1.0 / (2.0 - 2.0 * t) + 1.0 / (2.0 + 2.0 * t)) + n / 4.0
   energy = pairs / (n * (2 * n - 1))

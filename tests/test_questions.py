@@ -163,8 +163,10 @@ def test_the_floor_of_full_space_is_that_of_a_simplex():
     neurons = np.pad(simplex @ axes.T, ((0, 0), (0, d - n + 1)))
     expected = relative_excess(jnp.asarray(neurons), Riesz(2.0), half_space=True)
     np.testing.assert_allclose(full_space_floor(n, d), expected, rtol=1e-6)
-  with pytest.raises(ValueError, match=r"n must be at most d \+ 1 = 4 .* got 5"):
-    full_space_floor(5, 3)
+  assert full_space_floor(2, 3) == math.inf
+  for n in (1, 5):
+    with pytest.raises(ValueError, match=rf"n must be 2 to d \+ 1 = 4 .* got {n}"):
+      full_space_floor(n, 3)
 
 
 def test_norms_are_those_of_the_neurons():

@@ -26,8 +26,9 @@ def draw_curves(base: Base, results: Results[Config]):
     _zoom(figure.axes[: len(columns)])
     for panel, column in zip(figure.axes[len(columns) :], columns):
       if MHE in {arm.config.regularizer.unweighted for arm in column.arms.values()}:
-        floor = _floor(column.arms[column.rival].config)
-        panel.axhline(floor, color=COLORS[MHE], linewidth=0.8, linestyle=":")
+        floor = _floor(next(iter(column.arms.values())).config)
+        if floor is not None:
+          panel.axhline(floor, color=COLORS[MHE], linewidth=0.8, linestyle=":")
     for panel in figure.axes[len(columns) + 1 :]:
       panel.sharey(figure.axes[len(columns)])
       panel.autoscale(axis="y")
@@ -44,7 +45,8 @@ def _zoom(panels):
     late = [y for line in lines for x, y in line if x >= half]
     panel.set_xlim(left=0.9 * half)
     low, high = np.nanmin(late), np.nanmax(late)
-    panel.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
+    if high > low:
+      panel.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
 
 
 def draw_start(base: Base, results: Results[Config]):
@@ -96,16 +98,24 @@ def _most(excess):
 
 
 def _floor(config):
-  """Excess of the median hidden layer where the energy in full space is least."""
+  """Excess of the median hidden layer where the energy in full space is least.
+
+  None where it is infinite, and where a layer has more than d + 1 neurons: the best
+  of these has no formula.
+  """
   model = models.build(config.model, width=config.width, num_classes=2)
   side = 32 // config.shrink
 
   def neurons(key):
-    return neuron_matrices(model.init(key, jnp.zeros((1, side, side, 3)))["params"])
+    image = jnp.zeros((1, side, side, 3), jnp.float32)
+    return neuron_matrices(model.init(key, image)["params"])
 
   layers = jax.eval_shape(neurons, jax.random.key(0))
   hidden = [w.shape for path, w in layers.items() if path != OUTPUT]
-  return float(np.median([full_space_floor(n, d) for n, d in hidden]))
+  if any(n > d + 1 for n, d in hidden):
+    return None
+  floor = float(np.median([full_space_floor(n, d) for n, d in hidden]))
+  return floor if np.isfinite(floor) else None
 
 
 def draw_energies(base: Base, results: Results[Config]):
@@ -130,7 +140,8 @@ def draw_energies(base: Base, results: Results[Config]):
       )
     panel.axhline(0.0, color="black", linewidth=0.6)
     floor = _floor(next(iter(column.arms.values())).config)
-    panel.axvline(floor, color=COLORS[MHE], linewidth=0.8, linestyle=":")
+    if floor is not None:
+      panel.axvline(floor, color=COLORS[MHE], linewidth=0.8, linestyle=":")
     panel.set_title(column.title, fontsize=9)
     panel.set_xscale("log")
     panel.set_xlabel("median relative excess of the hidden layers at the end")
