@@ -155,4 +155,5 @@ def _as_rows(rows):
     raise TypeError(f"rows must be integer, got dtype {rows.dtype}.")
   if rows.ndim != 1 or rows.shape[0] == 0:
     raise ValueError(f"rows must have shape [m] with m > 0, got {rows.shape}.")
-  return rows
+  # In int8, neuron 256 would be neuron 0.
+  return rows.astype(jnp.int32) if rows.dtype.itemsize < 4 else rows

@@ -156,6 +156,15 @@ def test_rows_are_those_of_the_paper_formula():
   assert float(found) == pytest.approx(total / (4 * 26), rel=1e-12)
 
 
+def test_rows_of_small_integers_are_told_apart():
+  w = normal(300, 3)
+  rows = [0, 3, 3, 127]
+  expected = float(neuron_energies(w, Riesz(2.0))[np.array(rows)].mean())
+  for dtype in (np.int8, np.uint8, np.uint32, np.int64):
+    found = sampled_energy(None, w, Riesz(2.0), rows=np.array(rows, dtype))
+    assert float(found) == pytest.approx(expected, rel=1e-10), dtype
+
+
 @pytest.mark.parametrize("row", [-1, 27])
 def test_rows_that_there_are_not_make_nan(row):
   assert math.isnan(sampled_energy(None, W, rows=np.array([0, row])))

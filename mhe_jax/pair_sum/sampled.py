@@ -295,7 +295,7 @@ def _pull(energy, sources, labels, strengths, units, own_labels, gradient):
   to_fill = num_tiles * columns - n
   # Rows of padding are zeros: they add nothing, and what pulls them is not kept.
   units = jnp.pad(units, ((0, to_fill), (0, 0)))
-  own_labels = jnp.pad(own_labels, (0, to_fill), constant_values=-1)
+  own_labels = jnp.pad(own_labels, (0, to_fill))
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def tile(sources, units, first):
