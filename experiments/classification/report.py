@@ -24,13 +24,12 @@ from experiments.classification.figures import draw_all
 from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import Config
 from experiments.errors import InputError, make_folder, told_in_a_line
-from experiments.report.answers import answers
+from experiments.report.answers import table_and_answers
 from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import columns_of
 from experiments.report.markdown import markdown
 from experiments.report.pages import fill, filled
 from experiments.report.statistics import holm, paired_difference
-from experiments.report.tables import table
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
 
@@ -144,18 +143,15 @@ def _variants(column):
 def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   """What is generated, by name."""
   texts = {"summary": summary(preset, results)}
-  for name, sweep in sweeps_of(preset).items():
-    if columns_of(sweep, results):
-      parts = (table(sweep, results), answers(sweep, results))
-      texts[name] = "\n\n".join(filter(None, parts))
-    else:
-      texts[name] = ""
+  sweeps = sweeps_of(preset)
+  for name, sweep in sweeps.items():
+    is_noise = name == "noise"  # What counts is its spread.
+    texts[name] = (rounding if is_noise else table_and_answers)(sweep, results)
   texts |= {f"details of {title}": "" for title in DATASETS.values()}
-  for column in columns_of(sweeps_of(preset)["variants"], results):
+  for column in columns_of(sweeps["variants"], results):
     texts[f"details of {column.title}"] = losses(column)
   for name in ("deep", "warm", "claims"):
-    texts[f"inside of {name}"] = inside(sweeps_of(preset)[name], results)
-  texts["noise"] = rounding(sweeps_of(preset)["noise"], results)
+    texts[f"inside of {name}"] = inside(sweeps[name], results)
   return {name: text or "Not run yet." for name, text in texts.items()}
 
 

@@ -19,12 +19,11 @@ from experiments.faces.details import details, rank_one
 from experiments.faces.figures import draw_all
 from experiments.faces.plan import sweeps_of
 from experiments.faces.presets import Config
-from experiments.report.answers import answers
+from experiments.report.answers import table_and_answers
 from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import columns_of
 from experiments.report.markdown import markdown
 from experiments.report.pages import filled
-from experiments.report.tables import table
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
 
@@ -66,8 +65,7 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   texts = {"summary": summary(preset, results)}
   for name, sweep in sweeps_of(preset).items():
     columns = columns_of(sweep, results)
-    parts = (table(sweep, results), answers(sweep, results)) if columns else ()
-    texts[name] = "\n\n".join(filter(None, parts))
+    texts[name] = table_and_answers(sweep, results)
     if name == "best":
       tables = (details(columns[0]), rank_one(columns[0])) if columns else ()
       texts["details of best"] = "\n\n".join(filter(None, tables))

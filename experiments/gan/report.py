@@ -19,12 +19,11 @@ from experiments.errors import make_folder, told_in_a_line
 from experiments.gan.figures import draw_all
 from experiments.gan.plan import sweeps_of
 from experiments.gan.presets import Config
-from experiments.report.answers import answers
+from experiments.report.answers import table_and_answers
 from experiments.report.cells import mean_and_spread
 from experiments.report.columns import Column, columns_of
 from experiments.report.markdown import markdown
 from experiments.report.pages import filled
-from experiments.report.tables import table
 from experiments.runs.plan import Sweep
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
@@ -102,11 +101,8 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   """What is generated, by name."""
   texts = {}
   for name, sweep in sweeps_of(preset).items():
-    texts[name] = texts[f"scores of {name}"] = ""
-    if columns_of(sweep, results):
-      parts = (table(sweep, results), answers(sweep, results))
-      texts[name] = "\n\n".join(filter(None, parts))
-      texts[f"scores of {name}"] = all_scores(sweep, results)
+    texts[name] = table_and_answers(sweep, results)
+    texts[f"scores of {name}"] = all_scores(sweep, results)
   return {name: text or "Not run yet." for name, text in texts.items()}
 
 
