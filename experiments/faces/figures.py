@@ -8,8 +8,9 @@ from experiments.faces.arms import ALL, BATCH, NONE, RELATIVE, Base
 from experiments.faces.plan import SWEEPS
 from experiments.faces.presets import Config
 from experiments.models import OUTPUT
+from experiments.report import figures as report
 from experiments.report.columns import Column, columns_of
-from experiments.report.figures import save_all, subplots
+from experiments.report.figures import subplots
 from experiments.runs.results import Results, from_json
 from experiments.runs.task import Preset
 
@@ -20,11 +21,7 @@ def draw_all(
   preset: Preset, results: Results[Config], folder: pathlib.Path
 ) -> list[pathlib.Path]:
   """Draws what there are results for; returns the files."""
-  base = Base(preset)
-  return save_all(
-    (folder / f"faces_{name}.png", draw(base, results))
-    for name, draw in FIGURES.items()
-  )
+  return report.draw_all(FIGURES, Base(preset), results, folder, "faces")
 
 
 def draw_roc(base: Base, results: Results[Config]):

@@ -8,8 +8,9 @@ from experiments.gan.arms import Base
 from experiments.gan.images import decoded
 from experiments.gan.plan import FOUR, SWEEPS
 from experiments.gan.presets import Config
+from experiments.report import figures as report
 from experiments.report.columns import Column, columns_of
-from experiments.report.figures import save_all, subplots
+from experiments.report.figures import subplots
 from experiments.runs.results import Results, from_json
 from experiments.runs.task import Preset
 
@@ -145,7 +146,4 @@ def draw_all(
   preset: Preset, results: Results[Config], folder: pathlib.Path
 ) -> list[pathlib.Path]:
   """Draws what there are results for; returns the files."""
-  base = Base(preset)
-  return save_all(
-    (folder / f"gan_{name}.png", draw(base, results)) for name, draw in FIGURES.items()
-  )
+  return report.draw_all(FIGURES, Base(preset), results, folder, "gan")

@@ -1,8 +1,10 @@
 """How figures look, and where they go."""
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from experiments.runs.results import Results
 
 
 def subplots(rows: int, columns: int, figsize: tuple[float, float], **options: Any):
@@ -15,6 +17,28 @@ def subplots(rows: int, columns: int, figsize: tuple[float, float], **options: A
   for panel in axes.flat:
     panel.spines[["top", "right"]].set_visible(False)
   return figure, axes
+
+
+def draw_all(
+  figures: Mapping[str, Callable[[Any, Results], Any]],
+  base: Any,
+  results: Results,
+  folder: pathlib.Path,
+  prefix: str,
+) -> list[pathlib.Path]:
+  """Draws what there are results for; returns the files, PREFIX_NAME.png.
+
+  Args:
+    figures: by name; None is returned where there is nothing to draw.
+    base: configurations of a preset, which the figures are given.
+    results: likewise.
+    folder: for the files.
+    prefix: of their names.
+  """
+  return save_all(
+    (folder / f"{prefix}_{name}.png", draw(base, results))
+    for name, draw in figures.items()
+  )
 
 
 def save_all(figures: Iterable[tuple[pathlib.Path, Any]]) -> list[pathlib.Path]:

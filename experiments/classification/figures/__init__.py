@@ -16,7 +16,7 @@ from experiments.classification.figures.layers import (
   draw_start,
 )
 from experiments.classification.presets import Config
-from experiments.report.figures import save_all
+from experiments.report import figures as report
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
 
@@ -36,8 +36,4 @@ def draw_all(
   preset: Preset, results: Results[Config], folder: pathlib.Path
 ) -> list[pathlib.Path]:
   """Draws what there are results for; returns the files."""
-  base = Base(preset)
-  return save_all(
-    (folder / f"classification_{name}.png", draw(base, results))
-    for name, draw in FIGURES.items()
-  )
+  return report.draw_all(FIGURES, Base(preset), results, folder, "classification")
