@@ -75,6 +75,17 @@ class Regularizer(Settings):
     return f"{text}, authors' constants" if self.kind == "authors" else text
 
   @property
+  def weighted_name(self) -> str:
+    """Its name and its weight, for tables in whose rows that differs."""
+    return self.name if self.kind == "none" else f"{self.name}, weight {self.weight:g}"
+
+  @property
+  def label(self) -> str:
+    """Its name, as it stands in the names of runs."""
+    text = self.name.replace("half-space ", "half-").replace("'", "")
+    return text.replace(", s = ", "-s").replace(", ", "-").replace(" ", "-").lower()
+
+  @property
   def unweighted(self) -> "Regularizer":
     """It with weight 1."""
     return dataclasses.replace(self, weight=1.0)

@@ -15,7 +15,6 @@ from experiments.classification import details, training
 from experiments.classification.arms import BASELINE, MHE
 from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import PRESETS, Config
-from experiments.classification.questions import weighted_name
 from experiments.excess import effective_rank, full_space_floor, norms
 from experiments.report.answers import answers
 from experiments.report.columns import columns_of
@@ -202,5 +201,5 @@ def test_the_processor_is_told_where_linux_tells_it(tmp_path, monkeypatch):
 
 def test_names_have_the_weight():
   relative = dataclasses.replace(MHE, relative=True, weight=0.1)
-  assert weighted_name(BASELINE) == "baseline"
-  assert weighted_name(relative) == "MHE, s = 2, relative, weight 0.1"
+  assert BASELINE.weighted_name == "baseline"
+  assert relative.weighted_name == "MHE, s = 2, relative, weight 0.1"

@@ -93,9 +93,7 @@ class Config(RunSettings):
 
   @property
   def label(self) -> str:
-    kind = self.regularizer.name.replace("half-space ", "half-").replace("'", "")
-    kind = kind.replace(", s = ", "-s").replace(", ", "-").replace(" ", "-").lower()
-    return f"{self.dataset}_{self.model}-w{self.width}_{kind}"
+    return f"{self.dataset}_{self.model}-w{self.width}_{self.regularizer.label}"
 
   def optimizer(self) -> optax.GradientTransformationExtraArgs:
     """SGD with momentum on the loss, the regularizer and the weight decay."""

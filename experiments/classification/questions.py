@@ -56,7 +56,7 @@ def _schedule(base, kinds, seeds, **changes):
   widths = (16, 64) if base.preset == "paper" else (16,)
   arms = [
     Arm(
-      weighted_name(kind),
+      kind.weighted_name,
       _column(warmup) if width == 16 else f"width {width}, {_column(warmup)}",
       base(
         "cifar100", regularizer=kind, warmup=warmup, authors=True,
@@ -68,7 +68,7 @@ def _schedule(base, kinds, seeds, **changes):
     for warmup in warmups
   ]  # fmt: skip
   asks = tuple(
-    Comparison(weighted_name(kind), BASELINE.name, _column(warmup))
+    Comparison(kind.weighted_name, BASELINE.name, _column(warmup))
     for kind in (HALF_MHE, RELATIVE)
     for warmup in kinds[kind]
   )
@@ -91,7 +91,7 @@ def shallow(base: Base) -> Sweep[Config]:
 def _depths(base, title, kinds, models):
   arms = [
     Arm(
-      weighted_name(kind),
+      kind.weighted_name,
       f"{model.upper()}, {_column(warmup)}",
       base(
         "cifar100", regularizer=kind, model=model, warmup=warmup,
@@ -108,7 +108,7 @@ def _depths(base, title, kinds, models):
 def rates(base: Base) -> Sweep[Config]:
   """Learning rates of CNN-15, with a warm-up, with and without the energy."""
   arms = [
-    Arm(f"{rate:g}", weighted_name(kind), _deep_config(base, kind, learning_rate=rate))
+    Arm(f"{rate:g}", kind.weighted_name, _deep_config(base, kind, learning_rate=rate))
     for rate in (0.02, 0.05, 0.1, 0.2)
     for kind in (BASELINE, RELATIVE)
   ]
@@ -127,7 +127,7 @@ def _deep_config(base, regularizer, **changes):
 def warm(base: Base) -> Sweep[Config]:
   """CNN-9 with a warm-up, on new seeds: is anything left of the gain?"""
   kinds = (BASELINE, MHE, HALF_MHE, ORTHONORMAL, RELATIVE)
-  cells = {weighted_name(kind): (kind, 0.1) for kind in map(base.weighted, kinds)}
+  cells = {kind.weighted_name: (kind, 0.1) for kind in map(base.weighted, kinds)}
   cells |= {f"baseline, rate {rate:g}": (BASELINE, rate) for rate in (0.05, 0.2)}
   column = f"CNN-9, {_column(WARM_UP)}"
   arms = [
@@ -159,14 +159,14 @@ def few(base: Base) -> Sweep[Config]:
   kinds = tuple(map(base.weighted, kinds))
   arms = [
     Arm(
-      weighted_name(kind),
+      kind.weighted_name,
       column,
       base("cifar100", regularizer=kind, **changes),
       measure=measure,
     )
     for kind in kinds
   ]
-  baseline, mhe, half, *others = (weighted_name(kind) for kind in kinds)
+  baseline, mhe, half, *others = (kind.weighted_name for kind in kinds)
   asks = tuple(Comparison(row, baseline, column) for row in (mhe, half, *others))
   asks += (Comparison(half, mhe, column),)
   first = 12 if base.preset == "paper" else 8
@@ -197,13 +197,6 @@ QUESTIONS: dict[str, Callable[[Base], Sweep[Config]]] = {
   function.__name__: function
   for function in (deep, rates, shallow, warm, few, claims, whole, noise)
 }
-
-
-def weighted_name(regularizer: Regularizer) -> str:
-  """Its name and its weight, which differs among the rows of these tables."""
-  if regularizer == BASELINE:
-    return regularizer.name
-  return f"{regularizer.name}, weight {regularizer.weight:g}"
 
 
 def _column(warmup):

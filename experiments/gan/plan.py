@@ -60,7 +60,7 @@ def forms(base: Base) -> Sweep[Config]:
   kinds = (BASELINE, MHE, HALF_MHE, RELATIVE, RELATIVE_ORTHONORMAL)
   arms = [
     Arm(
-      weighted_name(kind),
+      kind.weighted_name,
       DATASETS[dataset],
       base(dataset, regularizer=kind),
       measure=MEASURE,
@@ -104,10 +104,3 @@ SWEEPS: dict[str, Callable[[Base], Sweep[Config]]] = {
 def sweeps_of(preset: Preset) -> dict[str, Sweep[Config]]:
   """The sweeps of a preset by name."""
   return {name: function(Base(preset)) for name, function in SWEEPS.items()}
-
-
-def weighted_name(regularizer) -> str:
-  """Its name and its weight, which differs among the rows of ``forms``."""
-  if regularizer == BASELINE:
-    return regularizer.name
-  return f"{regularizer.name}, weight {regularizer.weight:g}"

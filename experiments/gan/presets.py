@@ -1,7 +1,6 @@
 """Settings of a run of a GAN, and its optimizers."""
 
 import dataclasses
-import re
 from typing import Literal
 
 import optax
@@ -66,11 +65,8 @@ class Config(RunSettings):
 
   @property
   def label(self) -> str:
-    kind = self.regularizer.name.replace("half-space ", "half-").replace(", s = ", "-s")
     parts = ["gan", f"w{self.width}", "sn" * self.spectral_norm]
-    return f"{self.dataset}_{'-'.join(filter(None, parts))}_" + re.sub(
-      "[^a-z0-9]+", "-", kind.replace("'", "").lower()
-    )
+    return f"{self.dataset}_{'-'.join(filter(None, parts))}_{self.regularizer.label}"
 
   def optimizers(
     self,
