@@ -1,0 +1,167 @@
+"""Where PyTorch's modules, and known architectures, store their neurons.
+
+A table of names: the first pattern that matches a tensor says how it is read. Modules
+of PyTorch keep ``weight`` as (out, in, window...), a neuron a row. The exceptions are
+fused, transposed or stacked, and differ between architectures that use the same name;
+then ``config.json`` decides, or the other tensors do, or nobody: the tensor is listed.
+docs/checkpoints.md has the table for people.
+"""
+
+import re
+from collections.abc import Callable
+from typing import cast
+
+from mhe_jax.layers.axes import NeuronAxes
+from mhe_jax.layers.names import (
+  POSITIONS,
+  WEIGHTS,
+  UnreadableError,
+  is_position_table,
+  layout_from_names,
+)
+from mhe_jax.report import fused
+from mhe_jax.report.convolutions import convolution
+from mhe_jax.report.fused import last_module
+from mhe_jax.report.parts import (
+  NotNeurons,
+  Part,
+  Reading,
+  Stored,
+  Unknown,
+  dotted,
+)
+
+_ROWS = NeuronAxes(0)
+_NOT_KNOWN = "its name is not known; a rule says where its neurons are, if it has some"
+
+
+def read_name(name: str, stored: Stored) -> Reading:
+  """How a tensor of two axes or more is read, from its name and what is beside it."""
+  for pattern, read in _TABLE:
+    if pattern.fullmatch(name := dotted(name)):
+      return read(name, stored)
+  return Unknown(_NOT_KNOWN, is_named=False)
+
+
+# --- Flax ---------------------------------------------------------------------------
+
+
+def _flax(name, stored) -> Reading:
+  shapes = {_without_value(path): stored.shapes[k] for k, path in stored.paths.items()}
+  try:
+    axes = layout_from_names(_without_value(stored.paths[name]), shapes)
+  except UnreadableError as error:
+    choices = " or ".join(dict.fromkeys(map(_as_text, error.candidates)))
+    rule = f"; a rule says which ({choices})" if choices else "; a rule says which"
+    return Unknown(f"{error}: its neurons could be on several axes{rule}")
+  if isinstance(axes, str):
+    return NotNeurons(axes)
+  return (Part(axes, "as Flax stores it"),)
+
+
+def _without_value(path):
+  """Checkpoints of nnx have arrays below an attribute ``value``."""
+  return path[:-1] if path[-1] == "value" and path[-2:-1] != () else path
+
+
+def _as_text(axes: NeuronAxes) -> str:
+  """Axes as the command's rules have them."""
+  neurons, batch = (cast(tuple, a) for a in (axes.neurons, axes.batch))
+  groups = [f"groups:{axes.groups}"] if axes.groups > 1 else []
+  return ",".join([*map(str, neurons), *(f"batch:{a}" for a in batch), *groups])
+
+
+# --- dense layers of PyTorch --------------------------------------------------------
+
+
+def _weight(name, stored) -> Reading:
+  shape = stored.shapes[name]
+  if len(shape) > 2:
+    return convolution(name, stored)
+  if is_position_table(last_module(name)):
+    return NotNeurons(POSITIONS)
+  if _is_output(name, stored):
+    return (Part(_ROWS, "output layer, rows", role="output"),)
+  if _EMBEDDING.search(last_module(name)):
+    return (Part(_ROWS, "embedding, a row each"),)
+  return (Part(_ROWS, "PyTorch's (out, in), rows"),)
+
+
+_EMBEDDING = re.compile(r"embed|^w[tp]e$|^shared$")
+_OUTPUT = re.compile(
+  # Of language models, of classifiers of texts, and of timm's and torchvision's.
+  r"(.*\.)?(lm_head|embed_out)\.weight|(cls\.predictions\.)?decoder\.weight"
+  r"|(output|score|classifier|qa_outputs|fc|head|head\.fc|heads\.head)\.weight"
+)
+_NUMBERED_OUTPUT = re.compile(r"classifier\.(\d+)\.weight")
+
+
+def _is_output(name, stored) -> bool:
+  if _OUTPUT.fullmatch(name):
+    return True
+  if not (match := _NUMBERED_OUTPUT.fullmatch(name)):
+    return False
+  numbers = (
+    _NUMBERED_OUTPUT.fullmatch(n) for n, s in stored.shapes.items() if len(s) > 1
+  )
+  return int(match[1]) == max(int(m[1]) for m in numbers if m)
+
+
+def _bias(name, _) -> Reading:
+  return NotNeurons("a bias, or a scale, not neurons")
+
+
+# --- recurrent cells -------------------------------------------------------------
+
+_RECURRENT = re.compile(
+  r"(?P<cell>.*\.)?weight_(ih|hh|hr)(?P<layer>(_l\d+)?(_reverse)?)"
+)
+
+
+def _recurrent(name, stored) -> Reading:
+  """(gates * hidden, in): LSTM has four gates, GRU three, plain cells one."""
+  match = _RECURRENT.fullmatch(name)
+  assert match is not None
+  cell, layer = match["cell"] or "", match["layer"]
+  if match[2] == "hr":
+    return (Part(_ROWS, "projection of an LSTM, rows"),)
+  recurrent = stored.shapes.get(f"{cell}weight_hh{layer}", ())
+  projection = stored.shapes.get(f"{cell}weight_hr{layer}")
+  rows = stored.shapes[name][0]
+  if len(recurrent) == 2 and recurrent[1] and rows == recurrent[0]:
+    hidden = projection[1] if projection and len(projection) == 2 else recurrent[1]
+    gates = rows // hidden if hidden and rows % hidden == 0 else 0
+    if gates in ((4,) if projection else (1, 3, 4)):
+      what = f"recurrent cell, rows, {gates} gates"
+      return (Part(NeuronAxes(0, groups=gates), what),)
+  return Unknown("a recurrent cell whose number of gates nothing tells")
+
+
+# --- the table -------------------------------------------------------------------
+
+_OPTIMIZER = r"(.*\.)?(opt_states?|optimizer(_state)?)\..*"
+
+
+def _of_optimizer(name, _) -> Reading:
+  return NotNeurons("state of an optimizer")
+
+
+def _lora_of_embedding(name, _) -> Reading:
+  return Unknown("LoRA of an embedding; a rule says where its neurons are")
+
+
+_TABLE: tuple[tuple[re.Pattern, Callable[[str, Stored], Reading]], ...] = (
+  (re.compile(_OPTIMIZER), _of_optimizer),
+  (re.compile(rf"(.*\.)?({'|'.join(WEIGHTS)})(\.value)?"), _flax),
+  (re.compile(r"(.*[._])?(bias|scale|scale_inv)(\.value)?"), _bias),
+  (fused.GPT2, fused.gpt2),
+  (re.compile(r"(.*\.)?query_key_value\.weight"), fused.interleaved),
+  (re.compile(r"(.*\.)?(qkv_proj|Wqkv)\.weight"), fused.contiguous),
+  (re.compile(r"(.*\.)?attn\.qkv\.weight|(.*\.)?in_proj_weight"), fused.thirds),
+  (re.compile(r"(.*\.)?[qkv]_proj_weight"), _weight),
+  (re.compile(r"(.*\.)?gate_up_proj\.weight"), fused.gate_up),
+  (re.compile(r"(.*\.)?experts\.(gate_up|gate|up|down)_proj"), fused.experts),
+  (_RECURRENT, _recurrent),
+  (re.compile(r"(.*\.)?lora_embedding_[AB](\..*)?"), _lora_of_embedding),
+  (re.compile(r"(.*\.)?weight"), _weight),
+)

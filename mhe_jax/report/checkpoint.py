@@ -1,0 +1,133 @@
+"""A checkpoint on disk: which reader is for it, and what it must not be."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from mhe_jax.report.errors import InputError
+from mhe_jax.report.readers.base import Tensor
+from mhe_jax.report.readers.npz import read_npz
+from mhe_jax.report.readers.orbax import read_orbax, tree_in
+from mhe_jax.report.readers.safetensors import read_file, read_index
+
+_PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """Tensors on disk, none of them loaded.
+
+  Attributes:
+    path: what was asked for.
+    tensors: in the order of the files.
+    files: the files that hold them.
+    config: what ``config.json`` beside the weights says of the architecture, with the
+      part for the language model, if it has one, on top. Empty if there is none.
+  """
+
+  path: pathlib.Path
+  tensors: tuple[Tensor, ...]
+  files: tuple[pathlib.Path, ...]
+  config: dict[str, Any]
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Tells whether the files are those of before: by name, size and time of change."""
+    told = []
+    for path in self.files:
+      stat = path.stat()
+      told.append((path.name, stat.st_size, stat.st_mtime_ns))
+    config = json.dumps(self.config, sort_keys=True)
+    return hashlib.sha256(f"{told}{config}".encode()).hexdigest()[:16]
+
+
+def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
+  """Names, shapes and dtypes of the tensors of a checkpoint.
+
+  Args:
+    path: a file ``.safetensors`` or ``.npz``; a folder with one of these, or with
+      an index of safetensors, as on the Hugging Face hub; or a folder of orbax.
+
+  Raises:
+    InputError: nothing is there, or it cannot be read; it is a pickle; or its tensors
+      have names twice.
+  """
+  path = pathlib.Path(path)
+  contents = _read(path)
+  names = [tensor.name for tensor in contents.tensors]
+  if len({*names}) < len(names):
+    twice = sorted({name for name in names if names.count(name) > 1})
+    raise InputError(f"{path} has tensors of the same name: {', '.join(twice[:4])}.")
+  if not names:
+    raise InputError(f"{path} holds no tensors.")
+  folder = path if path.is_dir() else path.parent
+  return Checkpoint(path, contents.tensors, contents.files, _config(folder))
+
+
+def _read(path):
+  if path.is_dir():
+    return _read_folder(path)
+  if not path.is_file():
+    raise InputError(f"checkpoint must be a file or a folder, but {path} is not there.")
+  if path.suffix == ".safetensors":
+    return read_file(path)
+  if path.name.endswith(".safetensors.index.json"):
+    return read_index(path)
+  if path.suffix == ".npz":
+    return read_npz(path)
+  if path.suffix in _PICKLES:
+    raise InputError(_refusal(path))
+  raise InputError(
+    f"checkpoint must be .safetensors, .npz, or a folder with one of these, with an "
+    f"index of safetensors, or of orbax, got {path}."
+  )
+
+
+def _read_folder(folder):
+  files = sorted(path for path in folder.iterdir() if path.is_file())
+  indices = [path for path in files if path.name.endswith(".safetensors.index.json")]
+  single = [path for path in files if path.suffix in (".safetensors", ".npz")]
+  if len(indices) == 1:
+    return read_index(indices[0])
+  if not indices and len(single) == 1:
+    return _read(single[0])
+  if indices or single:
+    names = ", ".join(path.name for path in indices or single)
+    raise InputError(f"{folder} holds several checkpoints; name one of {names}.")
+  tree = tree_in(folder)
+  if tree is not None:
+    return read_orbax(tree)
+  pickles = [path for path in files if path.suffix in _PICKLES]
+  if pickles:
+    raise InputError(_refusal(pickles[0]))
+  raise InputError(
+    f"{folder} holds no checkpoint: no .safetensors, index of these, .npz, or tree of "
+    "orbax."
+  )
+
+
+def _refusal(path):
+  target = path.with_suffix(".safetensors")
+  return (
+    f"{path} is a pickle, which can run any code when it is loaded; it is not read. "
+    "Where PyTorch is installed, this converts it, without running code in it:\n"
+    '  python -c "import torch; from safetensors.torch import save_file; '
+    f"x = torch.load('{path}', map_location='cpu', weights_only=True); "
+    "x = x.get('state_dict', x); save_file({k: v.clone().contiguous() for k, v in "
+    f"x.items() if torch.is_tensor(v)}}, '{target}')\""
+  )
+
+
+def _config(folder) -> dict[str, Any]:
+  try:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return {}
+  if not isinstance(config, dict):
+    return {}
+  # Models of text and images have the language model's part within.
+  text = config.get("text_config")
+  return {**config, **text} if isinstance(text, dict) else config

@@ -1,0 +1,205 @@
+"""The command: arguments, a progress bar where there is a terminal, files."""
+
+import contextlib
+import dataclasses
+import pathlib
+import re
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from mhe_jax.layers.axes import NeuronAxes
+from mhe_jax.layers.rules import LayerRule
+from mhe_jax.potentials.base import Potential
+from mhe_jax.potentials.gaussian import Gaussian
+from mhe_jax.potentials.riesz import Riesz
+from mhe_jax.report.checkpoint import open_checkpoint
+from mhe_jax.report.errors import InputError
+from mhe_jax.report.estimate import estimate
+from mhe_jax.report.layers import select_layers
+from mhe_jax.report.make import EXACT_UP_TO, Progress, compare, redundancy
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+  """How redundant is each layer of a checkpoint, and how did it change?
+
+  Attributes:
+    checkpoint: .safetensors or .npz, a folder with one or with an index of safetensors,
+      or a folder of orbax.
+    against: the checkpoint it came from: what changed?
+    rule: PATTERN=AXES, tried in order before the names are; PATTERN is a regular
+      expression for the whole name of a tensor, AXES the axes of its neurons, as 0 or
+      -2,-1; with batch:AXIS for independent layers, groups:COUNT; or skip, output.
+    potential: riesz:S, riesz:S:geodesic, or gaussian:T.
+    full_space: w and -w are different, in hidden layers too.
+    exact_up_to: the most neurons of which all pairs are looked at; of more, a sample.
+    output: folder for the rows, from which the same command goes on if it is stopped.
+    json: file for the report as JSON.
+    csv: file for its rows as CSV.
+    html: file for it as a page.
+    estimate: only say how long it will take, from the shapes and a short measurement.
+  """
+
+  checkpoint: pathlib.Path
+  against: pathlib.Path | None = None
+  rule: tuple[str, ...] = ()
+  potential: str = "riesz:1"
+  full_space: bool = False
+  exact_up_to: int = EXACT_UP_TO
+  output: pathlib.Path | None = None
+  json: pathlib.Path | None = None
+  csv: pathlib.Path | None = None
+  html: pathlib.Path | None = None
+  estimate: bool = False
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """``python -m mhe_jax.report``: prints a report; exit code 2 if it cannot be made.
+
+  Args:
+    arguments: of the command; those of the process by default.
+  """
+  try:
+    import tyro  # noqa: PLC0415
+  except ImportError:
+    print("The command needs a library: pip install tyro rich.", file=sys.stderr)
+    sys.exit(2)
+  parsed = tyro.cli(
+    Annotated[
+      Arguments,
+      tyro.conf.arg(name=""),
+      tyro.conf.UseAppendAction,
+    ],
+    args=arguments,
+    prog="python -m mhe_jax.report",
+    config=(tyro.conf.PositionalRequiredArgs, tyro.conf.UseAppendAction),
+  )
+  try:
+    _run(parsed)
+  except (InputError, ValueError) as error:
+    # A rule that fits nothing is a ValueError, too.
+    print(error, file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    hint = "; the same command goes on" if parsed.output else ""
+    print(f"Stopped{hint}.", file=sys.stderr)
+    sys.exit(130)
+
+
+def _run(arguments: Arguments) -> None:
+  rules = [rule_of(text) for text in arguments.rule]
+  potential = potential_of(arguments.potential)
+  if arguments.estimate:
+    selected = select_layers(open_checkpoint(arguments.checkpoint), rules)
+    print(estimate(selected.layers, potential, arguments.exact_up_to))
+    return
+  for path in (arguments.json, arguments.csv, arguments.html):
+    if path is not None and not path.parent.is_dir():  # Not after hours.
+      raise InputError(f"{path} must be in a folder that is there.")
+  with _bar() as progress:
+    options: dict[str, Any] = dict(
+      half_space=not arguments.full_space,
+      rules=rules,
+      exact_up_to=arguments.exact_up_to,
+      output=arguments.output,
+      progress=progress,
+    )
+    if arguments.against is None:
+      report = redundancy(arguments.checkpoint, potential, **options)
+    else:
+      report = compare(arguments.checkpoint, arguments.against, potential, **options)
+  print(report)
+  for path, text in (
+    (arguments.json, report.to_json),
+    (arguments.csv, report.to_csv),
+    (arguments.html, report.to_html),
+  ):
+    if path is not None:
+      path.write_text(text(), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress | None]:
+  """A progress bar on stderr, if that is a terminal and rich is there."""
+  if not sys.stderr.isatty():
+    yield None
+    return
+  try:
+    import rich.console  # noqa: PLC0415
+    import rich.progress  # noqa: PLC0415
+  except ImportError:
+    yield None
+    return
+  console = rich.console.Console(stderr=True)
+  with rich.progress.Progress(console=console, transient=True) as bar:
+    task = bar.add_task("reading", total=None)
+
+    def progress(done, total, name):
+      # Names are a stranger's, and brackets mean colors.
+      bar.update(
+        task, completed=done, total=total, description=name.replace("[", r"\[")
+      )
+
+    yield progress
+
+
+def rule_of(text: str) -> LayerRule:
+  """A rule as the command has it: ``PATTERN=AXES``.
+
+  Raises:
+    InputError: it is not one.
+
+  Example:
+    >>> from mhe_jax.report.command import rule_of
+    >>> rule_of(".*expert.*=-1,batch:0")
+    LayerRule('.*expert.*', NeuronAxes(-1, batch=0))
+  """
+  pattern, separator, what = text.rpartition("=")
+  if not separator:
+    raise InputError(f"rule must be PATTERN=AXES, got {text!r}.")
+  neurons, batch, groups, role = [], [], 1, "hidden"
+  for word in filter(None, map(str.strip, what.split(","))):
+    if re.fullmatch(r"-?\d+", word):
+      neurons.append(int(word))
+    elif match := re.fullmatch(r"batch:(-?\d+)", word):
+      batch.append(int(match[1]))
+    elif match := re.fullmatch(r"groups:(\d+)", word):
+      groups = int(match[1])
+    elif word in ("skip", "output", "hidden"):
+      role = word
+    else:
+      raise InputError(
+        "rule must end with axes (0 or -2,-1), batch:AXIS, groups:COUNT, skip or "
+        f"output, got {word!r} in {text!r}."
+      )
+  if not neurons and (batch or groups > 1):
+    raise InputError(f"rule must name an axis of neurons, got {text!r}.")
+  axes = NeuronAxes(tuple(neurons), tuple(batch), groups) if neurons else None
+  return LayerRule(pattern, axes, role)
+
+
+def potential_of(text: str) -> Potential:
+  """A potential as the command has it: ``riesz:S``, or ``gaussian:T``.
+
+  Raises:
+    InputError: it is not one.
+
+  Example:
+    >>> from mhe_jax.report.command import potential_of
+    >>> potential_of("riesz:2")
+    Riesz(s=2.0, metric='chordal', eps=None)
+  """
+  kind, *numbers = text.split(":")
+  try:
+    if kind == "riesz" and len(numbers) == 2 and numbers[1] in ("chordal", "geodesic"):
+      return Riesz(float(numbers[0]), numbers[1])  # pyright: ignore[reportArgumentType]
+    if kind == "riesz" and len(numbers) == 1:
+      return Riesz(float(numbers[0]))
+    if kind == "gaussian" and len(numbers) == 1:
+      return Gaussian(float(numbers[0]))
+  except (ValueError, TypeError) as error:
+    raise InputError(f"potential {text!r}: {error}") from error
+  raise InputError(
+    f"potential must be riesz:S, riesz:S:geodesic or gaussian:T, got {text!r}."
+  )

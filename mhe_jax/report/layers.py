@@ -1,0 +1,129 @@
+"""From the names of a checkpoint, and rules, to layers of neurons."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from mhe_jax.layers.axes import NeuronAxes
+from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, match
+from mhe_jax.report.architectures import read_name
+from mhe_jax.report.checkpoint import Checkpoint
+from mhe_jax.report.parts import NotNeurons, Part, Reading, Stored, Unknown
+from mhe_jax.report.readers.base import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredLayer:
+  """A part of a tensor, and its neurons when they are asked for."""
+
+  tensor: Tensor
+  part: Part
+
+  @property
+  def name(self) -> str:
+    """That of the tensor, with the part if it is fused."""
+    label = self.part.label
+    return f"{self.tensor.name}[{label}]" if label else self.tensor.name
+
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """``(sets, n, d)``."""
+    return self.part.matrix_shape(self.tensor.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selected:
+  """What names and rules make of a checkpoint.
+
+  Attributes:
+    layers: all sets of neurons.
+    skipped: ``{name: reason}`` of tensors that are known not to be neurons.
+    unknown: ``{name: reason}`` of those that may be, for all we know.
+  """
+
+  layers: tuple[StoredLayer, ...]
+  skipped: dict[str, str]
+  unknown: dict[str, str]
+
+
+def select_layers(
+  checkpoint: Checkpoint, rules: Sequence[LayerRule] | None
+) -> Selected:
+  """Decides for every tensor, from its name, shape and dtype, what it is.
+
+  Raises:
+    TypeError: ``rules`` are no rules.
+    ValueError: a rule matches no tensor, or never wins, or does not fit a shape.
+  """
+  rules = check_rules(rules)
+  shapes = {tensor.name: tensor.shape for tensor in checkpoint.tensors}
+  stored = Stored.of(shapes, checkpoint.config)
+  matches = {name: match(rules, name) for name in shapes}
+  layers, skipped, unknown = [], {}, {}
+  for tensor in checkpoint.tensors:
+    reading = _read(tensor, stored, *matches[tensor.name])
+    if isinstance(reading, NotNeurons):
+      skipped[tensor.name] = reading.reason
+    elif isinstance(reading, Unknown):
+      unknown[tensor.name] = reading.reason
+    else:
+      layers += [StoredLayer(tensor, part) for part in reading]
+  check_matches(rules, matches, {**skipped, **unknown})
+  return Selected(tuple(layers), skipped, unknown)
+
+
+def _read(tensor, stored, winner, reader) -> Reading:
+  if reader is not None and reader.role == "skip":
+    return NotNeurons(reader.reason or f"by rule {reader.pattern!r}")
+  if len(tensor.shape) < 2:
+    return NotNeurons("fewer than two axes")
+  if tensor.dtype is None:
+    return Unknown(f"stored as {tensor.stored_as}, which cannot be read")
+  if not jnp.issubdtype(tensor.dtype, jnp.floating):
+    return _not_floating(tensor)
+  axes = reader.axes if reader is not None else None
+  reading = (Part(axes, "by rule"),) if axes else read_name(tensor.name, stored)
+  if isinstance(reading, Unknown) and winner is not None and not reading.is_named:
+    reading = (Part(NeuronAxes(), "by rule, last axis"),)
+  if isinstance(reading, tuple):
+    if winner is not None:  # Its role holds, in all parts.
+      reading = tuple(dataclasses.replace(p, role=winner.role) for p in reading)
+    try:
+      shapes = [part.matrix_shape(tensor.shape) for part in reading]
+    except ValueError as error:
+      raise ValueError(
+        f"tensor {tensor.name!r}: {error} for shape {tensor.shape}."
+      ) from None
+    if any(sets == 0 or d == 0 for sets, _, d in shapes):
+      return NotNeurons("no weights")
+    if any(n < 2 for _, n, _ in shapes):
+      return NotNeurons("fewer than two neurons: no pairs")
+    return _unless_scaled_by_blocks(tensor, stored, reading)
+  return reading
+
+
+def _not_floating(tensor) -> NotNeurons | Unknown:
+  if tensor.dtype == np.uint8 or tensor.dtype == np.int8 or tensor.dtype == np.int32:
+    return Unknown(
+      f"dtype {tensor.dtype}: quantized weights, if it is one, are not read"
+    )
+  return NotNeurons(f"dtype {tensor.dtype}")
+
+
+def _unless_scaled_by_blocks(tensor, stored, reading) -> Reading:
+  """8-bit floats have scales beside them: one for all, or for a row, is no matter."""
+  if tensor.dtype.itemsize > 1:
+    return reading
+  for suffix in ("_scale_inv", "_scale"):
+    scale = stored.shapes.get(f"{tensor.name}{suffix}".replace("/", "."))
+    if scale is not None and np.prod(scale) not in (1, tensor.shape[0]):
+      return Unknown(
+        "8-bit floats with a scale for each block, which change directions; convert it "
+        "to bfloat16"
+      )
+    is_of_rows = scale is not None and np.prod(scale) > 1
+    if is_of_rows and any(part.axes != NeuronAxes(0) for part in reading):
+      return Unknown("8-bit floats with a scale for each row, but neurons elsewhere")
+  return reading

@@ -1,0 +1,262 @@
+"""The two reports, made tensor by tensor."""
+
+import itertools
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mhe_jax.checks import check_count
+from mhe_jax.layers.rules import LayerRule
+from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.potentials.riesz import Riesz
+from mhe_jax.report.checkpoint import Checkpoint, open_checkpoint
+from mhe_jax.report.errors import InputError
+from mhe_jax.report.journal import Journal
+from mhe_jax.report.layers import Selected, StoredLayer, select_layers
+from mhe_jax.report.reports import ComparisonReport, RedundancyReport
+from mhe_jax.report.rows import (
+  ComparisonRow,
+  Options,
+  RedundancyRow,
+  comparison_row,
+  redundancy_row,
+)
+
+Path = str | pathlib.Path
+# Called with the work done so far, all of it, and the layer that is next.
+Progress = Callable[[float, float, str], None]
+# All pairs of as many rows of 4,096 weights take two minutes on two cores.
+EXACT_UP_TO = 32768
+ROWS = "rows.jsonl"
+
+
+def redundancy(
+  checkpoint: Path,
+  potential: Potential = Riesz(1.0),
+  *,
+  half_space: bool = True,
+  rules: Sequence[LayerRule] | None = None,
+  exact_up_to: int = EXACT_UP_TO,
+  output: Path | None = None,
+  progress: Progress | None = None,
+) -> RedundancyReport:
+  """How redundant is each layer of a checkpoint on disk?
+
+  Where the neurons are follows from the names, for Flax as in
+  :func:`mhe_jax.describe`, for PyTorch by a table of architectures; what these do not
+  tell is listed and not guessed. One tensor is in memory at a time, and no matrix of
+  all pairs.
+
+  Args:
+    checkpoint: a file ``.safetensors`` or ``.npz``, a folder with one, or with an
+      index of safetensors as on the Hugging Face hub, or a folder of orbax.
+    potential: the pair potential.
+    half_space: use the half-space energy, and angles of lines, for hidden layers.
+    rules: how to read tensors by their names as stored; see :class:`LayerRule`.
+    exact_up_to: the most neurons of which all pairs are looked at. Of larger layers
+      energy, smallest angle and twins are those of a sample, and marked as such.
+    output: folder to which each row is written as soon as it is known. A later call
+      with the same arguments, for the same files, computes only what is missing.
+    progress: is told of the progress.
+
+  Returns:
+    A :class:`RedundancyReport`, which prints as a table, the most redundant first.
+
+  Raises:
+    InputError: the checkpoint cannot be read; ``output`` holds another report.
+    TypeError: ``potential`` is not a :class:`Potential`, or ``rules`` are no rules.
+    ValueError: a rule matches nothing, or ``exact_up_to`` is not a number >= 2.
+
+  Example:
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from mhe_jax import Riesz
+    >>> from mhe_jax.report import redundancy
+    >>> path = tempfile.mkdtemp() + "/model.npz"
+    >>> np.savez(path, **{"body.weight": np.eye(4), "body.bias": np.zeros(4)})
+    >>> report = redundancy(path, Riesz(2.0))
+    >>> abs(round(report["body.weight"].relative_excess, 3))
+    0.0
+    >>> report.skipped
+    {'body.bias': 'fewer than two axes'}
+  """
+  options = _options(potential, half_space, exact_up_to)
+  opened = open_checkpoint(checkpoint)
+  selected = select_layers(opened, rules)
+  header = _header("redundancy", options, rules, {"checkpoint": opened})
+
+  def row_of(layer, tensor):
+    return redundancy_row(layer, tensor, options)
+
+  rows = _rows(
+    selected.layers,
+    row_of,
+    lambda t: (t.load(),),
+    output,
+    header,
+    RedundancyRow,
+    progress,
+  )
+  return RedundancyReport(
+    rows, selected.skipped, selected.unknown, str(checkpoint), options
+  )
+
+
+def compare(
+  checkpoint: Path,
+  base: Path,
+  potential: Potential = Riesz(1.0),
+  *,
+  half_space: bool = True,
+  rules: Sequence[LayerRule] | None = None,
+  exact_up_to: int = EXACT_UP_TO,
+  output: Path | None = None,
+  progress: Progress | None = None,
+) -> ComparisonReport:
+  """What did training, merging or editing do to the layers of a checkpoint?
+
+  Tensors of the same name and shape are compared; the others are listed. All but the
+  energies is exact at every size, in O(n d^2) time and O(n d) memory.
+
+  Args:
+    checkpoint: as of :func:`redundancy`.
+    base: what it came from, likewise; of any of these formats.
+    potential: as of :func:`redundancy`, and so the other arguments.
+    half_space: use the half-space energy for hidden layers.
+    rules: how to read tensors by their names.
+    exact_up_to: the most neurons of which energies are exact.
+    output: folder for the rows, from which a later call goes on.
+    progress: is told of the progress.
+
+  Returns:
+    A :class:`ComparisonReport`, which prints as a table, the most changed first.
+
+  Raises:
+    InputError: a checkpoint cannot be read, or is an adapter (LoRA) that has no
+      weights of its own to compare; ``output`` holds another report.
+    TypeError, ValueError: as of :func:`redundancy`.
+
+  Example:
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from mhe_jax.report import compare
+    >>> folder = tempfile.mkdtemp()
+    >>> turn = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    >>> np.savez(folder + "/a.npz", **{"body.weight": np.eye(4)[:3]})
+    >>> np.savez(folder + "/b.npz", **{"body.weight": np.eye(4)[:3] @ turn})
+    >>> (row,) = compare(folder + "/b.npz", folder + "/a.npz")
+    >>> row.moved > 0.5, row.moved_unrotated < 1e-6, row.cosine_change < 1e-6
+    (True, True, True)
+  """
+  options = _options(potential, half_space, exact_up_to)
+  opened, against = open_checkpoint(checkpoint), open_checkpoint(base)
+  selected = select_layers(opened, rules)
+  in_base = {tensor.name: tensor for tensor in against.tensors}
+  _refuse_adapters(opened, in_base)
+  selected = _in_both(selected, opened, in_base)
+  header = _header(
+    "comparison", options, rules, {"checkpoint": opened, "base": against}
+  )
+
+  def row_of(layer, tensor, of_base):
+    return comparison_row(layer, tensor, of_base, options)
+
+  def load(tensor):
+    return tensor.load(), in_base[tensor.name].load()
+
+  rows = _rows(selected.layers, row_of, load, output, header, ComparisonRow, progress)
+  return ComparisonReport(
+    rows,
+    selected.skipped,
+    selected.unknown,
+    str(checkpoint),
+    options,
+    base=str(base),
+  )
+
+
+def _options(potential, half_space, exact_up_to) -> Options:
+  check_potential(potential)
+  return Options(
+    potential, bool(half_space), check_count("exact_up_to", exact_up_to, 2)
+  )
+
+
+def _header(kind, options, rules, checkpoints: dict[str, Checkpoint]) -> dict[str, Any]:
+  """What the rows of a journal depend on."""
+  return {
+    "report": kind,
+    "potential": str(options.potential),
+    "half_space": options.half_space,
+    "exact_up_to": options.exact_up_to,
+    "rules": [str(rule) for rule in rules or ()],
+    **{name: opened.fingerprint for name, opened in checkpoints.items()},
+  }
+
+
+def _rows(layers, row_of, load, output, header, row_class, progress) -> tuple:
+  """A row for each layer, those that are known already from the journal; sorted."""
+  journal = None
+  if output is not None:
+    journal = Journal(pathlib.Path(output) / ROWS, row_class, header)
+  known = dict(journal.rows) if journal else {}
+  total, done = sum(map(_work, layers)), 0.0
+  try:
+    for tensor, parts in itertools.groupby(layers, key=lambda layer: layer.tensor):
+      arrays = ()  # The last are let go before the next are read.
+      for layer in parts:
+        if progress:
+          progress(done, total, layer.name)
+        if layer.name not in known:
+          arrays = arrays or load(tensor)
+          known[layer.name] = row_of(layer, *arrays)
+          if journal:
+            journal.add(known[layer.name])
+        done += _work(layer)
+  finally:
+    if journal:
+      journal.close()
+  if progress:
+    progress(total, total, "")
+
+  def change(row):
+    x = getattr(row, row_class.order)
+    return -math.inf if math.isnan(x) else x
+
+  return tuple(sorted((known[x.name] for x in layers), key=change, reverse=True))
+
+
+def _work(layer: StoredLayer) -> float:
+  """Products of rows, of pairs and of coordinates: about in proportion to the time."""
+  sets, n, d = layer.shape
+  return float(sets) * n * d * (min(n, EXACT_UP_TO) + min(n, d))
+
+
+def _refuse_adapters(opened: Checkpoint, in_base) -> None:
+  names = [tensor.name for tensor in opened.tensors]
+  if any("lora_" in name.lower() for name in names) and not {*names} & {*in_base}:
+    raise InputError(
+      f"{opened.path} is an adapter (LoRA), not a model: it has no weights of the "
+      "base. Merge it into its base first (merge_and_unload of peft), or report it "
+      "alone."
+    )
+
+
+def _in_both(selected: Selected, opened: Checkpoint, in_base) -> Selected:
+  layers, unknown = [], dict(selected.unknown)
+  for layer in selected.layers:
+    name = layer.tensor.name
+    if name not in in_base:
+      unknown[name] = "not in the base"
+    elif in_base[name].shape != layer.tensor.shape:
+      unknown[name] = f"of shape {in_base[name].shape} in the base"
+    elif in_base[name].dtype is None or in_base[name].dtype.kind not in "fV":
+      unknown[name] = f"stored as {in_base[name].stored_as} in the base"
+    else:
+      layers.append(layer)
+  names = {tensor.name for tensor in opened.tensors}
+  for name, tensor in in_base.items():
+    if name not in names and len(tensor.shape) > 1:
+      unknown[name] = "only in the base"
+  return Selected(tuple(layers), selected.skipped, unknown)

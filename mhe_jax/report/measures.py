@@ -1,0 +1,175 @@
+"""The numbers of one set of neurons: exact up to a size, and sampled above."""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mhe_jax.arrays import compute_dtype
+from mhe_jax.energy import hyperspherical_energy
+from mhe_jax.neurons import nearest_neurons
+from mhe_jax.objectives.pair_energy import PairEnergy
+from mhe_jax.pair_sum.closest_pair import has_direction
+from mhe_jax.potentials.base import Potential
+from mhe_jax.report.chance import twin_angle
+from mhe_jax.report.spectrum import gram, singular_values, unit_rows
+from mhe_jax.sampled import sampled_energy_and_error
+
+NUM_SAMPLES = 1024
+_CHUNK = 2**24  # Numbers at once on the host: 128 MiB of float64.
+
+
+class Energy(NamedTuple):
+  """Mean pair energy and relative excess of a set, with standard errors (0: exact)."""
+
+  energy: float
+  energy_error: float
+  excess: float
+  excess_error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+  """How the directions of a set lie; NaN where there are fewer than two.
+
+  Attributes:
+    smallest_angle: in radians.
+    closest: the two neurons at it.
+    twins: share of the neurons with another within :func:`twin_angle`.
+    twin_angle: that angle, in radians.
+    mean_squared_cosine: over all pairs.
+    effective_rank: of the unit rows.
+    zero_neurons: number of neurons without a direction, which are in no pair.
+  """
+
+  smallest_angle: float = math.nan
+  closest: tuple[int, int] | None = None
+  twins: float = math.nan
+  twin_angle: float = math.nan
+  mean_squared_cosine: float = math.nan
+  effective_rank: float = math.nan
+  zero_neurons: int = 0
+
+
+def as_computed(w: np.ndarray) -> np.ndarray:
+  """A matrix in the dtype of its computations: float32 for everything smaller."""
+  return np.asarray(w).astype(compute_dtype(w.dtype), copy=False)
+
+
+def energy_of(
+  w: np.ndarray, potential: Potential, *, half_space: bool, exact_up_to: int
+) -> Energy:
+  """Energy of a set ``[n, d]``: of more than ``exact_up_to`` neurons, an estimate."""
+  n, d = w.shape
+  nan = Energy(math.nan, math.nan, math.nan, math.nan)
+  if not np.isfinite(w).all():
+    return nan
+  if n <= exact_up_to:
+    energy, error = hyperspherical_energy(w, potential, half_space=half_space), 0.0
+  else:
+    energy, error = sampled_energy_and_error(
+      jax.random.key(0),  # The same rows each time, and of both in a comparison.
+      w,
+      potential,
+      num_samples=min(NUM_SAMPLES, n),
+      half_space=half_space,
+    )
+  energy, error = float(energy), float(error)
+  best, random = _scale(potential, n, d, half_space)
+  span = random - best
+  if not has_direction(jnp.asarray(w)).any() or not (math.isfinite(span) and span > 0):
+    return Energy(energy, error, math.nan, math.nan)
+  return Energy(energy, error, (energy - best) / span, error / span)
+
+
+@functools.cache
+def _scale(potential, n, d, half_space):
+  try:
+    return PairEnergy(potential).scale(n, d, half_space=half_space)
+  except NotImplementedError:  # A potential of the user's own.
+    return math.nan, math.nan
+
+
+def geometry_of(w: np.ndarray, *, half_space: bool, exact_up_to: int) -> Geometry:
+  """How the directions of a set ``[n, d]`` lie.
+
+  Of more than ``exact_up_to`` neurons, angles are those of a sample of them to all: the
+  smallest is of these, and the share of twins has the standard error of a share.
+  """
+  if not np.isfinite(w).all():
+    return Geometry()
+  is_row = np.asarray(has_direction(jnp.asarray(w)))
+  zero_neurons = int(np.sum(~is_row))
+  if np.sum(is_row) < 2:
+    return Geometry(zero_neurons=zero_neurons)
+  numbers = np.flatnonzero(is_row)
+  rows = w[numbers] if zero_neurons else w
+  n, d = rows.shape
+  if len(w) <= exact_up_to:
+    angles, others = nearest_neurons(rows, half_space=half_space)
+    angles, others = np.asarray(angles)[:, 0], np.asarray(others)[:, 0]
+    asked = np.arange(n)
+  else:
+    asked = np.sort(
+      np.random.default_rng(0).choice(n, min(NUM_SAMPLES, n), replace=False)
+    )
+    angles, others = _nearest_of(rows, asked, half_space)
+  at = int(np.argmin(angles))
+  pair = sorted((int(numbers[asked[at]]), int(numbers[others[at]])))
+  limit = twin_angle(n, d, half_space=half_space)
+  spectrum = gram(rows)
+  squares = float(np.sum(spectrum * spectrum))  # Of all cosines, with themselves.
+  return Geometry(
+    smallest_angle=float(angles[at]),
+    closest=(pair[0], pair[1]),
+    twins=float(np.mean(angles <= limit)),
+    twin_angle=limit,
+    mean_squared_cosine=max(0.0, (squares - n) / (n * (n - 1))),
+    effective_rank=_effective_rank(spectrum),
+    zero_neurons=zero_neurons,
+  )
+
+
+def _nearest_of(rows, asked, half_space):
+  """Nearest neuron of some: angles and numbers, by chunks of all, on the host."""
+  chosen = unit_rows(rows[asked])
+  angles = np.full(len(asked), np.inf)
+  others = np.zeros(len(asked), int)
+  at_once = max(1, _CHUNK // max(len(asked), rows.shape[1]))
+  for start in range(0, len(rows), at_once):
+    chunk = unit_rows(rows[start : start + at_once])
+    cosines = chosen @ chunk.T
+    cosines = np.abs(cosines, out=cosines) if half_space else cosines
+    own = asked - start
+    is_here = (own >= 0) & (own < len(chunk))
+    cosines[np.flatnonzero(is_here), own[is_here]] = -np.inf
+    nearest = np.argmax(cosines, 1)
+    # In float64 cosines choose well, and the difference of two rows measures well.
+    apart = np.linalg.norm(chosen - chunk[nearest], axis=1)
+    together = np.linalg.norm(chosen + chunk[nearest], axis=1)
+    if half_space:
+      apart, together = np.sort([apart, together], axis=0)
+    theta = 2.0 * np.arctan2(apart, together)
+    theta[np.isneginf(cosines[np.arange(len(asked)), nearest])] = np.inf
+    is_nearer = theta < angles
+    angles[is_nearer] = theta[is_nearer]
+    others[is_nearer] = start + nearest[is_nearer]
+  return angles, others
+
+
+def _effective_rank(spectrum) -> float:
+  r"""The exponential of the entropy of the singular values over their sum.
+
+  References:
+    Roy and Vetterli, The effective rank: a measure of effective dimensionality,
+    European Signal Processing Conference 2007.
+  """
+  sigma = singular_values(spectrum)
+  if sigma is None:
+    return math.nan
+  p = sigma[sigma > 0] / np.sum(sigma)
+  return float(np.exp(-np.sum(p * np.log(p))))

@@ -1,0 +1,1 @@
+"""Formats of checkpoints, a reader each: names and shapes first, then arrays."""

@@ -1,0 +1,96 @@
+"""Folders of orbax: a tree of arrays, restored leaf by leaf."""
+
+import contextlib
+import functools
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from mhe_jax.layers.trees import keys_of
+from mhe_jax.report.errors import InputError
+from mhe_jax.report.readers.base import Contents, Tensor, import_reader
+
+_TREE = "_METADATA"
+
+
+def tree_in(folder: pathlib.Path) -> pathlib.Path | None:
+  """The tree of arrays in a folder of orbax: of itself, its items, its last step.
+
+  Returns:
+    Its folder, or None if there is none.
+
+  Raises:
+    InputError: there are several, of which one must be named.
+  """
+  if (folder / _TREE).is_file():
+    return folder
+  items = sorted(path for path in folder.iterdir() if (path / _TREE).is_file())
+  if len(items) > 1:
+    names = ", ".join(str(item) for item in items)
+    raise InputError(f"{folder} holds several trees; name one of {names}.")
+  if items:
+    return items[0]
+  steps = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
+  return tree_in(max(steps, key=lambda path: int(path.name))) if steps else None
+
+
+def read_orbax(tree: pathlib.Path) -> Contents:
+  """Leaves of a tree of arrays.
+
+  Args:
+    tree: as :func:`tree_in` finds it.
+
+  Raises:
+    InputError: orbax cannot read it.
+  """
+  ocp = import_reader("orbax.checkpoint", f"reading {tree}")
+  folder = tree.absolute()
+  try:
+    with _quiet():
+      metadata = _checkpointer(ocp).metadata(folder).item_metadata.tree
+  except Exception as error:  # Of many kinds, from many layers below.
+    raise InputError(f"{tree} cannot be read by orbax: {error}.") from error
+  leaves, structure = jax.tree_util.tree_flatten_with_path(metadata)
+  tensors = []
+  for number, (path, leaf) in enumerate(leaves):
+    if not hasattr(leaf, "shape") or getattr(leaf, "dtype", None) is None:
+      continue
+    load = functools.partial(_load, ocp, folder, structure, number)
+    dtype = np.dtype(leaf.dtype)
+    shape = tuple(leaf.shape)
+    tensors.append(Tensor("/".join(keys_of(path)), shape, dtype, load, str(dtype)))
+  files = sorted(path for path in folder.rglob("*") if path.is_file())
+  return Contents(tuple(tensors), tuple(files))
+
+
+def _checkpointer(ocp) -> Any:
+  return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Without the warnings that a file is missing which only other checkpoints have."""
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
+def _load(ocp, folder, structure, number) -> np.ndarray:
+  size = structure.num_leaves
+  like = [ocp.PLACEHOLDER] * size
+  like[number] = 0
+  how = [ocp.RestoreArgs(restore_type=np.ndarray)] * size
+  arguments = ocp.args.PyTreeRestore(
+    item=jax.tree.unflatten(structure, like),
+    restore_args=jax.tree.unflatten(structure, how),
+  )
+  with _quiet():
+    restored = _checkpointer(ocp).restore(folder, args=arguments)
+  return np.asarray(jax.tree.leaves(restored)[number])

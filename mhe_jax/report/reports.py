@@ -1,0 +1,273 @@
+"""The reports: rows, what is not in them and why, and how they print."""
+
+import abc
+import dataclasses
+import math
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+from mhe_jax.report import tables
+from mhe_jax.report.rows import ComparisonRow, Options, RedundancyRow
+from mhe_jax.report.tables import number
+
+Row = TypeVar("Row", RedundancyRow, ComparisonRow)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Report(abc.ABC, Generic[Row]):
+  rows: tuple[Row, ...]
+  skipped: dict[str, str]
+  unknown: dict[str, str]
+  checkpoint: str
+  options: Options
+
+  row_class: ClassVar[type]
+
+  def __iter__(self) -> Iterator[Row]:
+    return iter(self.rows)
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, name: str) -> Row:
+    """The row of a name."""
+    for row in self.rows:
+      if row.name == name:
+        return row
+    raise KeyError(name)
+
+  @property
+  @abc.abstractmethod
+  def summary(self) -> str:
+    """What the table says, in words."""
+
+  @property
+  @abc.abstractmethod
+  def _title(self) -> str: ...
+
+  @abc.abstractmethod
+  def _cells(self) -> tuple[list[str], list[list[str]]]: ...
+
+  @abc.abstractmethod
+  def _notes(self) -> Iterator[str]: ...
+
+  def _lists(self) -> Iterator[str]:
+    """Notes that both reports have."""
+    sampled = [row.name for row in self.rows if row.is_sampled]
+    if sampled:
+      yield (
+        f"Sampled, for they have more than {self.options.exact_up_to} neurons: "
+        f"{_some(sampled)}."
+      )
+    for what, reasons in (("Not read", self.unknown), ("Skipped", self.skipped)):
+      by_reason: dict[str, list[str]] = {}
+      for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+      for reason, names in by_reason.items():
+        yield f"{what} {len(names)} ({reason}): {_some(names)}"
+
+  def __str__(self) -> str:
+    header, cells = self._cells()
+    table = tables.as_text(header, cells, left=1) if cells else "No layers."
+    return "\n".join([self.summary, "", table, "", *self._notes(), *self._lists()])
+
+  __repr__ = __str__
+
+  def to_html(self) -> str:
+    """A page that stands alone."""
+    header, cells = self._cells()
+    notes = [*self._notes(), *self._lists()]
+    return tables.as_page(self._title, self.summary, header, cells, notes)
+
+  _repr_html_ = to_html
+
+  def to_csv(self) -> str:
+    """All fields of all rows."""
+    return tables.as_csv(self.row_class, self.rows)
+
+  def to_json(self) -> str:
+    """All fields of all rows, what was left out, and how it was computed."""
+    return tables.as_json(self._content())
+
+  def _content(self) -> dict[str, Any]:
+    return {
+      "checkpoint": self.checkpoint,
+      "potential": str(self.options.potential),
+      "half_space": self.options.half_space,
+      "exact_up_to": self.options.exact_up_to,
+      "summary": self.summary,
+      "rows": self.rows,
+      "unknown": self.unknown,
+      "skipped": self.skipped,
+    }
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class RedundancyReport(_Report[RedundancyRow]):
+  """The table that :func:`redundancy` returns: print it, or iterate over its rows.
+
+  Attributes:
+    rows: a :class:`RedundancyRow` per layer, the most redundant first.
+    skipped: ``{name: reason}`` of tensors that are known not to hold neurons.
+    unknown: ``{name: reason}`` of those that may, for all that their names tell.
+    checkpoint: its path.
+    options: potential, half-space, and the size up to which it is exact.
+  """
+
+  row_class: ClassVar[type] = RedundancyRow
+
+  @property
+  def summary(self) -> str:
+    by_verdict: dict[str, list[RedundancyRow]] = {}
+    for row in self.rows:
+      by_verdict.setdefault(row.verdict, []).append(row)
+    redundant = by_verdict.get("redundant", [])
+    told = [f"{row.name} (excess {row.relative_excess:.2f})" for row in redundant]
+    names = f": {_some(told, 4)}" if told else ""
+    parts = [
+      f"{len(redundant)} of {_layers(len(self.rows))} clearly more redundant than "
+      f"chance{names}",
+      f"{len(by_verdict.get('at chance', []))} at chance",
+      f"{len(by_verdict.get('below chance', []))} clearly more diverse than chance",
+    ]
+    if unknown := len(by_verdict.get("unknown", [])):
+      parts.append(f"{unknown} without a scale")
+    return "; ".join(parts) + "."
+
+  @property
+  def _title(self) -> str:
+    return f"Redundancy of {pathlib.Path(self.checkpoint).name}"
+
+  def _cells(self):
+    header = [
+      "layer", "n", "d", "relative excess", "smallest angle", "between",
+      "cos^2 / chance", "effective rank", "near twins", "zero",
+    ]  # fmt: skip
+    cells = [
+      [
+        row.name,
+        f"{row.sets} x {row.n}" if row.sets > 1 else str(row.n),
+        str(row.d),
+        _with_error(row.relative_excess, row.excess_error),
+        "-" if math.isnan(row.smallest_angle) else f"{row.smallest_angle:.4g} deg",
+        "-" if row.closest is None else ", ".join(map(str, row.closest)),
+        number(row.mean_squared_cosine * row.d, 2),
+        number(row.effective_rank, 1),
+        "-" if math.isnan(row.twins) else f"{row.twins:.1%}",
+        str(row.zero_neurons),
+      ]
+      for row in self.rows
+    ]
+    return header, cells
+
+  def _notes(self):
+    space = "half-space" if self.options.half_space else "full space"
+    yield f"{self.options.potential}, hidden layers in {space}, output layers in full."
+    yield (
+      "Relative excess: 0 = lower bound, 1 = random directions. Near twins: closer "
+      "than any two of as many random directions are, with probability 99%."
+    )
+    outputs = [row.name for row in self.rows if row.role == "output"]
+    yield f"Output layers: {_some(outputs) or 'none that a name or a rule tells'}."
+    damaged = [row.name for row in self.rows if math.isnan(row.energy)]
+    if damaged:
+      yield f"NaN or infinity in: {_some(damaged)}."
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ComparisonReport(_Report[ComparisonRow]):
+  """The table that :func:`compare` returns: print it, or iterate over its rows.
+
+  Attributes:
+    rows: a :class:`ComparisonRow` per layer, the most changed first.
+    skipped: ``{name: reason}`` of tensors that are known not to hold neurons.
+    unknown: ``{name: reason}`` of those that are not read, or not in both.
+    checkpoint: its path.
+    options: potential, half-space, and the size up to which energies are exact.
+    base: path of what it was compared with.
+  """
+
+  base: str = ""
+
+  row_class: ClassVar[type] = ComparisonRow
+
+  @property
+  def summary(self) -> str:
+    if not self.rows:
+      return "No layer is in both."
+    changed = [row for row in self.rows if row.weight_change > 0]
+    up = [row for row in changed if row.excess_change > 2 * row.excess_error + 1e-3]
+    down = [row for row in changed if row.excess_change < -2 * row.excess_error - 1e-3]
+    turned = [
+      row
+      for row in changed
+      if row.moved > 1e-3 and row.moved_unrotated < row.moved / 10
+    ]
+    parts = [f"{len(changed)} of {_layers(len(self.rows), 'layer')} changed"]
+    if changed:
+      most = changed[0]
+      parts.append(f"most of all {most.name} (its cosines by {most.cosine_change:.2g})")
+      parts.append(f"{len(up)} became more redundant, {len(down)} less")
+    if turned:
+      parts.append(f"{len(turned)} were little more than turned as a whole")
+    return "; ".join(parts) + "."
+
+  @property
+  def _title(self) -> str:
+    names = (pathlib.Path(path).name for path in (self.checkpoint, self.base))
+    return " against ".join(names)
+
+  def _cells(self):
+    header = [
+      "layer", "n", "d", "excess before", "after", "change", "energy change",
+      "cosine change", "moved", "unrotated", "norm ratio", "weight change",
+    ]  # fmt: skip
+    cells = [
+      [
+        row.name,
+        f"{row.sets} x {row.n}" if row.sets > 1 else str(row.n),
+        str(row.d),
+        number(row.excess_before),
+        number(row.excess_after),
+        _with_error(row.excess_change, row.excess_error, "+"),
+        "-" if math.isnan(row.energy_change) else f"{row.energy_change:+.2e}",
+        number(row.cosine_change, 5),
+        number(row.moved, 4),
+        number(row.moved_unrotated, 4),
+        number(row.norm_ratio, 4),
+        number(row.weight_change, 4),
+      ]
+      for row in self.rows
+    ]
+    return header, cells
+
+  def _notes(self):
+    space = "half-space" if self.options.half_space else "full space"
+    yield f"{self.options.potential}, hidden layers in {space}, output layers in full."
+    yield (
+      "Cosine change: root mean square over all pairs of neurons. Moved: root mean "
+      "square distance of directions; unrotated: after the best orthogonal map of all."
+    )
+    damaged = [row.name for row in self.rows if math.isnan(row.cosine_change)]
+    if damaged:
+      yield f"NaN or infinity in: {_some(damaged)}."
+
+  def _content(self):
+    return {**super()._content(), "base": self.base}
+
+
+def _with_error(x, error, sign=""):
+  if math.isnan(x):
+    return "-"
+  return f"{x:{sign}.3f}" + (f" +- {error:.3f}" if error > 0 else "")
+
+
+def _layers(count, name="layers are"):
+  if name == "layer":
+    return f"{count} layer{'s' * (count != 1)}"
+  return f"{count} layers are" if count != 1 else "1 layer is"
+
+
+def _some(names: Sequence[str], count: int = 6) -> str:
+  return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

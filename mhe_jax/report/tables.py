@@ -1,0 +1,122 @@
+"""A table as text and as a page; rows as JSON and CSV."""
+
+import csv
+import dataclasses
+import html
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def as_text(header: Sequence[str], cells: Sequence[Sequence[str]], left: int) -> str:
+  """Columns side by side, the first ``left`` of them to the left."""
+  widths = [max(map(len, column)) for column in zip(header, *cells)]
+
+  def line(row):
+    parts = (
+      f"{cell:{'<' if i < left else '>'}{width}}"
+      for i, (cell, width) in enumerate(zip(row, widths))
+    )
+    return "  ".join(parts).rstrip()
+
+  return "\n".join(
+    [line(header), "  ".join("-" * w for w in widths), *map(line, cells)]
+  )
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem;
+       padding: 0 1rem; color: #1a1a1a; background: #fff; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+thead th { border-bottom: 2px solid #888; }
+tbody tr:nth-child(even) { background: #f4f4f4; }
+"""
+
+
+def as_page(
+  title: str,
+  summary: str,
+  header: Sequence[str],
+  cells: Sequence[Sequence[str]],
+  notes: Sequence[str],
+) -> str:
+  """A page of HTML that stands alone; names from a checkpoint are escaped."""
+
+  def line(row, tag):
+    return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) + "</tr>"
+
+  body = "\n".join(line(row, "td") for row in cells)
+  below = "\n".join(f"<p>{html.escape(note)}</p>" for note in notes)
+  return (
+    f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+    f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(summary)}</p>\n"
+    f'<div class="scroll"><table>\n<thead>{line(header, "th")}</thead>\n'
+    f"<tbody>\n{body}\n</tbody>\n</table></div>\n{below}\n</body>\n</html>\n"
+  )
+
+
+def as_csv(row_class: type, rows: Sequence[Any]) -> str:
+  """A line of names, and a line for each row, with all of its fields."""
+  names = [field.name for field in dataclasses.fields(row_class)]
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(names)
+  for row in rows:
+    writer.writerow([_cell(getattr(row, name)) for name in names])
+  return text.getvalue()
+
+
+def as_json(content: dict[str, Any]) -> str:
+  """Strict JSON: what is not a finite number is null."""
+  return json.dumps(to_plain(content), indent=1, allow_nan=False) + "\n"
+
+
+def to_plain(x: Any) -> Any:
+  """Rows and what they hold, as JSON has it."""
+  if dataclasses.is_dataclass(x) and not isinstance(x, type):
+    fields = dataclasses.fields(x)
+    return {field.name: to_plain(getattr(x, field.name)) for field in fields}
+  if isinstance(x, dict):
+    return {str(k): to_plain(v) for k, v in x.items()}
+  if isinstance(x, (tuple, list)):
+    return [to_plain(v) for v in x]
+  if isinstance(x, float) and not math.isfinite(x):
+    return None
+  return x
+
+
+def from_plain(row_class: type, content: dict[str, Any]) -> Any:
+  """A row from its JSON.
+
+  Raises:
+    TypeError, KeyError: it is not one of this class.
+  """
+  values = {}
+  for field in dataclasses.fields(row_class):
+    value = content[field.name]
+    if field.type in (float, "float"):
+      value = math.nan if value is None else float(value)
+    elif isinstance(value, list):
+      value = tuple(value)
+    values[field.name] = value
+  return row_class(**values)
+
+
+def number(x: float, digits: int = 3) -> str:
+  """A number for people, and a dash for NaN."""
+  return "-" if math.isnan(x) else f"{x:.{digits}f}"
+
+
+def _cell(x):
+  if isinstance(x, float) and math.isnan(x):
+    return ""
+  if isinstance(x, tuple):
+    return " ".join(map(str, x))
+  return x
