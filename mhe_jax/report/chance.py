@@ -15,9 +15,14 @@ References:
   Mathematics and Statistics 4 (1), 2011.
 """
 
+import functools
 import math
 
+import numpy as np
 import scipy.special
+
+from mhe_jax.objectives.pair_energy import PairEnergy
+from mhe_jax.potentials.base import Potential
 
 TWIN_PROBABILITY = 0.01
 # A layer is at chance within this much of 1, or four standard deviations of chance.
@@ -43,27 +48,49 @@ def twin_angle(n: int, d: int, *, half_space: bool) -> float:
   return math.asin(math.sqrt(squared_sine))
 
 
-def excess_spread(n: int, d: int, *, half_space: bool) -> float:
-  r"""The standard deviation of the relative excess of n random directions, about.
+@functools.cache
+def scale_of(
+  potential: Potential, n: int, d: int, half_space: bool
+) -> tuple[float, float]:
+  """Mean pair energies of relative excess 0 and 1; NaN where they are not known."""
+  try:
+    best, random = PairEnergy(potential).scale(n, d, half_space=half_space)
+  except NotImplementedError:  # A potential of the user's own.
+    return math.nan, math.nan
+  is_scale = math.isfinite(random - best) and random > best
+  return (best, random) if is_scale else (math.nan, math.nan)
 
-  To leading order in d the energy is, in half-space, linear in the mean squared cosine,
-  whose standard deviation over its mean 1/d is :math:`2 / \sqrt{n (n - 1)}`, and in
-  full space linear in the mean cosine, with :math:`\sqrt{2 / (d n (n - 1))}`. The scale
-  of the excess is from the least these can be to their means.
+
+@functools.cache
+def excess_spread(potential: Potential, n: int, d: int, half_space: bool) -> float:
+  r"""The standard deviation of the relative excess of n random directions.
+
+  Energies of different pairs of uniform directions are uncorrelated, also those that
+  share a neuron, so that the variance of the sum over the pairs is that of one pair,
+  times their number. That of a pair is taken over 4,096 quantiles of the angle, which
+  leaves out the rarest coincidences, whose energy may have no variance at all.
 
   Args:
+    potential: of the energy.
     n: number of neurons, at least 2.
-    d: dimension, at least 1; of one, all sets are alike, and nothing is beyond chance.
+    d: dimension, at least 1.
     half_space: of the half-space energy.
+
+  Returns:
+    It; NaN without a scale.
   """
-  if d == 1:
-    return math.inf
-  pairs = math.sqrt(n * (n - 1))
+  best, random = scale_of(potential, n, d, half_space)
+  if math.isnan(random) or d == 1:
+    return math.nan
+  p = (np.arange(2048) + 0.5) / 2048  # Twice those of angles below pi / 2.
+  theta = np.arcsin(np.sqrt(scipy.special.betaincinv((d - 1) / 2, 0.5, p)))
+  near, far = potential.at_angle(theta), potential.at_angle(math.pi - theta)
+  pairs = n * (n - 1) / 2
   if half_space:
-    # The mean squared cosine is at least (n - d) / (d (n - 1)), if n > d.
-    scale = 1.0 - max(0.0, (n - d) / (n - 1))
-    return 2.0 / pairs / scale
-  return math.sqrt(2.0 / d) / pairs * (n - 1)
+    of_sum = math.sqrt(pairs * np.var(near + far))
+    return 2.0 * of_sum / (n * (2 * n - 1)) / (random - best)
+  of_sum = math.sqrt(pairs * np.var(np.concatenate([near, far])))
+  return of_sum / pairs / (random - best)
 
 
 def verdict(excess: float, spread: float, error: float = 0.0) -> str:
@@ -77,7 +104,7 @@ def verdict(excess: float, spread: float, error: float = 0.0) -> str:
   Returns:
     One of these; ``"unknown"`` for NaN.
   """
-  if math.isnan(excess):
+  if math.isnan(excess) or math.isnan(spread):
     return "unknown"
   margin = max(MARGIN, DEVIATIONS * math.hypot(spread, error))
   if abs(excess - 1.0) <= margin:

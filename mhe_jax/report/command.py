@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import re
 import sys
@@ -77,10 +78,11 @@ def main(arguments: list[str] | None = None) -> None:
   )
   try:
     _run(parsed)
-  except (InputError, ValueError) as error:
-    # A rule that fits nothing is a ValueError, too.
+  except InputError as error:
     print(error, file=sys.stderr)
     sys.exit(2)
+  except BrokenPipeError:  # Who reads has seen enough, as head does.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except KeyboardInterrupt:
     hint = "; the same command goes on" if parsed.output else ""
     print(f"Stopped{hint}.", file=sys.stderr)
@@ -88,6 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: Arguments) -> None:
+  if arguments.exact_up_to < 2:
+    raise InputError(f"exact-up-to must be at least 2, got {arguments.exact_up_to}.")
   rules = [rule_of(text) for text in arguments.rule]
   potential = potential_of(arguments.potential)
   if arguments.estimate:
@@ -109,7 +113,6 @@ def _run(arguments: Arguments) -> None:
       report = redundancy(arguments.checkpoint, potential, **options)
     else:
       report = compare(arguments.checkpoint, arguments.against, potential, **options)
-  print(report)
   for path, text in (
     (arguments.json, report.to_json),
     (arguments.csv, report.to_csv),
@@ -117,6 +120,7 @@ def _run(arguments: Arguments) -> None:
   ):
     if path is not None:
       path.write_text(text(), encoding="utf-8")
+  print(report, flush=True)
 
 
 @contextlib.contextmanager
@@ -175,8 +179,11 @@ def rule_of(text: str) -> LayerRule:
       )
   if not neurons and (batch or groups > 1):
     raise InputError(f"rule must name an axis of neurons, got {text!r}.")
-  axes = NeuronAxes(tuple(neurons), tuple(batch), groups) if neurons else None
-  return LayerRule(pattern, axes, role)
+  try:
+    axes = NeuronAxes(tuple(neurons), tuple(batch), groups) if neurons else None
+    return LayerRule(pattern, axes, role)
+  except ValueError as error:
+    raise InputError(f"rule {text!r}: {error}") from None
 
 
 def potential_of(text: str) -> Potential:

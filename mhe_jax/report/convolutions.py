@@ -6,7 +6,7 @@ from mhe_jax.layers.axes import NeuronAxes
 from mhe_jax.report.parts import Part, Reading, Stored, Unknown
 
 _TRANSPOSED = re.compile(r"transpos|deconv|upconv|conv_?t\d?$|conv_?up", re.IGNORECASE)
-_PERHAPS_TRANSPOSED = re.compile(r"(^|[._])(up|ups|upsamplers?|upsample\w*|up\d+)[._]")
+_PERHAPS_TRANSPOSED = re.compile(r"(.*\.)?(ups?|upsampl\w*|up\d+)(\.\d+)?")
 _CONVOLUTION = re.compile(
   r"conv|downsample|(^|\.)features\.|(^|\.)patch_embed(ding)?s?\.|(^|\.)stem", re.I
 )
@@ -29,9 +29,7 @@ def convolution(name: str, stored: Stored) -> Reading:
     return plain
   if outputs == shape[1] != shape[0]:
     return transposed
-  is_named = _CONVOLUTION.search(module) and not _PERHAPS_TRANSPOSED.search(
-    f"{module}."
-  )
+  is_named = _CONVOLUTION.search(module) and not _PERHAPS_TRANSPOSED.fullmatch(module)
   if is_named and outputs in (None, shape[0]):
     return plain
   return Unknown(

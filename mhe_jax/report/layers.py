@@ -10,6 +10,7 @@ from mhe_jax.layers.axes import NeuronAxes
 from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, match
 from mhe_jax.report.architectures import read_name
 from mhe_jax.report.checkpoint import Checkpoint
+from mhe_jax.report.errors import InputError
 from mhe_jax.report.parts import NotNeurons, Part, Reading, Stored, Unknown
 from mhe_jax.report.readers.base import Tensor
 
@@ -55,7 +56,7 @@ def select_layers(
 
   Raises:
     TypeError: ``rules`` are no rules.
-    ValueError: a rule matches no tensor, or never wins, or does not fit a shape.
+    InputError: a rule matches no tensor, or never wins, or does not fit a shape.
   """
   rules = check_rules(rules)
   shapes = {tensor.name: tensor.shape for tensor in checkpoint.tensors}
@@ -70,7 +71,10 @@ def select_layers(
       unknown[tensor.name] = reading.reason
     else:
       layers += [StoredLayer(tensor, part) for part in reading]
-  check_matches(rules, matches, {**skipped, **unknown})
+  try:
+    check_matches(rules, matches, {**skipped, **unknown})
+  except ValueError as error:
+    raise InputError(str(error)) from None
   return Selected(tuple(layers), skipped, unknown)
 
 
@@ -93,7 +97,7 @@ def _read(tensor, stored, winner, reader) -> Reading:
     try:
       shapes = [part.matrix_shape(tensor.shape) for part in reading]
     except ValueError as error:
-      raise ValueError(
+      raise InputError(
         f"tensor {tensor.name!r}: {error} for shape {tensor.shape}."
       ) from None
     if any(sets == 0 or d == 0 for sets, _, d in shapes):

@@ -64,9 +64,10 @@ def redundancy(
     A :class:`RedundancyReport`, which prints as a table, the most redundant first.
 
   Raises:
-    InputError: the checkpoint cannot be read; ``output`` holds another report.
+    InputError: the checkpoint cannot be read; a rule matches nothing; ``output`` holds
+      another report. It is a ``ValueError``.
     TypeError: ``potential`` is not a :class:`Potential`, or ``rules`` are no rules.
-    ValueError: a rule matches nothing, or ``exact_up_to`` is not a number >= 2.
+    ValueError: ``exact_up_to`` is not a whole number >= 2.
 
   Example:
     >>> import tempfile

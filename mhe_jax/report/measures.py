@@ -1,7 +1,6 @@
 """The numbers of one set of neurons: exact up to a size, and sampled above."""
 
 import dataclasses
-import functools
 import math
 from typing import NamedTuple
 
@@ -12,10 +11,9 @@ import numpy as np
 from mhe_jax.arrays import compute_dtype
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.neurons import nearest_neurons
-from mhe_jax.objectives.pair_energy import PairEnergy
 from mhe_jax.pair_sum.closest_pair import has_direction
 from mhe_jax.potentials.base import Potential
-from mhe_jax.report.chance import twin_angle
+from mhe_jax.report.chance import scale_of, twin_angle
 from mhe_jax.report.spectrum import gram, singular_values, unit_rows
 from mhe_jax.sampled import sampled_energy_and_error
 
@@ -79,19 +77,12 @@ def energy_of(
       half_space=half_space,
     )
   energy, error = float(energy), float(error)
-  best, random = _scale(potential, n, d, half_space)
-  span = random - best
-  if not has_direction(jnp.asarray(w)).any() or not (math.isfinite(span) and span > 0):
+  best, random = scale_of(potential, n, d, half_space)
+  if not has_direction(jnp.asarray(w)).any():
     return Energy(energy, error, math.nan, math.nan)
-  return Energy(energy, error, (energy - best) / span, error / span)
-
-
-@functools.cache
-def _scale(potential, n, d, half_space):
-  try:
-    return PairEnergy(potential).scale(n, d, half_space=half_space)
-  except NotImplementedError:  # A potential of the user's own.
-    return math.nan, math.nan
+  return Energy(
+    energy, error, (energy - best) / (random - best), error / (random - best)
+  )
 
 
 def geometry_of(w: np.ndarray, *, half_space: bool, exact_up_to: int) -> Geometry:

@@ -166,7 +166,7 @@ def redundancy_row(
     at = int(np.nanargmin(angles))
     pair = geometries[at].closest
     closest = pair if sets == 1 or pair is None else (at, *pair)
-  spread = excess_spread(n, d, half_space=half_space) / math.sqrt(sets)
+  spread = excess_spread(options.potential, n, d, half_space) / math.sqrt(sets)
   return RedundancyRow(
     **_about(layer, half_space, options),
     dtype=str(tensor.dtype),

@@ -1,0 +1,554 @@
+"""Names and shapes of real checkpoints: each row of the table, and what it leaves open.
+
+Fused projections are split here as the models split their outputs: the outputs of the
+basis vectors are the columns of the weight, so that what a model calls its queries says
+which rows these are.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from mhe_jax.report.checkpoint import open_checkpoint
+from mhe_jax.report.layers import select_layers
+
+
+def normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def select(folder, shapes, config=None):
+  """What is made of tensors of these shapes, and the tensors."""
+  tensors = {
+    name: normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())
+  }
+  save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+  if config is not None:
+    (folder / "config.json").write_text(json.dumps(config))
+  return select_layers(open_checkpoint(folder), None), tensors
+
+
+def matrices(selected, tensors):
+  """All sets of neurons by name; that of a layer with one set alone is a matrix."""
+  found = {}
+  for layer in selected.layers:
+    sets = layer.part.matrices(tensors[layer.tensor.name])
+    assert sets.shape == layer.shape
+    found[layer.name] = sets[0] if len(sets) == 1 else sets
+  return found
+
+
+def check_parts(found, name, parts, rows):
+  """Parts of the outputs, ``[in, ...]`` with features last, are rows of the weight."""
+  assert {key for key in found if key.startswith(name)} == {
+    f"{name}[{label}]" for label in parts
+  }
+  for label, part in parts.items():
+    expected = part.reshape(len(part), -1).T
+    np.testing.assert_array_equal(found[f"{name}[{label}]"], expected)
+  assert sum(len(found[f"{name}[{label}]"]) for label in parts) == rows
+
+
+# --- dense layers, embeddings, outputs -------------------------------------------
+
+
+def test_llama(tmp_path):
+  shapes = {
+    "model.embed_tokens.weight": (20, 8),
+    "model.layers.0.self_attn.q_proj.weight": (8, 8),
+    "model.layers.0.self_attn.k_proj.weight": (4, 8),
+    "model.layers.0.self_attn.v_proj.weight": (4, 8),
+    "model.layers.0.self_attn.o_proj.weight": (8, 8),
+    "model.layers.0.mlp.gate_proj.weight": (12, 8),
+    "model.layers.0.mlp.up_proj.weight": (12, 8),
+    "model.layers.0.mlp.down_proj.weight": (8, 12),
+    "model.layers.0.input_layernorm.weight": (8,),
+    "model.norm.weight": (8,),
+    "lm_head.weight": (20, 8),
+  }
+  selected, tensors = select(tmp_path, shapes)
+  assert not selected.unknown
+  assert selected.skipped == {
+    "model.layers.0.input_layernorm.weight": "fewer than two axes",
+    "model.norm.weight": "fewer than two axes",
+  }
+  found = matrices(selected, tensors)
+  assert list(found) == sorted(name for name, s in shapes.items() if len(s) == 2)
+  for name, w in found.items():  # A row each: heads are one set.
+    np.testing.assert_array_equal(w, tensors[name])
+  roles = {layer.name: layer.part.role for layer in selected.layers}
+  assert [name for name, role in roles.items() if role == "output"] == [
+    "lm_head.weight"
+  ]
+
+
+@pytest.mark.parametrize(
+  ("output", "others"),
+  [
+    ("fc.weight", ["layer1.0.conv1.weight", "layer1.0.downsample.0.weight"]),
+    ("head.weight", ["blocks.0.mlp.fc1.weight"]),
+    ("heads.head.weight", ["encoder.layers.encoder_layer_0.mlp.0.weight"]),
+    ("classifier.6.weight", ["classifier.0.weight", "classifier.3.weight"]),
+    ("classifier.weight", ["bert.pooler.dense.weight"]),
+    ("score.weight", ["model.embed_tokens.weight"]),
+    ("output.weight", ["layers.0.attention.output.weight"]),
+    ("embed_out.weight", ["gpt_neox.embed_in.weight"]),
+    ("cls.predictions.decoder.weight", ["decoder.fc.weight"]),
+    ("language_model.lm_head.weight", ["model.head.proj.weight"]),
+  ],
+)
+def test_output_layers(tmp_path, output, others):
+  shapes = {name: (6, 5, 3, 3) if "layer1" in name else (6, 5) for name in others}
+  selected, _ = select(tmp_path, {**shapes, output: (4, 6)})
+  roles = {layer.name: layer.part.role for layer in selected.layers}
+  assert roles == {**dict.fromkeys(others, "hidden"), output: "output"}
+
+
+def test_bert_and_positions(tmp_path):
+  shapes = {
+    "embeddings.word_embeddings.weight": (20, 8),
+    "encoder.block.0.layer.0.SelfAttention.q.weight": (6, 8),
+    "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, 4),
+    "wte.weight": (20, 8),
+    "wpe.weight": (16, 8),
+    "h.0.attn.bias": (1, 1, 16, 16),
+  }
+  selected, _ = select(tmp_path, shapes)
+  what = {layer.name: layer.part.what for layer in selected.layers}
+  assert [name for name, x in what.items() if "embedding" in x] == [
+    "embeddings.word_embeddings.weight",
+    "wpe.weight",
+    "wte.weight",
+  ]
+  assert set(selected.skipped) == {
+    "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    "h.0.attn.bias",
+  }
+
+
+def test_lora(tmp_path):
+  base = "base_model.model.model.layers.0.self_attn.q_proj"
+  shapes = {
+    f"{base}.lora_A.weight": (4, 16),
+    f"{base}.lora_B.weight": (12, 4),
+    f"{base}.lora_A.default.weight": (4, 16),
+    "base_model.model.model.embed_tokens.lora_embedding_A": (4, 30),
+  }
+  selected, tensors = select(tmp_path, shapes)
+  for name, w in matrices(selected, tensors).items():
+    np.testing.assert_array_equal(w, tensors[name])
+  assert len(selected.layers) == 3
+  assert list(selected.unknown) == [
+    "base_model.model.model.embed_tokens.lora_embedding_A"
+  ]
+
+
+# --- fused query, key and value --------------------------------------------------
+
+
+def test_gpt2(tmp_path):
+  shapes = {
+    "h.0.attn.c_attn.weight": (8, 24),
+    "h.0.attn.c_attn.bias": (24,),
+    "h.0.attn.c_proj.weight": (8, 8),
+    "h.0.mlp.c_fc.weight": (8, 32),
+    "h.0.mlp.c_proj.weight": (32, 8),
+    "h.0.crossattention.q_attn.weight": (8, 8),
+    "h.0.crossattention.c_attn.weight": (8, 16),
+  }
+  selected, tensors = select(tmp_path, shapes)
+  found = matrices(selected, tensors)
+  outputs = tensors["h.0.attn.c_attn.weight"]  # Of the basis, x @ weight.
+  parts = dict(zip("qkv", np.split(outputs, 3, axis=1)))
+  check_parts(found, "h.0.attn.c_attn.weight", parts, 24)
+  outputs = tensors["h.0.crossattention.c_attn.weight"]
+  parts = dict(zip("kv", np.split(outputs, 2, axis=1)))
+  check_parts(found, "h.0.crossattention.c_attn.weight", parts, 16)
+  for name in list(shapes)[2:6]:
+    np.testing.assert_array_equal(found[name], tensors[name].T)
+
+
+def test_names_of_gpt2_with_linear_layers(tmp_path):
+  # nanoGPT without biases.
+  shapes = {
+    "transformer.h.0.attn.c_attn.weight": (24, 8),
+    "transformer.h.0.attn.c_proj.weight": (8, 8),
+    "transformer.h.0.mlp.c_fc.weight": (32, 8),
+    "transformer.h.0.mlp.c_proj.weight": (8, 32),
+  }
+  selected, tensors = select(tmp_path, shapes)
+  found = matrices(selected, tensors)
+  outputs = tensors["transformer.h.0.attn.c_attn.weight"].T
+  parts = dict(zip("qkv", np.split(outputs, 3, axis=1)))
+  check_parts(found, "transformer.h.0.attn.c_attn.weight", parts, 24)
+  for name in list(shapes)[1:]:
+    np.testing.assert_array_equal(found[name], tensors[name])
+
+
+def test_starcoder_shares_keys(tmp_path):
+  shapes = {
+    "transformer.h.0.attn.c_attn.weight": (12, 8),
+    "transformer.h.0.attn.c_attn.bias": (12,),
+  }
+  config = {"model_type": "gpt_bigcode", "multi_query": True}
+  selected, tensors = select(tmp_path, shapes, config)
+  outputs = tensors["transformer.h.0.attn.c_attn.weight"].T
+  parts = dict(zip("qkv", np.split(outputs, [8, 10], axis=1)))
+  check_parts(
+    matrices(selected, tensors), "transformer.h.0.attn.c_attn.weight", parts, 12
+  )
+  selected, _ = select(tmp_path, shapes, {"model_type": "gpt_bigcode"})
+  assert list(selected.unknown) == ["transformer.h.0.attn.c_attn.weight"]
+
+
+def test_layouts_of_gpt2_that_nothing_tells(tmp_path):
+  selected, _ = select(tmp_path, {"h.0.attn.c_proj.weight": (8, 8)})
+  assert "(1 or 0)" in selected.unknown["h.0.attn.c_proj.weight"]
+  contradiction = {"h.0.attn.c_attn.weight": (24, 8), "h.1.attn.c_attn.weight": (8, 24)}
+  selected, _ = select(tmp_path, contradiction)
+  assert set(selected.unknown) == set(contradiction)
+
+
+@pytest.mark.parametrize(
+  ("name", "config"),
+  [
+    (
+      "gpt_neox.layers.0.attention.query_key_value.weight",
+      {"model_type": "gpt_neox", "num_attention_heads": 4},
+    ),
+    (
+      "gpt_neox.layers.0.attention.query_key_value.weight",
+      {"num_attention_heads": 4},
+    ),
+    ("h.0.self_attention.query_key_value.weight", {"model_type": "bloom", "n_head": 4}),
+    (
+      "transformer.h.0.self_attention.query_key_value.weight",
+      {"model_type": "falcon", "num_attention_heads": 4, "multi_query": False},
+    ),
+  ],
+  ids=["neox", "neox by name", "bloom", "falcon-rw"],
+)
+def test_rows_of_heads(tmp_path, name, config):
+  selected, tensors = select(tmp_path, {name: (24, 8)}, config)
+  outputs = tensors[name].T.reshape(8, 4, 3, 2)
+  parts = {label: outputs[:, :, i] for i, label in enumerate("qkv")}
+  check_parts(matrices(selected, tensors), name, parts, 24)
+
+
+FALCON = "transformer.h.0.self_attention.query_key_value.weight"
+
+
+def test_falcon_7b(tmp_path):
+  config = {"model_type": "falcon", "num_attention_heads": 4, "multi_query": True}
+  selected, tensors = select(tmp_path, {FALCON: (12, 8)}, config)
+  outputs = tensors[FALCON].T.reshape(8, 6, 2)
+  parts = {"q": outputs[:, :-2], "k": outputs[:, -2], "v": outputs[:, -1]}
+  check_parts(matrices(selected, tensors), FALCON, parts, 12)
+
+
+def test_falcon_40b(tmp_path):
+  config = {
+    "model_type": "falcon",
+    "num_attention_heads": 4,
+    "num_kv_heads": 2,
+    "new_decoder_architecture": True,
+    "multi_query": True,
+  }
+  selected, tensors = select(tmp_path, {FALCON: (16, 8)}, config)
+  outputs = tensors[FALCON].T.reshape(8, 2, 4, 2)
+  parts = {"q": outputs[:, :, :-2], "k": outputs[:, :, -2], "v": outputs[:, :, -1]}
+  check_parts(matrices(selected, tensors), FALCON, parts, 16)
+
+
+@pytest.mark.parametrize(
+  ("config", "shape"),
+  [
+    (None, (24, 8)),
+    ({"model_type": "chatglm", "num_attention_heads": 4}, (24, 8)),
+    ({"model_type": "bloom", "n_head": 5}, (24, 8)),
+    ({"model_type": "bloom", "n_head": True}, (24, 8)),
+  ],
+)
+def test_orders_that_nothing_tells(tmp_path, config, shape):
+  selected, _ = select(tmp_path, {FALCON: shape}, config)
+  assert list(selected.unknown) == [FALCON] and not selected.layers
+
+
+@pytest.mark.parametrize(
+  ("name", "config", "sizes"),
+  [
+    (
+      "model.layers.0.self_attn.qkv_proj.weight",
+      {"model_type": "phi3", "num_attention_heads": 4, "num_key_value_heads": 2},
+      (8, 4, 4),
+    ),
+    (
+      "transformer.blocks.0.attn.Wqkv.weight",
+      {"model_type": "mpt", "n_heads": 4, "attn_config": {"kv_n_heads": 1}},
+      (8, 2, 2),
+    ),
+    (
+      "model.layers.0.attn.Wqkv.weight",
+      {"model_type": "modernbert", "num_attention_heads": 4},
+      (8, 8, 8),
+    ),
+  ],
+  ids=["phi3", "mpt", "modernbert"],
+)
+def test_queries_then_keys_then_values(tmp_path, name, config, sizes):
+  selected, tensors = select(tmp_path, {name: (sum(sizes), 8)}, config)
+  outputs = np.split(tensors[name].T, np.cumsum(sizes)[:-1], axis=1)
+  parts = dict(zip("qkv", outputs))
+  check_parts(matrices(selected, tensors), name, parts, sum(sizes))
+  for other in (None, {**config, "model_type": "codegen"}):
+    (tmp_path / "config.json").unlink()
+    selected, _ = select(tmp_path, {name: (sum(sizes), 8)}, other)
+    assert list(selected.unknown) == [name]
+    (tmp_path / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["blocks.0.attn.qkv.weight", "visual.transformer.resblocks.0.attn.in_proj_weight"],
+)
+def test_thirds(tmp_path, name):
+  selected, tensors = select(tmp_path, {name: (24, 8)})
+  parts = dict(zip("qkv", np.split(tensors[name].T, 3, axis=1)))
+  check_parts(matrices(selected, tensors), name, parts, 24)
+  selected, _ = select(tmp_path, {name: (20, 8)})
+  assert list(selected.unknown) == [name]
+
+
+# --- gates and experts -----------------------------------------------------------
+
+
+def test_gate_and_up(tmp_path):
+  name = "model.layers.0.mlp.gate_up_proj.weight"
+  selected, tensors = select(tmp_path, {name: (12, 8)})
+  parts = dict(zip(("gate", "up"), np.split(tensors[name].T, 2, axis=1)))
+  check_parts(matrices(selected, tensors), name, parts, 12)
+
+
+def test_mixtral(tmp_path):
+  experts = "model.layers.0.block_sparse_moe"
+  shapes = {
+    f"{experts}.gate.weight": (4, 8),
+    f"{experts}.experts.0.w1.weight": (12, 8),
+    f"{experts}.experts.0.w2.weight": (8, 12),
+    f"{experts}.experts.0.w3.weight": (12, 8),
+  }
+  selected, tensors = select(tmp_path, shapes)
+  found = matrices(selected, tensors)
+  assert set(found) == set(shapes)
+  for name, w in found.items():
+    np.testing.assert_array_equal(w, tensors[name])
+
+
+@pytest.mark.parametrize(
+  ("config", "is_in_out", "takes_turns"),
+  [
+    ({"model_type": "llama4", "text_config": {"hidden_size": 8}}, True, False),
+    ({"model_type": "llama4_text"}, True, False),
+    ({"model_type": "gpt_oss", "hidden_size": 8}, True, True),
+    ({"model_type": "mixtral", "hidden_size": 8}, False, False),
+    ({"model_type": "qwen3_moe", "hidden_size": 8}, False, False),
+  ],
+  ids=["llama4", "llama4 alone", "gpt-oss", "mixtral", "qwen3"],
+)
+def test_experts_in_one_tensor(tmp_path, config, is_in_out, takes_turns):
+  experts = "model.layers.0.mlp.experts"
+  shapes = {
+    f"{experts}.gate_up_proj": (3, 8, 20) if is_in_out else (3, 20, 8),
+    f"{experts}.down_proj": (3, 10, 8) if is_in_out else (3, 8, 10),
+    f"{experts}.gate_up_proj_bias": (3, 20),
+  }
+  selected, tensors = select(tmp_path, shapes, config)
+  found = matrices(selected, tensors)
+  outputs = tensors[f"{experts}.gate_up_proj"]  # (experts, in, out), of the basis.
+  outputs = outputs if is_in_out else outputs.transpose(0, 2, 1)
+  if takes_turns:
+    gate, up = outputs[..., ::2], outputs[..., 1::2]
+  else:
+    gate, up = np.split(outputs, 2, axis=-1)
+  for label, part in (("gate", gate), ("up", up)):
+    w = found[f"{experts}.gate_up_proj[{label}]"]
+    np.testing.assert_array_equal(w, part.transpose(0, 2, 1))
+  down = tensors[f"{experts}.down_proj"]
+  down = down.transpose(0, 2, 1) if is_in_out else down
+  np.testing.assert_array_equal(found[f"{experts}.down_proj"], down)
+  assert list(selected.skipped) == [f"{experts}.gate_up_proj_bias"]
+
+
+def test_experts_of_equal_sizes(tmp_path):
+  experts = "model.layers.0.mlp.experts"
+  shapes = {f"{experts}.gate_up_proj": (3, 8, 8), f"{experts}.down_proj": (3, 8, 8)}
+  for config in (None, {"hidden_size": 8}, {"hidden_size": 5}):
+    selected, _ = select(tmp_path, shapes, config)
+    assert set(selected.unknown) == set(shapes)
+    assert "(2,batch:0 or 1,batch:0)" in selected.unknown[f"{experts}.gate_up_proj"]
+
+
+# --- recurrent cells and convolutions --------------------------------------------
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("lstm", 4), ("gru", 3), ("rnn", 1)])
+def test_recurrent_cells(tmp_path, cell, gates):
+  shapes = {
+    f"{cell}.weight_ih_l0": (gates * 6, 5),
+    f"{cell}.weight_hh_l0": (gates * 6, 6),
+    f"{cell}.bias_ih_l0": (gates * 6,),
+    f"{cell}.weight_ih_l0_reverse": (gates * 6, 5),
+    f"{cell}.weight_hh_l0_reverse": (gates * 6, 6),
+    f"{cell}_cell.weight_ih": (gates * 6, 5),
+    f"{cell}_cell.weight_hh": (gates * 6, 6),
+  }
+  selected, tensors = select(tmp_path, shapes)
+  found = matrices(selected, tensors)
+  assert set(found) == {name for name in shapes if "weight" in name}
+  for name, w in found.items():
+    np.testing.assert_array_equal(
+      np.concatenate(w.reshape(gates, 6, -1)), tensors[name]
+    )
+
+
+def test_lstm_with_a_projection(tmp_path):
+  shapes = {
+    "weight_ih_l0": (24, 5),
+    "weight_hh_l0": (24, 3),
+    "weight_hr_l0": (3, 6),
+    "other.weight_ih_l0": (24, 5),
+  }
+  selected, _ = select(tmp_path, shapes)
+  sets = {layer.name: layer.shape for layer in selected.layers}
+  assert sets == {
+    "weight_ih_l0": (4, 6, 5),
+    "weight_hh_l0": (4, 6, 3),
+    "weight_hr_l0": (1, 3, 6),
+  }
+  assert list(selected.unknown) == ["other.weight_ih_l0"]
+
+
+CONVOLUTIONS = {
+  # Of torchvision, timm, diffusers and others.
+  "conv1.weight": (8, 3, 7, 7),
+  "layer1.0.conv2.weight": (8, 8, 3, 3),
+  "layer2.0.downsample.0.weight": (8, 8, 1, 1),
+  "features.10.weight": (8, 8, 3, 3),
+  "patch_embed.proj.weight": (8, 3, 16, 16),
+  "stem.0.weight": (8, 8, 4, 4),
+  "encoder.conv_layers.0.conv.weight": (8, 8, 3),
+  "blocks.0.conv_dw.weight": (8, 1, 3, 3),
+  "up_blocks.0.upsamplers.0.conv.weight": (8, 8, 3, 3),
+}
+
+
+def test_convolutions(tmp_path):
+  selected, tensors = select(tmp_path, CONVOLUTIONS)
+  found = matrices(selected, tensors)
+  assert set(found) == set(CONVOLUTIONS)
+  for name, w in found.items():
+    np.testing.assert_array_equal(w, tensors[name].reshape(8, -1))
+
+
+def test_convolutions_that_a_bias_tells(tmp_path):
+  shapes = {
+    "net.0.weight": (8, 3, 3, 3),  # 8 outputs: the first axis.
+    "net.0.bias": (8,),
+    "net.2.weight": (8, 5, 3, 3),  # 5 outputs: the second.
+    "net.2.bias": (5,),
+    "net.4.weight": (6, 6, 3, 3),  # Either.
+    "net.4.bias": (6,),
+  }
+  selected, tensors = select(tmp_path, shapes)
+  found = matrices(selected, tensors)
+  np.testing.assert_array_equal(found["net.0.weight"], normal(8, 27, seed=0))
+  expected = tensors["net.2.weight"].transpose(1, 0, 2, 3).reshape(5, -1)
+  np.testing.assert_array_equal(found["net.2.weight"], expected)
+  assert list(selected.unknown) == ["net.4.weight"]
+
+
+def test_generator_of_dcgan(tmp_path):
+  # Transposed, in a Sequential, without biases: the norms that follow tell.
+  shapes = {
+    "main.0.weight": (10, 16, 4, 4),
+    "main.1.weight": (16,),
+    "main.1.running_mean": (16,),
+    "main.3.weight": (16, 8, 4, 4),
+    "main.4.weight": (8,),
+    "main.4.running_mean": (8,),
+    "main.6.weight": (8, 3, 4, 4),
+  }
+  selected, _ = select(tmp_path, shapes)
+  sets = {layer.name: layer.shape for layer in selected.layers}
+  assert sets == {"main.0.weight": (1, 16, 160), "main.3.weight": (1, 8, 256)}
+  assert "(0 or 1)" in selected.unknown["main.6.weight"]
+
+
+def test_transposed_convolutions(tmp_path):
+  shapes = {
+    "decoder.conv_transpose1.weight": (8, 5, 2, 2),
+    "deconv.weight": (6, 6, 2, 2),
+    "convolutions.up1.up.weight": (8, 8, 3, 3),
+    "ups.1.weight": (8, 8, 3),
+    "deconv2.weight": (8, 3, 2, 2),
+    "deconv2.bias": (6,),  # Two groups.
+  }
+  selected, tensors = select(tmp_path, shapes)
+  found = matrices(selected, tensors)
+  assert set(found) == {"decoder.conv_transpose1.weight", "deconv.weight"}
+  for name, w in found.items():
+    x = tensors[name]
+    np.testing.assert_array_equal(w, x.transpose(1, 0, 2, 3).reshape(x.shape[1], -1))
+  assert set(selected.unknown) == {
+    "deconv2.weight",
+    "convolutions.up1.up.weight",
+    "ups.1.weight",
+  }
+
+
+# --- Flax, and what is not known -------------------------------------------------
+
+
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_flax(tmp_path, separator):
+  shapes = {
+    "params/Dense_0/kernel": (8, 6),
+    "params/Dense_0/bias": (6,),
+    "params/Conv_0/kernel": (3, 3, 4, 6),
+    "params/Embed_0/embedding": (20, 8),
+    "params/LayerNorm_0/scale": (8,),
+    "params/attention/query/kernel": (8, 2, 4),
+    "params/attention/query/bias": (2, 4),
+    "opt_state/0/mu/Dense_0/kernel": (8, 6),
+  }
+  shapes = {name.replace("/", separator): shape for name, shape in shapes.items()}
+  selected, tensors = select(tmp_path, shapes)
+  found = {k.replace(separator, "/"): w for k, w in matrices(selected, tensors).items()}
+  tensors = {k.replace(separator, "/"): x for k, x in tensors.items()}
+  assert set(found) == {
+    "params/Dense_0/kernel",
+    "params/Conv_0/kernel",
+    "params/Embed_0/embedding",
+    "params/attention/query/kernel",
+  }
+  name = "params/Dense_0/kernel"
+  np.testing.assert_array_equal(found[name], tensors[name].T)
+  name = "params/Conv_0/kernel"
+  np.testing.assert_array_equal(found[name], tensors[name].reshape(-1, 6).T)
+  name = "params/attention/query/kernel"
+  np.testing.assert_array_equal(found[name], tensors[name].reshape(8, 8).T)
+
+
+def test_what_flax_leaves_open(tmp_path):
+  shapes = {
+    "Dense_0/kernel": (8, 6),
+    "moe/wi/kernel": (4, 8, 6),
+    "mlp/~/linear_0/w": (8, 6),
+  }
+  selected, _ = select(tmp_path, shapes)
+  assert {layer.name for layer in selected.layers} == {"Dense_0/kernel"}
+  assert "a rule says which" in selected.unknown["moe/wi/kernel"]
+  assert "-1,batch:0" in selected.unknown["moe/wi/kernel"]
+  assert "its name is not known" in selected.unknown["mlp/~/linear_0/w"]

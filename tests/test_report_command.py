@@ -1,0 +1,264 @@
+"""The command, its files, and what happens when it is stopped."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mhe_jax import Gaussian, LayerRule, NeuronAxes, Riesz
+from mhe_jax.report import InputError, compare, redundancy
+from mhe_jax.report.command import main, potential_of, rule_of
+
+
+def normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape)
+
+
+@pytest.fixture
+def model(tmp_path):
+  path = tmp_path / "model.npz"
+  layers = {f"layers.{i}.weight": normal(6, 5, seed=i) for i in range(4)}
+  np.savez(path, **layers, **{"lm_head.weight": normal(7, 5), "table": normal(3, 2)})
+  return path
+
+
+# --- files ----------------------------------------------------------------------------
+
+
+def test_json_is_strict_and_whole(model, tmp_path):
+  damaged = normal(6, 5)
+  damaged[0, 0] = np.nan
+  np.savez(model, **{"a.weight": normal(6, 5), "b.weight": damaged, "table": damaged})
+  report = redundancy(model, Riesz(2.0), half_space=False)
+
+  def refuse(constant):
+    raise ValueError(constant)
+
+  content = json.loads(report.to_json(), parse_constant=refuse)
+  assert content["potential"] == str(Riesz(2.0)) and content["half_space"] is False
+  assert content["summary"] == report.summary
+  first, last = content["rows"]
+  assert first["name"] == "a.weight" and first["shape"] == [6, 5]
+  assert first["relative_excess"] == report.rows[0].relative_excess
+  assert last["relative_excess"] is None
+  assert list(content["unknown"]) == ["table"]
+
+
+def test_csv(model):
+  report = redundancy(model)
+  rows = list(csv.DictReader(io.StringIO(report.to_csv())))
+  assert [row["name"] for row in rows] == [row.name for row in report]
+  for line, row in zip(rows, report):
+    assert float(line["relative_excess"]) == row.relative_excess
+    assert line["closest"] == "{} {}".format(*row.closest)
+
+
+def test_names_are_escaped_on_the_page(tmp_path):
+  np.savez(tmp_path / "m.npz", **{"<script>.weight": normal(6, 5)})
+  page = redundancy(tmp_path / "m.npz").to_html()
+  assert "&lt;script&gt;.weight" in page and "<script>" not in page
+  assert page.startswith("<!doctype html>")
+
+
+def test_text(model):
+  report = redundancy(model)
+  lines = str(report).splitlines()
+  assert lines[0] == report.summary
+  header, rule, *rows = lines[2:9]
+  assert header.split()[0] == "layer" and set(rule) == {"-", " "}
+  assert [line.split()[0] for line in rows] == [row.name for row in report]
+  assert "Output layers: lm_head.weight." in lines
+  assert "Not read 1 (its name is not known" in str(report)
+
+
+# --- stopped, and continued --------------------------------------------------------
+
+
+class StoppedError(Exception):
+  pass
+
+
+def stop_at(name):
+  def progress(done, total, layer):
+    if layer == name:
+      raise StoppedError
+
+  return progress
+
+
+def stop_and_continue(make, output):
+  whole = make()
+  with pytest.raises(StoppedError):
+    make(output=output, progress=stop_at("layers.2.weight"))
+  journal = output / "rows.jsonl"
+  lines = journal.read_bytes().splitlines(keepends=True)
+  assert len(lines) == 3  # What it is of, and two rows.
+  # Killed while it wrote the second.
+  journal.write_bytes(b"".join(lines[:2]) + lines[2][:-20])
+  told = []
+  continued = make(output=output, progress=lambda done, total, name: told.append(done))
+  assert continued.to_json() == whole.to_json()
+  assert told == sorted(told) and told[0] == 0.0
+  written = journal.read_bytes().splitlines()
+  assert len(written) == 1 + len(whole.rows)
+  # What is there is not computed again: not even if it is wrong.
+  row = json.loads(written[1])
+  row["is_sampled"] = True
+  journal.write_bytes(
+    b"\n".join([written[0], json.dumps(row).encode(), *written[2:], b""])
+  )
+  assert make(output=output)[row["name"]].is_sampled
+
+
+def test_a_report_goes_on(model, tmp_path):
+  stop_and_continue(lambda **options: redundancy(model, **options), tmp_path / "out")
+
+
+def test_a_comparison_goes_on(model, tmp_path):
+  base = tmp_path / "base.npz"
+  tensors = {k: x + 0.1 for k, x in np.load(model).items()}
+  np.savez(base, **tensors)
+  stop_and_continue(lambda **options: compare(model, base, **options), tmp_path / "out")
+
+
+def test_rows_of_another_report_are_not_taken_up(model, tmp_path):
+  output = tmp_path / "out"
+  redundancy(model, output=output)
+  for options, name in (
+    (dict(half_space=False), "half_space"),
+    (dict(exact_up_to=100), "exact_up_to"),
+    (dict(potential=Riesz(2.0)), "potential"),
+    (dict(rules=[LayerRule("table", NeuronAxes(0))]), "rules"),
+  ):
+    with pytest.raises(InputError, match=rf"rows of another report \({name} differs\)"):
+      redundancy(model, output=output, **options)
+  with pytest.raises(InputError, match=r"another report \(report"):
+    compare(model, model, output=output)
+  np.savez(model, **{"a.weight": normal(6, 5)})
+  with pytest.raises(InputError, match=r"another report \(checkpoint differs\)"):
+    redundancy(model, output=output)
+
+
+def test_a_first_line_that_is_torn(model, tmp_path):
+  output = tmp_path / "out"
+  output.mkdir()
+  (output / "rows.jsonl").write_bytes(b'{"report": "redun')
+  assert len(redundancy(model, output=output)) == 5
+  (output / "rows.jsonl").write_bytes(b"something else\n")
+  with pytest.raises(InputError, match="is not a file of rows"):
+    redundancy(model, output=output)
+  assert (output / "rows.jsonl").read_bytes() == b"something else\n"
+  with pytest.raises(InputError, match="output must be a folder"):
+    redundancy(model, output=model)
+
+
+# --- the command -------------------------------------------------------------------
+
+
+def run(*arguments, capsys):
+  """Exit code, and what it printed."""
+  code = 0
+  try:
+    main([str(argument) for argument in arguments])
+  except SystemExit as error:
+    code = error.code
+  return code, *capsys.readouterr()
+
+
+def test_command(model, tmp_path, capsys):
+  files = [tmp_path / f"report.{kind}" for kind in ("json", "csv", "html")]
+  options = [word for path in files for word in (f"--{path.suffix[1:]}", path)]
+  rules = ["--rule", "table=0", "--rule", "layers.[01].*=skip"]
+  code, out, err = run(
+    model, *options, *rules, "--potential", "riesz:2", "--full-space", capsys=capsys
+  )
+  report = redundancy(
+    model,
+    Riesz(2.0),
+    half_space=False,
+    rules=[LayerRule("table", NeuronAxes(0)), LayerRule("layers.[01].*", role="skip")],
+  )
+  assert (code, err) == (0, "")  # No bar, where there is no terminal.
+  assert out == f"{report}\n"
+  texts = [path.read_text() for path in files]
+  assert texts == [report.to_json(), report.to_csv(), report.to_html()]
+
+
+def test_command_against(model, capsys):
+  code, out, _ = run(model, "--against", model, capsys=capsys)
+  assert code == 0 and out.startswith("0 of 5 layers changed.")
+
+
+def test_a_bar_on_a_terminal(model, capsys, monkeypatch):
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  terminal = Terminal()
+  monkeypatch.setenv("TERM", "xterm")
+  monkeypatch.setattr(sys, "stderr", terminal)
+  code, out, _ = run(model, capsys=capsys)
+  assert code == 0 and out.startswith(("0 of 5", "1 of 5", "2 of 5"))
+  assert "reading" in terminal.getvalue() or "layers." in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+  ("arguments", "match"),
+  [
+    (["--potential", "coulomb"], "potential must be riesz:S"),
+    (["--potential", "riesz:x"], "potential 'riesz:x'"),
+    (["--rule", "table"], "rule must be PATTERN=AXES"),
+    (["--rule", "table=first"], "got 'first'"),
+    (["--rule", "(=0"], "is not a regular expression"),
+    (["--rule", "table=batch:0"], "must name an axis of neurons"),
+    (["--rule", "nothing=0"], "matches no path"),
+    (["--exact-up-to", "1"], "exact-up-to must be at least 2"),
+    (["--json", "/nowhere/x.json"], "must be in a folder that is there"),
+    (["--against", "/nowhere"], "is not there"),
+  ],
+)
+def test_bad_arguments_are_told_in_a_line(model, arguments, match, capsys):
+  code, out, err = run(model, *arguments, capsys=capsys)
+  assert code == 2 and not out
+  assert match in err and "Traceback" not in err
+
+
+def test_estimate(model, capsys):
+  code, out, _ = run(model, "--estimate", capsys=capsys)
+  assert code == 0
+  assert out.startswith("5 layers, 155 weights: about 0 seconds on this machine")
+
+
+def test_nothing_is_imported_that_is_not_asked_for(model):
+  program = (
+    "import sys, mhe_jax.report as r\n"
+    f"r.redundancy({str(model)!r})\n"
+    "print({'torch', 'rich', 'tyro', 'orbax', 'safetensors'} & {*sys.modules})"
+  )
+  result = subprocess.run(
+    [sys.executable, "-c", program], check=True, capture_output=True, text=True
+  )
+  assert result.stdout == "set()\n"
+
+
+def test_rules_of_the_command():
+  for text, axes in (
+    (".*/w=0", NeuronAxes(0)),
+    (".*expert.*=-1,batch:0", NeuronAxes(-1, batch=0)),
+    ("a=-2,-1", NeuronAxes((-2, -1))),
+    ("a=0, groups:3", NeuronAxes(0, groups=3)),
+  ):
+    assert rule_of(text).axes == axes
+  assert rule_of("(?P<x>a=b)=output") == LayerRule("(?P<x>a=b)", role="output")
+  assert rule_of("a=0,output") == LayerRule("a", NeuronAxes(0), "output")
+  assert rule_of("a=skip") == LayerRule("a", role="skip")
+
+
+def test_potentials_of_the_command():
+  assert potential_of("riesz:0") == Riesz(0.0)
+  assert potential_of("riesz:1:geodesic") == Riesz(1.0, "geodesic")
+  assert potential_of("gaussian:2") == Gaussian(2.0)

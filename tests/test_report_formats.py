@@ -1,0 +1,353 @@
+"""Checkpoints on disk: every format, as stored, one tensor at a time, and no pickle."""
+
+import json
+import pathlib
+import tracemalloc
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from mhe_jax import NeuronAxes, relative_excess
+from mhe_jax.layers.rules import LayerRule
+from mhe_jax.report import InputError, redundancy
+
+
+def normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+TENSORS = {
+  "body.0.weight": normal(12, 7),
+  "body.0.bias": normal(12),
+  "body.1.weight": normal(5, 12, seed=1),
+}
+
+
+def check(report, tensors=TENSORS, rtol=1e-6):
+  """The rows are those of the weights in memory."""
+  names = {name for name, x in tensors.items() if x.ndim > 1}
+  assert {row.name for row in report} == names
+  for row in report:
+    w = jnp.asarray(tensors[row.name].astype(np.float32))
+    assert row.shape == w.shape and row.dtype == str(tensors[row.name].dtype)
+    expected = relative_excess(w, half_space=True)
+    np.testing.assert_allclose(row.relative_excess, expected, rtol=rtol)
+
+
+# --- formats ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "dtype", ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
+)
+def test_safetensors_as_stored(tmp_path, dtype):
+  tensors = {name: x.astype(np.dtype(dtype)) for name, x in TENSORS.items()}
+  save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+  check(redundancy(tmp_path / "model.safetensors"), tensors)
+
+
+def sharded(folder, tensors=TENSORS, name="model.safetensors.index.json"):
+  weight_map = {}
+  for number, (key, x) in enumerate(tensors.items()):
+    shard = f"model-{number + 1:05}-of-{len(tensors):05}.safetensors"
+    save_file({key: x}, folder / shard)
+    weight_map[key] = shard
+  (folder / name).write_text(json.dumps({"weight_map": weight_map}))
+  return weight_map
+
+
+def test_folders(tmp_path):
+  sharded(tmp_path)
+  check(redundancy(tmp_path))
+  check(redundancy(str(tmp_path / "model.safetensors.index.json")))
+  alone = tmp_path / "alone"
+  alone.mkdir()
+  save_file(TENSORS, alone / "model.safetensors")
+  (alone / "config.json").write_text("not JSON")
+  check(redundancy(alone))
+
+
+def test_npz(tmp_path):
+  path = tmp_path / "model.npz"
+  np.savez(path, **TENSORS)
+  check(redundancy(path))
+  np.savez_compressed(path, **{k.replace(".", "/"): x for k, x in TENSORS.items()})
+  report = redundancy(path)
+  assert report["body/0/weight"].n == 12 and len(report) == 2
+
+
+def test_npz_of_dtypes_that_numpy_does_not_know(tmp_path):
+  path = tmp_path / "model.npz"
+  np.savez(path, a=normal(4, 3).astype(ml_dtypes.bfloat16), **TENSORS)
+  assert redundancy(path).unknown == {"a": "stored as |V2, which cannot be read"}
+
+
+def test_orbax(tmp_path):
+  kernel = normal(7, 12)
+  tree = {
+    "params": {
+      "Dense_0": {"kernel": jnp.asarray(kernel, jnp.bfloat16), "bias": jnp.zeros(12)},
+    },
+    "opt_state": [{"mu": {"Dense_0": {"kernel": jnp.zeros((7, 12))}}}],
+    "step": 3,
+  }
+  for folder in (tmp_path / "plain", tmp_path / "managed"):
+    if folder.name == "plain":
+      with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder, tree)
+    else:
+      with ocp.CheckpointManager(folder) as manager:
+        for step in (3, 20):
+          manager.save(step, args=ocp.args.StandardSave(tree))
+    report = redundancy(folder)
+    (row,) = report
+    assert (row.name, row.dtype) == ("params/Dense_0/kernel", "bfloat16")
+    w = jnp.asarray(kernel, jnp.bfloat16).T.astype(jnp.float32)
+    expected = relative_excess(w, half_space=True)
+    np.testing.assert_allclose(row.relative_excess, expected, rtol=1e-6)
+    name = "opt_state/0/mu/Dense_0/kernel"
+    assert report.skipped[name] == "state of an optimizer"
+
+
+def test_orbax_of_nnx(tmp_path):
+  state = nnx.state(nnx.Linear(7, 12, rngs=nnx.Rngs(0)))
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "state", state)
+  (row,) = redundancy(tmp_path / "state")
+  assert (row.name, row.n, row.d) == ("kernel/value", 12, 7)
+
+
+def test_orbax_of_several_trees(tmp_path):
+  args = ocp.args.StandardSave({"a": jnp.ones((2, 2))})
+  with ocp.CheckpointManager(tmp_path / "two") as manager:
+    manager.save(0, args=ocp.args.Composite(one=args, other=args))
+  with pytest.raises(
+    InputError, match=r"several trees; name one of .*0/one, .*0/other"
+  ):
+    redundancy(tmp_path / "two")
+
+
+# --- memory ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_one_tensor_in_memory_at_a_time(tmp_path, suffix):
+  shape, count = (60, 2000), 24
+  tensors = {f"layers.{i}.weight": normal(*shape, seed=i) for i in range(count)}
+  first = dict(list(tensors.items())[:1])
+  for name, part in (("first", first), ("all", tensors)):
+    path = tmp_path / f"{name}{suffix}"
+    save_file(part, path) if suffix == ".safetensors" else np.savez(path, **part)
+  del tensors, first, part
+  redundancy(tmp_path / f"first{suffix}")  # What is compiled is not of the tensors.
+  tracemalloc.start()
+  report = redundancy(tmp_path / f"all{suffix}")
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert len(report) == count
+  # The tensor, and it in float64 a few times over: 8 of float32 are 4 of float64.
+  assert peak < 10 * 4 * shape[0] * shape[1] < count * 4 * shape[0] * shape[1]
+
+
+# --- what is refused -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.pth", "model.ckpt"])
+def test_pickles(tmp_path, name):
+  path = tmp_path / name
+  path.write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
+  for asked in (path, tmp_path):
+    with pytest.raises(InputError, match=r"is a pickle.*\n.*weights_only=True"):
+      redundancy(asked)
+
+
+def test_pickles_in_npz(tmp_path):
+  path = tmp_path / "model.npz"
+  objects = np.array([[{}, {}], [{}, {}]], object)
+  np.savez(path, objects=objects, **TENSORS)
+  report = redundancy(path)
+  check(report)
+  assert "pickled objects" in report.unknown["objects"]
+
+
+def test_index_with_a_missing_file(tmp_path):
+  weight_map = sharded(tmp_path)
+  missing = weight_map["body.1.weight"]
+  (tmp_path / missing).unlink()
+  with pytest.raises(InputError, match=rf"1 of 3 files that are not there: {missing}"):
+    redundancy(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "shard", ["../x.safetensors", "/etc/passwd", "a/../../x", "..\\x", "C:x", ""]
+)
+def test_index_may_not_leave_its_folder(tmp_path, shard):
+  save_file(TENSORS, tmp_path / "x.safetensors")
+  folder = tmp_path / "model"
+  folder.mkdir()
+  weight_map = {"body.0.weight": shard}
+  (folder / "model.safetensors.index.json").write_text(
+    json.dumps({"weight_map": weight_map})
+  )
+  with pytest.raises(InputError, match="must name files of its own folder"):
+    redundancy(folder)
+
+
+@pytest.mark.parametrize(
+  "text", ["", "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}']
+)
+def test_damaged_index(tmp_path, text):
+  (tmp_path / "model.safetensors.index.json").write_text(text)
+  with pytest.raises(InputError, match="is not an index of safetensors"):
+    redundancy(tmp_path)
+
+
+def test_index_that_lies(tmp_path):
+  weight_map = sharded(tmp_path)
+  weight_map["more.weight"] = weight_map["body.0.weight"]
+  (tmp_path / "model.safetensors.index.json").write_text(
+    json.dumps({"weight_map": weight_map})
+  )
+  with pytest.raises(InputError, match=r"'more.weight' is in .*, which lacks it"):
+    redundancy(tmp_path)
+
+
+def test_damaged_files(tmp_path):
+  path = tmp_path / "model.safetensors"
+  save_file(TENSORS, path)
+  whole = path.read_bytes()
+  for damaged in (b"", whole[:4], whole[:40], whole[:-5], b"\xff" * 8 + whole[8:]):
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+      redundancy(path)
+  for damaged in (b"", b"PK", whole):
+    (tmp_path / "model.npz").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"cannot be read as \.npz"):
+      redundancy(tmp_path / "model.npz")
+  with zipfile.ZipFile(tmp_path / "model.npz", "w") as archive:
+    archive.writestr("a.npy", b"no array")
+  with pytest.raises(InputError, match=r"cannot be read as \.npz"):
+    redundancy(tmp_path / "model.npz")
+
+
+def test_what_is_no_checkpoint(tmp_path):
+  for name, match in (
+    ("nothing", "is not there"),
+    ("model.onnx", "must be .safetensors, .npz, or a folder"),
+  ):
+    if name != "nothing":
+      (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=match):
+      redundancy(tmp_path / name)
+  with pytest.raises(InputError, match="holds no checkpoint"):
+    redundancy(tmp_path)
+  for name in ("a.safetensors", "b.safetensors"):
+    save_file(TENSORS, tmp_path / name)
+  with pytest.raises(InputError, match=r"name one of a\.safetensors, b\.saf"):
+    redundancy(tmp_path)
+  save_file({}, tmp_path / "c.safetensors")
+  with pytest.raises(InputError, match="holds no tensors"):
+    redundancy(tmp_path / "c.safetensors")
+
+
+def test_damaged_orbax(tmp_path):
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "tree", {"a": jnp.ones((2, 2))})
+  (tmp_path / "tree" / "_METADATA").write_text("{")
+  with pytest.raises(InputError, match="cannot be read by orbax"):
+    redundancy(tmp_path / "tree")
+
+
+# --- what a checkpoint may hold --------------------------------------------------
+
+
+def test_odd_tensors(tmp_path):
+  tensors = {
+    **TENSORS,
+    "empty.weight": np.zeros((0, 4), np.float32),
+    "no_inputs.weight": np.zeros((4, 0), np.float32),
+    "one.weight": np.ones((1, 4), np.float32),
+    "scalar.weight": np.array(3.0, np.float32),
+    "ids": np.ones((2, 3), np.int64),
+    "int4.weight": np.ones((2, 3), np.uint8),
+    "table": np.ones((2, 3), np.float32),
+  }
+  save_file(tensors, tmp_path / "model.safetensors")
+  report = redundancy(tmp_path)
+  check(report)
+  assert report.skipped == {
+    "body.0.bias": "fewer than two axes",
+    "empty.weight": "fewer than two neurons: no pairs",
+    "no_inputs.weight": "no weights",
+    "one.weight": "fewer than two neurons: no pairs",
+    "scalar.weight": "fewer than two axes",
+    "ids": "dtype int64",
+  }
+  assert set(report.unknown) == {"int4.weight", "table"}
+  assert "quantized" in report.unknown["int4.weight"]
+  for text in (str(report), report.to_html()):
+    assert "Not read 1" in text and "int4.weight" in text
+
+
+def test_scales_beside_8_bit_floats(tmp_path):
+  weight = normal(256, 256).astype(ml_dtypes.float8_e4m3fn)
+  tensors = {
+    "a.weight": weight,
+    "a.weight_scale": np.ones((), np.float32),
+    "b.weight": weight,
+    "b.weight_scale": np.ones((256, 1), np.float32),
+    "c.weight": weight,
+    "c.weight_scale_inv": np.ones((2, 2), np.float32),
+  }
+  save_file(tensors, tmp_path / "model.safetensors")
+  report = redundancy(tmp_path)
+  assert {row.name for row in report} == {"a.weight", "b.weight"}
+  assert "scale for each block" in report.unknown["c.weight"]
+
+
+def test_rules(tmp_path):
+  np.savez(tmp_path / "m.npz", **{"a/w": normal(7, 12), "b/w": normal(3, 5, 4)})
+  rules = [
+    LayerRule("a/w", NeuronAxes(-1), role="output"),
+    LayerRule("b/w", NeuronAxes(-1, batch=0)),
+  ]
+  report = redundancy(tmp_path / "m.npz", rules=rules)
+  assert (report["a/w"].n, report["a/w"].role, report["a/w"].half_space) == (
+    12,
+    "output",
+    False,
+  )
+  row = report["b/w"]
+  assert (row.sets, row.n, row.d, len(row.closest)) == (3, 4, 5, 3)
+  stack = jnp.asarray(normal(3, 5, 4).transpose(0, 2, 1))
+  expected = relative_excess(stack, half_space=True).mean()
+  np.testing.assert_allclose(row.relative_excess, expected, rtol=1e-5)
+  # Without axes the last is taken, as by all rules.
+  report = redundancy(tmp_path / "m.npz", rules=[LayerRule("a/w", role="output")])
+  assert report["a/w"].n == 12 and list(report.unknown) == ["b/w"]
+  report = redundancy(
+    tmp_path / "m.npz", rules=[LayerRule("b.*", role="skip"), rules[0]]
+  )
+  assert report.skipped == {"b/w": "by rule 'b.*'"}
+  for rule, match in (
+    (LayerRule("c/w"), "matches no path"),
+    (LayerRule("a/w", NeuronAxes(7)), "'a/w': axis 7"),
+  ):
+    with pytest.raises(InputError, match=match):
+      redundancy(tmp_path / "m.npz", rules=[rule])
+
+
+def test_nothing_of_jax_is_turned_on(tmp_path):
+  # Without x64, as users have it, float64 is computed in float32 and says so nowhere.
+  path = pathlib.Path(tmp_path / "m.npz")
+  np.savez(path, **{"a.weight": normal(6, 5).astype(np.float64)})
+  with jax.enable_x64(False):
+    (row,) = redundancy(path)
+  assert row.dtype == "float64" and row.relative_excess > 0
