@@ -1,27 +1,51 @@
 """Float arrays: their dtypes, and those that are sharded over explicit mesh axes."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 
-def as_float_array(name: str, x: jax.typing.ArrayLike) -> jax.Array:
-  """``x`` as a JAX array; a TypeError names it unless it is real and floating."""
-  x = replicate_explicit(jnp.asarray(x))
+def as_float_array(
+  name: str, x: jax.typing.ArrayLike, *, whole: bool = True
+) -> jax.Array:
+  """``x`` as a JAX array; a TypeError names it unless it is real and floating.
+
+  Args:
+    name: of the argument.
+    x: the array.
+    whole: see :func:`replicate_explicit`; if not, it stays sharded as it is.
+  """
+  x = jnp.asarray(x)
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise TypeError(f"{name} must be a real floating-point array, got dtype {x.dtype}.")
-  return x
+  return replicate_explicit(x) if whole else x
 
 
-def replicate_explicit(x: jax.Array) -> jax.Array:
+def is_explicit(x: jax.Array) -> bool:
+  """Whether it is sharded over explicit mesh axes: its type says how."""
+  spec = jax.typeof(x).sharding.spec
+  return not all(axes is None or axes is jax.P.UNCONSTRAINED for axes in spec)
+
+
+def replicate_explicit(x: jax.Array, axes: Sequence[int] | None = None) -> jax.Array:
   """``x`` gathered on every device, if it is sharded over explicit mesh axes.
 
   Cosines and reshapes of such arrays are sharding errors, since JAX decides nothing
   for the user there. Under automatic axes, the compiler decides.
+
+  Args:
+    x: the array.
+    axes: along which it is gathered, not negative; by default, all.
   """
-  sharding = jax.typeof(x).sharding
-  if all(axes is None or axes is jax.P.UNCONSTRAINED for axes in sharding.spec):
+  if not is_explicit(x):
     return x
-  return jax.sharding.reshard(x, jax.sharding.NamedSharding(sharding.mesh, jax.P()))
+  sharding = jax.typeof(x).sharding
+  spec = (*sharding.spec, *[None] * (x.ndim - len(sharding.spec)))
+  if axes is None:
+    axes = range(x.ndim)
+  spec = jax.P(*(None if i in axes else names for i, names in enumerate(spec)))
+  return jax.sharding.reshard(x, jax.sharding.NamedSharding(sharding.mesh, spec))
 
 
 def compute_dtype(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:

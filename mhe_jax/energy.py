@@ -1,5 +1,6 @@
 """The hyperspherical energy of a set of neurons."""
 
+from collections.abc import Hashable
 from typing import Literal, NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import as_neurons
+from mhe_jax.pair_sum import ring
 from mhe_jax.pair_sum.energy import pair_energy
 from mhe_jax.pair_sum.mask import mask_of
 from mhe_jax.potentials.base import Potential, check_potential
@@ -24,6 +26,7 @@ def hyperspherical_energy(
   labels: jax.typing.ArrayLike | None = None,
   implementation: Literal["dense", "tiled"] | None = None,
   block_size: int | None = None,
+  axis_name: Hashable | None = None,
 ) -> jax.Array:
   r"""Potential energy of neurons seen as charges on the unit sphere.
 
@@ -69,17 +72,31 @@ def hyperspherical_energy(
       one pass and O(n d) memory. ``None`` takes ``"tiled"``, which is the faster
       at every size.
     block_size: most rows of a tile, at least 2; the default suits the backend.
+    axis_name: mesh axis, or tuple of them, of the :func:`jax.shard_map` that this is
+      called in: ``neurons``, ``where`` and ``labels`` are the rows of one device, of as
+      many on each, and the energy is that of the rows of all devices. See below.
 
   Returns:
-    Energies ``[*batch]``, float64 for float64 neurons and float32 otherwise.
+    Energies ``[*batch]``, float64 for float64 neurons and float32 otherwise; with
+    ``axis_name`` on all devices the same.
+
+  **Sharded neurons.** Every device keeps its rows, and sends them once half round the
+  ring of devices; each pair is computed by one of them, and nothing is gathered.
+  Outside of ``shard_map`` no name is needed: neurons that are sharded over mesh axes,
+  explicit or automatic, by rows or by columns, as arrays or inside ``jit``, are
+  divided the same way, and so are axes of the batch. (Where a device would have fewer
+  than 64 rows, they are gathered instead, which is faster.) The gradient is sharded as
+  the neurons are. Inside ``shard_map``, keep its default ``check_vma=True``: without
+  it, JAX takes the gradient of the sum over devices as many times as there are devices.
 
   Raises:
     TypeError: ``neurons`` is not a real floating-point array, or ``potential``
       not a :class:`Potential`, or ``where`` not boolean, or ``labels`` not integer.
     ValueError: ``neurons`` has fewer than two axes; ``where`` or ``labels`` do not
       broadcast to ``[*batch, n]``; an unknown ``reduction`` or ``implementation``; a
-      ``block_size`` below 2, or for ``"dense"``, which has no tiles; or a symbolic n
-      (of ``jax.export``) for ``"tiled"``.
+      ``block_size`` below 2, or for ``"dense"``, which has no tiles; a symbolic n
+      (of ``jax.export``) for ``"tiled"``; or an ``axis_name`` that is none here, or
+      for ``"dense"``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -100,12 +117,25 @@ def hyperspherical_energy(
     >>> round(float(energy), 4)
     0.6611
 
+    Of a classifier whose rows are sharded over the devices there are:
+
+    >>> import jax
+    >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    >>> rows = jax.NamedSharding(mesh, jax.P("data", None))
+    >>> classes = jax.random.normal(jax.random.key(0), (64 * jax.device_count(), 32))
+    >>> energy = jax.shard_map(
+    ...   lambda shard: hyperspherical_energy(shard, axis_name="data"),
+    ...   mesh=mesh, out_specs=jax.P())
+    >>> of_shards = energy(jax.device_put(classes, rows))
+    >>> bool(abs(of_shards - hyperspherical_energy(classes)) < 1e-6)
+    True
+
   References:
     Liu et al., `Learning towards Minimum Hyperspherical Energy
     <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018, equation 1; half-space,
     section 3.2.
   """
-  neurons = as_neurons(neurons)
+  neurons = as_neurons(neurons, whole=implementation == "dense")
   check_potential(potential)
   if reduction not in ("mean", "sum"):
     raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
@@ -120,8 +150,30 @@ def hyperspherical_energy(
         f"block_size must be None for 'dense', which has no tiles, got {block_size!r}."
       )
   mask = mask_of(neurons.shape[:-1], where, labels)
-  options = _Options(potential, bool(half_space), reduction, implementation, block_size)
-  return evaluate(options, neurons, mask)
+  if axis_name is not None:
+    axis_name = _check_axis_name(axis_name, implementation)
+  options = _Options(
+    potential, bool(half_space), reduction, implementation, block_size, axis_name
+  )
+  return evaluate(options, neurons, mask, axis_name=axis_name)
+
+
+def _check_axis_name(axis_name, implementation):
+  """The name, or names as a tuple; a ValueError unless they are of a shard_map here."""
+  if implementation == "dense":
+    raise ValueError(
+      f"axis_name must be None for 'dense', which sees one device, got {axis_name!r}."
+    )
+  names = tuple(axis_name) if isinstance(axis_name, tuple | list) else (axis_name,)
+  for name in names or (None,):
+    try:
+      jax.lax.axis_index(name)
+    except NameError:
+      raise ValueError(
+        f"axis_name must be a mesh axis of the jax.shard_map that this is called in, "
+        f"got {axis_name!r}; outside of one, sharded arrays need no name."
+      ) from None
+  return names[0] if len(names) == 1 else names
 
 
 class _Options(NamedTuple):
@@ -132,6 +184,7 @@ class _Options(NamedTuple):
   reduction: Literal["mean", "sum"]
   implementation: Literal["dense", "tiled"] | None
   block_size: int | None
+  axis_name: ring.AxisName | None
 
   def __call__(self, neurons, mask):
     if mask.where is not None:

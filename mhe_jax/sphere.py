@@ -1,7 +1,7 @@
 """Functions of directions: projection to the unit sphere, and gradients through it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -55,9 +55,12 @@ def _project(x):
 
 # Jitted here, so that eager calls are fast, and a network traces each distinct
 # shape once: jit caches the inner trace.
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="axis_name")
 def evaluate(
-  function: Callable[..., jax.Array], neurons: jax.Array, *operands: Any
+  function: Callable[..., jax.Array],
+  neurons: jax.Array,
+  *operands: Any,
+  axis_name: Hashable | None = None,
 ) -> jax.Array:
   """A function of the directions of neurons, with a gradient that saturates.
 
@@ -66,20 +69,23 @@ def evaluate(
       :func:`normalize`.
     neurons: ``[*batch, n, d]``, any real float dtype.
     *operands: trees of arrays, that are not differentiated.
+    axis_name: axes of :func:`jax.shard_map` over which the rows are sharded; what the
+      function returns is the same on all devices.
 
   Returns:
     What ``function`` returns.
   """
-  return _saturating(function, neurons, operands)
+  return _saturating(function, axis_name, neurons, operands)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _saturating(function, neurons, operands):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _saturating(function, axis_name, neurons, operands):
+  del axis_name
   return function(neurons, *operands)
 
 
 @_saturating.defjvp
-def _saturating_jvp(function, primals, tangents):
+def _saturating_jvp(function, axis_name, primals, tangents):
   """The tangent <gradient, dw>, with a gradient that is saturated where it overflows.
 
   Coincident neurons, or neurons of norm 1e-30, can have gradients that float16, or
@@ -93,4 +99,5 @@ def _saturating_jvp(function, primals, tangents):
   (gradient,) = pullback(jnp.ones_like(value))
   largest = float(jnp.finfo(neurons.dtype).max)
   gradient = jnp.clip(gradient, -largest, largest)
-  return value, jnp.sum(gradient * tangent.astype(dtype), (-2, -1))
+  of_rows = jnp.sum(gradient * tangent.astype(dtype), (-2, -1))
+  return value, of_rows if axis_name is None else jax.lax.psum(of_rows, axis_name)

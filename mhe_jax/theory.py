@@ -153,7 +153,7 @@ def relative_excess(
     >>> abs(round(float(relative_excess(jnp.eye(64), half_space=True)), 3))
     0.0
   """
-  neurons = as_float_array("neurons", neurons)
+  neurons = as_float_array("neurons", neurons, whole=False)
   energy = hyperspherical_energy(neurons, potential, half_space=half_space)
   n, d = neurons.shape[-2:]
   return excess_or_nan(energy, n, d, PairEnergy(potential), half_space)

@@ -52,7 +52,12 @@ class Layer:
 
   def matrix(self) -> jax.Array:
     """Its neurons ``[*batch, n, d]``."""
-    return self.axes.to_matrix(replicate_explicit(jnp.asarray(self.leaf)))
+    leaf = jnp.asarray(self.leaf)
+    _, neurons, features = self.axes.split(leaf.shape)
+    is_split = len(neurons) > 1 or self.axes.groups > 1
+    # Axes that are sharded by their type cannot be merged with others, or divided.
+    merged = neurons * is_split + features * (len(features) > 1)
+    return self.axes.to_matrix(replicate_explicit(leaf, merged))
 
 
 @dataclasses.dataclass(frozen=True)

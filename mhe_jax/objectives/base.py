@@ -47,6 +47,14 @@ class Objective(abc.ABC):
     """Whether it draws random numbers, and must be given a ``key``."""
     return False
 
+  @property
+  def takes_shards(self) -> bool:
+    """Whether :meth:`evaluate` takes units that are sharded over explicit mesh axes.
+
+    If not, they are gathered on every device for it.
+    """
+    return False
+
   @abc.abstractmethod
   def evaluate(
     self, units: jax.Array, *, half_space: bool, key: jax.Array | None
@@ -112,7 +120,7 @@ class Objective(abc.ABC):
         "this is optax.inject_hyperparams, which takes what can be called for a "
         "schedule: give it static_args=('potential',)."
       )
-    neurons = as_neurons(neurons)
+    neurons = as_neurons(neurons, whole=not self.takes_shards)
     if not isinstance(neurons.shape[-2], int):
       raise ValueError(
         f"neurons must have a static number of rows, got n = {neurons.shape[-2]}: "
@@ -162,9 +170,14 @@ class _Evaluation(NamedTuple):
     return value
 
 
-def as_neurons(neurons: jax.typing.ArrayLike) -> jax.Array:
-  """``neurons`` as an array, or an error that says what it must be."""
-  neurons = as_float_array("neurons", neurons)
+def as_neurons(neurons: jax.typing.ArrayLike, *, whole: bool = True) -> jax.Array:
+  """``neurons`` as an array, or an error that says what it must be.
+
+  Args:
+    neurons: ``[*batch, n, d]``.
+    whole: if they are sharded over explicit axes, gather them.
+  """
+  neurons = as_float_array("neurons", neurons, whole=whole)
   if neurons.ndim < 2:
     raise ValueError(
       "neurons must have shape [*batch, n, d], at least two axes, got shape "

@@ -17,6 +17,10 @@ class PairEnergy(Objective):
   def __str__(self):
     return str(self.potential)  # In errors, as the user gave it.
 
+  @property
+  def takes_shards(self) -> bool:
+    return True
+
   def evaluate(self, units, *, half_space, key):
     del key
     return pair_energy(units, self.potential, half_space=half_space)

@@ -64,6 +64,10 @@ class RelativeExcess(Objective):
     return self._inner.needs_key
 
   @property
+  def takes_shards(self) -> bool:
+    return self._inner.takes_shards
+
+  @property
   def _inner(self):
     return as_objective(self.potential)
 

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.pair_sum import dense, tiled
+from mhe_jax.pair_sum import all_pairs, dense, ring
 from mhe_jax.pair_sum.mask import Mask, keep
 from mhe_jax.potentials.base import Potential
 
@@ -19,6 +19,7 @@ def pair_energy(
   mask: Mask = Mask(),
   implementation: Literal["dense", "tiled"] | None = None,
   block_size: int | None = None,
+  axis_name: ring.AxisName | None = None,
 ) -> jax.Array:
   """The energy of :func:`mhe_jax.hyperspherical_energy`, of unit vectors.
 
@@ -30,58 +31,65 @@ def pair_energy(
     mask: the pairs that count; rows that do not must be finite all the same.
     implementation: the engine; ``None`` is ``"tiled"``.
     block_size: of the tiles.
+    axis_name: axes of :func:`jax.shard_map` over which the rows are sharded.
 
   Returns:
     Energies ``[*batch]``.
   """
-  n = units.shape[-2]
   if implementation == "dense":
-    total = dense.pair_sum(units, potential, half_space=half_space, mask=mask)
+    sums = dense.pair_sum(units, potential, half_space=half_space, mask=mask)
   else:
-    total = tiled.pair_sum(
-      units, potential, half_space=half_space, mask=mask, block_size=block_size
+    sums = all_pairs.pair_sum(
+      units,
+      potential,
+      half_space=half_space,
+      mask=mask,
+      block_size=block_size,
+      axis_name=axis_name,
     )
-  if n == 1 or jax.tree.leaves(mask):  # A damaged row is not hidden by having no pair.
-    total = total + 0.0 * jnp.sum(units, (-2, -1))
+  # A damaged row is not hidden by having no pair.
+  if units.shape[-2] == 1 or jax.tree.leaves(mask):
+    sums = sums + ring.psum(0.0 * jnp.sum(units, (-2, -1)), axis_name)
+  sums = _with_antipodes(sums, units, potential, half_space, mask, axis_name)
   if reduction == "sum":
-    return _with_antipodes(total, units, potential, half_space, mask)
-  return mean_of(total, units, potential, half_space=half_space, mask=mask)
+    return sums
+  n, mask = ring.num_rows(units, axis_name), ring.everywhere(mask, axis_name)
+  return sums / _num_pairs(n, mask, half_space, units.dtype)
 
 
 def mean_of(
-  total: jax.Array,
-  units: jax.Array,
-  potential: Potential,
-  *,
-  half_space: bool,
-  mask: Mask = Mask(),
+  sums: jax.Array, units: jax.Array, potential: Potential, *, half_space: bool
 ) -> jax.Array:
   """The mean energy, of the sum over the pairs of neurons.
 
   Args:
-    total: sums ``[*batch]``; in half-space form also over the distances to antipodes.
+    sums: ``[*batch]``; in half-space form also over the distances to antipodes.
     units: unit vectors, or zeros, ``[*batch, n, d]``.
     potential: the pair potential.
     half_space: with the antipodes.
-    mask: the pairs that count.
 
   Returns:
     Means ``[*batch]``.
   """
-  n = units.shape[-2]
-  total = _with_antipodes(total, units, potential, half_space, mask)
-  num_pairs = mask.num_pairs(n, units.dtype)
+  sums = _with_antipodes(sums, units, potential, half_space)
+  return sums / _num_pairs(units.shape[-2], Mask(), half_space, units.dtype)
+
+
+def _num_pairs(n, mask, half_space, dtype):
+  """At least one; each of two neurons and their antipodes is four, and one's own."""
+  num_pairs = mask.num_pairs(n, dtype)
   if half_space:
-    num_pairs = 4 * num_pairs + mask.num_rows(n, units.dtype)
-  at_least_one = max if isinstance(num_pairs, (int, float)) else jnp.maximum
-  return total / at_least_one(num_pairs, 1)
+    num_pairs = 4 * num_pairs + mask.num_rows(n, dtype)
+  at_least = max if isinstance(num_pairs, (int, float)) else jnp.maximum
+  return at_least(num_pairs, 1)
 
 
-def _with_antipodes(total, units, potential, half_space, mask):
+def _with_antipodes(sums, units, potential, half_space, mask=Mask(), axis_name=None):
   """The sum over all pairs, each of two neurons and their antipodes having four."""
   if not half_space:
-    return total
-  return 2.0 * total + _antipodal_energy(units, potential, mask)
+    return sums
+  antipodes = _antipodal_energy(units, potential, mask)
+  return 2.0 * sums + ring.psum(antipodes, axis_name)
 
 
 def _antipodal_energy(units, potential, mask):

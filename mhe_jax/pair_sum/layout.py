@@ -28,6 +28,30 @@ def even_block_size(n: int, largest: int, multiple: int) -> int:
   return multiple * math.ceil(n / num_blocks / multiple)
 
 
+def block_size_of(n: int, largest: int | None) -> tuple[int, int]:
+  """Rows of a block of the tiles of all pairs, and sets to compute side by side.
+
+  Args:
+    n: rows of a set.
+    largest: most rows of a block; by default, what suits the backend.
+
+  Raises:
+    ValueError: n is symbolic (``jax.export``): the tiles are laid out by its value.
+  """
+  if not isinstance(n, int):
+    raise ValueError(
+      f"implementation='tiled' needs a static number of neurons, got n = {n}: use "
+      "implementation='dense', or export each n by itself. (The batch axes and d may "
+      "be symbolic.)"
+    )
+  largest = largest or default_block_size()
+  multiple = 16 if largest >= 16 else 2
+  largest -= largest % multiple
+  # One batched product that is no larger than a tile.
+  at_once = max(1, largest**2 // max(n, 1) ** 2)
+  return even_block_size(n, largest, multiple), at_once
+
+
 def of_each_set(
   function: Callable[..., Tree], rows: tuple, batch: tuple[int, ...], at_once: int
 ) -> Tree:

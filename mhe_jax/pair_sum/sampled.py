@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mhe_jax.pair_sum import tiled, tiles
+from mhe_jax.pair_sum import all_pairs, tiled, tiles
 from mhe_jax.pair_sum.layout import default_block_size, of_each_set
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential
@@ -93,7 +93,7 @@ def minibatch(
   def of_set(units):
     # A damaged row is not hidden by not being drawn.
     damage, units = 0.0 * jnp.sum(units), units[rows]
-    total = tiled.pair_sum(units, potential, half_space=half_space)
+    total = all_pairs.pair_sum(units, potential, half_space=half_space)
     mean = total / (num_samples * (num_samples - 1) / 2) + damage
     fixed = jax.lax.stop_gradient(units)
     sums = tiled.row_sums(fixed, potential, half_space=half_space)

@@ -1,0 +1,167 @@
+"""Sums over pairs whose rows are sharded over devices, in O(N d / D) memory of each.
+
+The schedule: the devices stand in a ring, and each sends its block of rows on, half
+round. On the way every device meets every block of the half behind it, and the block
+the pull of those it has met; at the end that is sent home. So every pair is computed
+once, by one of the devices of its rows: N^2 / 2D pairs each.
+
+With an even number of devices those opposite each other meet twice, and compute two
+of the four quarters of their pairs each.
+"""
+
+import functools
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mhe_jax.pair_sum import tiles
+from mhe_jax.pair_sum.layout import block_size_of, of_each_set
+from mhe_jax.pair_sum.mask import Mask
+from mhe_jax.pair_sum.tiled import fold, fold_between
+
+AxisName = Hashable  # Or a tuple of them.
+
+
+def pair_sums(
+  axis_name: AxisName,
+  energy: tiles.PairEnergy,
+  units: jax.Array,
+  mask: Mask = Mask(),
+  *,
+  block_size: int | None = None,
+  with_gradient: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+  """As :func:`mhe_jax.pair_sum.tiled.pair_sums`, of the rows of all devices.
+
+  Args:
+    axis_name: axes of the mesh, of :func:`jax.shard_map`.
+    energy: of a pair.
+    units: unit vectors of this device ``[*batch, n, d]``; all have as many.
+    mask: of these rows.
+    block_size: most rows of a tile.
+    with_gradient: if not, the gradient is ``None``.
+
+  Returns:
+    The sums ``[*batch]``, on all devices the same, and gradients ``[*batch, n, d]``
+    for the rows of this device.
+  """
+  *batch, n, _ = units.shape
+  size, at_once = block_size_of(n, block_size)
+  function = functools.partial(
+    _go_round, axis_name, energy, size, with_gradient=with_gradient
+  )
+  value, gradient = of_each_set(function, (units, mask), tuple(batch), at_once)
+  return psum(value, axis_name), gradient
+
+
+def psum(x: Any, axis_name: AxisName | None) -> Any:
+  """The sum over the devices, if there is an axis of them."""
+  return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+
+def num_rows(units: jax.Array, axis_name: AxisName | None) -> Any:
+  """The number of rows of a set, of all devices."""
+  n = units.shape[-2]
+  return n if axis_name is None else n * jax.lax.axis_size(axis_name)
+
+
+def everywhere(mask: Mask, axis_name: AxisName | None) -> Mask:
+  """The mask of the rows of all devices: N numbers, where the rows are N d."""
+  if axis_name is None:
+    return mask
+  num_devices, me = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
+
+  def gather(x):
+    # Not all_gather, after which all devices have the same, but its type denies it.
+    every = jnp.zeros((num_devices, *x.shape), jnp.int32)
+    every = jax.lax.psum(every.at[me].set(x.astype(jnp.int32)), axis_name)
+    every = jnp.moveaxis(every, 0, -2)
+    return every.reshape(*x.shape[:-1], -1).astype(x.dtype)
+
+  return jax.tree.map(gather, mask)
+
+
+def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
+  """What this device adds to the sum over one set, and the gradient for its rows."""
+  num_devices, own = jax.lax.axis_size(axis_name), (units, mask)
+  value, gradient = fold(
+    functools.partial(tiles.energy_within, energy, with_gradient=with_gradient),
+    functools.partial(tiles.energy_between, energy, with_gradient=with_gradient),
+    size,
+    own,
+    _zeros(with_gradient),
+  )
+  if num_devices == 1:
+    return value, gradient
+
+  def send(tree, by=1):
+    to = [(i, (i + by) % num_devices) for i in range(num_devices)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, to), tree)
+
+  def add(sums, pull, given):
+    more, to_own, to_visitor = given
+    return _add(sums, (more, to_own)), _add(pull, to_visitor)
+
+  between = functools.partial(
+    fold_between,
+    functools.partial(tiles.energy_between, energy, with_gradient=with_gradient),
+    size,
+    start=_zeros(with_gradient),
+  )
+
+  def step(state, _):
+    sums, visitor, pull = state
+    # The next block comes, and the pull follows its block, while this one computes.
+    coming, pull = send(visitor), send(pull)
+    sums, pull = add(sums, pull, between(own, visitor))
+    return (sums, coming, pull), None
+
+  num_steps = num_devices // 2
+  state = ((value, gradient), send(own), jax.tree.map(lambda x: 0.0 * x, gradient))
+  state, _ = jax.lax.scan(step, state, length=(num_devices - 1) // 2)
+  sums, visitor, pull = state
+  if num_devices % 2 == 0:
+    is_second = jax.lax.axis_index(axis_name) >= num_steps
+    given = _half_between(between, own, visitor, is_second)
+    sums, pull = add(sums, send(pull), given)
+  value, gradient = sums
+  return value, _add(gradient, send(pull, -num_steps))
+
+
+def _half_between(between, own, visitor, is_second):
+  """Of the four quarters of the pairs with the opposite device, two.
+
+  The first of the two devices takes the first halves of the rows with each other, and
+  the last ones; the second takes what is left.
+  """
+  n = len(own[0])
+  swap = lambda x: jnp.where(is_second, x[::-1], x)  # noqa: E731
+  own_halves = jax.tree.map(_halves, own)
+  halves = jax.tree.map(lambda x: swap(_halves(x)), visitor)
+  values, to_own, to_visitor = jax.lax.map(lambda x: between(*x), (own_halves, halves))
+  whole = lambda x: x.reshape(-1, *x.shape[2:])[:n]  # noqa: E731
+  return (
+    values.sum(),
+    jax.tree.map(whole, to_own),
+    jax.tree.map(lambda x: whole(swap(x)), to_visitor),
+  )
+
+
+def _halves(x):
+  """``[n, ...]`` as ``[2, n / 2, ...]``; a row of zeros is added where n is odd."""
+  x = jnp.pad(x, [(0, len(x) % 2)] + [(0, 0)] * (x.ndim - 1))
+  return x.reshape(2, -1, *x.shape[1:])
+
+
+def _zeros(with_gradient):
+  def start(units, _):
+    # Made of the units, so that they vary over the devices as these do.
+    return 0.0 * units[0].sum(), 0.0 * units if with_gradient else None
+
+  return start
+
+
+def _add(x, y):
+  return jax.tree.map(jnp.add, x, y)
