@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from mhe_jax.report import redundancy
 from mhe_jax.report.checkpoint import open_checkpoint
 from mhe_jax.report.layers import select_layers
 
@@ -126,6 +127,18 @@ def test_bert_and_positions(tmp_path):
     "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
     "h.0.attn.bias",
   }
+
+
+def test_tied_embeddings(tmp_path):
+  shapes = {"model.embed_tokens.weight": (6, 5), "model.layers.0.x.weight": (6, 5)}
+  config = {"tie_word_embeddings": True}
+  select(tmp_path, shapes, config)
+  report = redundancy(tmp_path)
+  note = "Tied, the embedding and the output layer: model.embed_tokens.weight."
+  assert note in str(report)
+  assert report["model.embed_tokens.weight"].role == "hidden"
+  select(tmp_path, {**shapes, "lm_head.weight": (6, 5)}, config)
+  assert note not in str(redundancy(tmp_path))
 
 
 def test_lora(tmp_path):

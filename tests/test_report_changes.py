@@ -1,13 +1,15 @@
 """Comparisons of two checkpoints, against rotations, closed forms and plain float64."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
+import scipy.linalg
 from safetensors.numpy import save_file
 
 from mhe_jax import LayerRule, NeuronAxes, Riesz, relative_excess
-from mhe_jax.report import InputError, compare
+from mhe_jax.report import InputError, compare, redundancy, spectrum
 
 
 def normal(*shape, seed=0):
@@ -107,13 +109,25 @@ def test_small_changes_are_not_lost(tmp_path):
   assert row.cosine_change == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("side", [1100])
-def test_large_sides(tmp_path, side):
-  # Above 1,024 the nuclear norm is taken by eigenvalues.
-  w = normal(side, side).astype(np.float32)
-  signs = np.where(np.arange(side) % 3, 1.0, -1.0).astype(np.float32)
-  row = compared(tmp_path, w * signs, w)  # An orthogonal map.
+@SHAPES
+def test_large_sides(tmp_path, shape, monkeypatch):
+  # As of more than 1,024: the nuclear norm by eigenvalues, to fewer digits.
+  monkeypatch.setattr(spectrum, "SMALL_SIDE", 4)
+  w, noise = normal(*shape), normal(*shape, seed=1)
+  row = compared(tmp_path, w @ turn_of(shape[1]), w)
   assert row.moved > 0.5 and row.moved_unrotated < 1e-3
+  row = compared(tmp_path, w + noise, w)
+  least = scipy.linalg.orthogonal_procrustes(units(w + noise), units(w))[0]
+  left = np.linalg.norm(units(w + noise) @ least - units(w)) / math.sqrt(len(w))
+  assert row.moved_unrotated == pytest.approx(left, rel=1e-5)
+  # And of more than 8,192: not at all.
+  for name in ("spectrum", "changes"):
+    module = sys.modules[f"mhe_jax.report.{name}"]
+    monkeypatch.setattr(module, "LARGEST_SIDE", 4)
+  row = compared(tmp_path, w + noise, w)
+  assert math.isnan(row.moved_unrotated) and row.moved > 0.1
+  (row,) = redundancy(tmp_path / "after.npz")
+  assert math.isnan(row.effective_rank) and row.mean_squared_cosine > 0
 
 
 def test_sets_of_a_stack(tmp_path):
@@ -155,12 +169,20 @@ def test_damaged_and_dead(tmp_path):
 
 def test_what_is_not_in_both(tmp_path):
   w = normal(6, 5)
-  after = {"a.weight": w, "b.weight": w, "more.weight": w, "ids": np.ones((2, 2), int)}
+  after = {
+    "a.weight": w,
+    "b.weight": w,
+    "more.weight": w,
+    "ids": np.ones((2, 2), int),
+    "blocks.weight": np.ones((256, 256)),
+  }
   before = {
     "a.weight": w,
     "b.weight": normal(7, 5),
     "gone.weight": w,
     "gone.bias": np.ones(3),
+    "ids": np.ones((2, 2), int),
+    "blocks.weight": np.ones((256, 256), np.uint8),
   }
   report = compared(tmp_path, after, before)
   assert [row.name for row in report] == ["a.weight"]
@@ -168,6 +190,8 @@ def test_what_is_not_in_both(tmp_path):
     "b.weight": "of shape (7, 5) in the base",
     "more.weight": "not in the base",
     "gone.weight": "only in the base",
+    "blocks.weight": "not read in the base: dtype uint8: quantized weights, if it is "
+    "one, are not read",
   }
   assert "only in the base" in str(report)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mhe_jax import Gaussian, LayerRule, NeuronAxes, Riesz
-from mhe_jax.report import InputError, compare, redundancy
+from mhe_jax.report import InputError, compare, estimate, redundancy
 from mhe_jax.report.command import main, potential_of, rule_of
 
 
@@ -227,7 +227,8 @@ def test_bad_arguments_are_told_in_a_line(model, arguments, match, capsys):
   assert match in err and "Traceback" not in err
 
 
-def test_estimate(model, capsys):
+def test_estimate(model, capsys, monkeypatch):
+  monkeypatch.setattr(estimate, "_SIDE", 64)  # A quick measurement, of little worth.
   code, out, _ = run(model, "--estimate", capsys=capsys)
   assert code == 0
   assert out.startswith("5 layers, 155 weights: about 0 seconds on this machine")

@@ -11,6 +11,7 @@ import scipy.stats
 from mhe_jax import Gaussian, Riesz, relative_excess
 from mhe_jax.report import redundancy
 from mhe_jax.report.chance import excess_spread, twin_angle, verdict
+from mhe_jax.report.measures import geometry_of
 
 
 def normal(*shape, seed=0):
@@ -63,7 +64,7 @@ def test_simplex(tmp_path):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_planted_twins(tmp_path, sign):
-  w = normal(40, 60)
+  w = normal(40, 20)
   w[31] = sign * (2.0 * w[4] + 1e-4 * w[31])
   row = row_of(tmp_path, w)
   u = units(w)
@@ -78,16 +79,16 @@ def test_planted_twins(tmp_path, sign):
 
 
 def test_zero_rows(tmp_path):
-  w = normal(30, 20)
+  w = normal(40, 20)
   w[[3, 17]] = 0.0
   row, alive = row_of(tmp_path, w), np.delete(w, [3, 17], 0)
   of_alive = row_of(tmp_path, alive)
-  assert row.zero_neurons == 2 and row.n == 30
+  assert row.zero_neurons == 2 and row.n == 40
   names = ("smallest_angle", "mean_squared_cosine", "effective_rank", "twins")
   for name in names:
     assert getattr(row, name) == pytest.approx(getattr(of_alive, name))
   # Numbers of the matrix as stored.
-  kept = np.delete(np.arange(30), [3, 17])
+  kept = np.delete(np.arange(40), [3, 17])
   assert row.closest == tuple(kept[list(of_alive.closest)])
   row = row_of(tmp_path, np.zeros((4, 3)))
   assert row.zero_neurons == 4 and row.verdict == "unknown" and row.closest is None
@@ -95,15 +96,13 @@ def test_zero_rows(tmp_path):
 
 
 def test_effective_rank_is_roy_and_vetterlis(tmp_path):
-  w = normal(30, 12) * np.exp(normal(12, seed=1))
-  sigma = np.linalg.svd(units(w), compute_uv=False)
-  p = sigma / sigma.sum()
+  w = normal(40, 20) * np.exp(normal(20, seed=1))
   for matrix in (w, w[:8]):
     sigma = np.linalg.svd(units(matrix), compute_uv=False)
     p = sigma / sigma.sum()
     expected = math.exp(-np.sum(p * np.log(p)))
     assert row_of(tmp_path, matrix).effective_rank == pytest.approx(expected)
-  line = row_of(tmp_path, np.outer(normal(30), normal(12)))
+  line = row_of(tmp_path, np.outer(normal(40), normal(20)))
   assert line.effective_rank == pytest.approx(1.0, abs=1e-5)
 
 
@@ -157,7 +156,7 @@ def test_damaged_layers_are_told(tmp_path):
 
 @pytest.mark.parametrize("norm", [1e30, 1e-30])
 def test_norms_do_not_matter(tmp_path, norm):
-  w = normal(20, 10).astype(np.float32)
+  w = normal(40, 20).astype(np.float32)
   row = row_of(tmp_path, (w * norm).astype(np.float32))
   expected = row_of(tmp_path, w)
   for name in ("relative_excess", "smallest_angle", "effective_rank"):
@@ -191,19 +190,30 @@ def test_samples_of_large_layers(tmp_path):
     assert getattr(row, name) == getattr(exact, name)
 
 
-@pytest.mark.parametrize("half_space", [True, False])
-def test_a_sample_finds_the_nearest_of_its_rows(tmp_path, half_space):
+def with_twins():
+  """1,200 neurons, of which each has a twin, every second of them flipped."""
   w = normal(1200, 12)
   w[600:] = np.where(np.arange(600)[:, None] % 2, 1.0, -1.0) * w[:600]
   w[600:] += 1e-3 * normal(600, 12, seed=1)
-  report = report_of(tmp_path, w=w, half_space=half_space, exact_up_to=1000)
+  return w
+
+
+def test_a_sample_finds_the_nearest_of_its_rows(tmp_path):
+  w = with_twins()
+  report = report_of(tmp_path, Riesz(1.0), w=w, half_space=False, exact_up_to=1000)
   row = report["w.weight"]
   i, j = row.closest
-  assert j == i + 600 and (half_space or (j - 600) % 2 == 1)
-  # All rows of the sample have a twin; in full space those that are not flipped.
-  expected = 1.0 if half_space else 0.5
-  assert row.twins == pytest.approx(expected, abs=0.0 if half_space else 0.07)
+  assert j == i + 600 and i % 2 == 1
+  # All rows of the sample that are not flipped have a twin.
+  assert row.twins == pytest.approx(0.5, abs=0.07)
   assert "Sampled, for they have more than 1000 neurons: w.weight" in str(report)
+
+
+def test_a_sample_of_lines():
+  geometry = geometry_of(with_twins(), half_space=True, exact_up_to=1000)
+  assert geometry.closest is not None
+  assert geometry.closest[1] == geometry.closest[0] + 600
+  assert geometry.twins == 1.0
 
 
 # --- chance ----------------------------------------------------------------------

@@ -32,6 +32,7 @@ from mhe_jax.report.parts import (
 )
 
 _ROWS = NeuronAxes(0)
+TIED = "embedding, a row each, and the output layer"
 _NOT_KNOWN = "its name is not known; a rule says where its neurons are, if it has some"
 
 
@@ -83,17 +84,27 @@ def _weight(name, stored) -> Reading:
   if _is_output(name, stored):
     return (Part(_ROWS, "output layer, rows", role="output"),)
   if _EMBEDDING.search(last_module(name)):
-    return (Part(_ROWS, "embedding, a row each"),)
+    return (Part(_ROWS, TIED if _is_tied(name, stored) else "embedding, a row each"),)
   return (Part(_ROWS, "PyTorch's (out, in), rows"),)
 
 
 _EMBEDDING = re.compile(r"embed|^w[tp]e$|^shared$")
+_OF_TOKENS = re.compile(r"(embed_tokens|word_embeddings|tok_embeddings|embed_in|wte)$")
 _OUTPUT = re.compile(
   # Of language models, of classifiers of texts, and of timm's and torchvision's.
   r"(.*\.)?(lm_head|embed_out)\.weight|(cls\.predictions\.)?decoder\.weight"
   r"|(output|score|classifier|qa_outputs|fc|head|head\.fc|heads\.head)\.weight"
 )
 _NUMBERED_OUTPUT = re.compile(r"classifier\.(\d+)\.weight")
+
+
+def _is_tied(name, stored) -> bool:
+  """Whether an embedding is the output layer too, of which nothing is stored then."""
+  return bool(
+    _OF_TOKENS.search(last_module(name))
+    and stored.config.get("tie_word_embeddings")
+    and not any(_OUTPUT.fullmatch(other) for other in stored.shapes)
+  )
 
 
 def _is_output(name, stored) -> bool:

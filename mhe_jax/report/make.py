@@ -1,5 +1,6 @@
 """The two reports, made tensor by tensor."""
 
+import dataclasses
 import itertools
 import math
 import pathlib
@@ -155,7 +156,7 @@ def compare(
   selected = select_layers(opened, rules)
   in_base = {tensor.name: tensor for tensor in against.tensors}
   _refuse_adapters(opened, in_base)
-  selected = _in_both(selected, opened, in_base)
+  selected = _in_both(selected, opened, against, rules)
   header = _header(
     "comparison", options, rules, {"checkpoint": opened, "base": against}
   )
@@ -244,20 +245,30 @@ def _refuse_adapters(opened: Checkpoint, in_base) -> None:
     )
 
 
-def _in_both(selected: Selected, opened: Checkpoint, in_base) -> Selected:
+def _in_both(selected: Selected, opened: Checkpoint, against, rules) -> Selected:
+  """The layers that are in both, and the tensors that are not as unknown."""
+  # Of the base what may not be read, such as 8-bit floats with a scale for each block;
+  # its names mean what they mean in the checkpoint.
+  of_base = select_layers(
+    dataclasses.replace(against, config=opened.config),
+    [dataclasses.replace(rule, optional=True) for rule in rules or ()],
+  )
+  there = {tensor.name: tensor for tensor in against.tensors}
+  readable = {layer.tensor.name for layer in of_base.layers}
   layers, unknown = [], dict(selected.unknown)
   for layer in selected.layers:
     name = layer.tensor.name
-    if name not in in_base:
+    if name not in there:
       unknown[name] = "not in the base"
-    elif in_base[name].shape != layer.tensor.shape:
-      unknown[name] = f"of shape {in_base[name].shape} in the base"
-    elif in_base[name].dtype is None or in_base[name].dtype.kind not in "fV":
-      unknown[name] = f"stored as {in_base[name].stored_as} in the base"
+    elif there[name].shape != layer.tensor.shape:
+      unknown[name] = f"of shape {there[name].shape} in the base"
+    elif name not in readable:
+      reason = {**of_base.skipped, **of_base.unknown}[name]
+      unknown[name] = f"not read in the base: {reason}"
     else:
       layers.append(layer)
   names = {tensor.name for tensor in opened.tensors}
-  for name, tensor in in_base.items():
-    if name not in names and len(tensor.shape) > 1:
-      unknown[name] = "only in the base"
+  for layer in of_base.layers:
+    if layer.tensor.name not in names:
+      unknown[layer.tensor.name] = "only in the base"
   return Selected(tuple(layers), selected.skipped, unknown)

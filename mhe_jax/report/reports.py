@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from mhe_jax.report import tables
+from mhe_jax.report.architectures import TIED
 from mhe_jax.report.rows import ComparisonRow, Options, RedundancyRow
 from mhe_jax.report.tables import number
 
@@ -170,6 +171,9 @@ class RedundancyReport(_Report[RedundancyRow]):
     )
     outputs = [row.name for row in self.rows if row.role == "output"]
     yield f"Output layers: {_some(outputs) or 'none that a name or a rule tells'}."
+    tied = [row.name for row in self.rows if row.read_as == TIED]
+    if tied:
+      yield f"Tied, the embedding and the output layer: {_some(tied)}."
     damaged = [row.name for row in self.rows if math.isnan(row.energy)]
     if damaged:
       yield f"NaN or infinity in: {_some(damaged)}."

@@ -7,6 +7,8 @@ import numpy as np
 # Eigenvalues of a matrix of this side take a minute on two cores; of the next power of
 # two, eight.
 LARGEST_SIDE = 8192
+# Up to here singular values are taken one by one, to all their digits.
+SMALL_SIDE = 1024
 _CHUNK = 2**24
 
 
@@ -68,7 +70,7 @@ def nuclear_norm(m: np.ndarray) -> float:
   Of large ones by the eigenvalues of M^T M, which take a fifth of the time: a singular
   value less than 1e-8 of the largest is then lost.
   """
-  if len(m) <= 1024:
+  if len(m) <= SMALL_SIDE:
     return float(np.sum(np.linalg.svd(m, compute_uv=False)))
   eigenvalues = np.linalg.eigvalsh(m.T @ m)
   return float(np.sum(np.sqrt(np.maximum(eigenvalues, 0.0))))
