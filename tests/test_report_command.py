@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from mhe_jax import Gaussian, LayerRule, NeuronAxes, Riesz
 from mhe_jax.report import InputError, compare, estimate, redundancy
@@ -62,6 +63,15 @@ def test_names_are_escaped_on_the_page(tmp_path):
   page = redundancy(tmp_path / "m.npz").to_html()
   assert "&lt;script&gt;.weight" in page and "<script>" not in page
   assert page.startswith("<!doctype html>")
+
+
+def test_names_do_not_reach_the_terminal_as_commands(tmp_path):
+  save_file(
+    {"\x1b[31m\n.weight": normal(6, 5), "\x1b[2J": normal(2, 2)},
+    tmp_path / "m.safetensors",
+  )
+  text = str(redundancy(tmp_path / "m.safetensors"))
+  assert "\x1b" not in text and "?[31m" in text and "?[2J" in text
 
 
 def test_text(model):

@@ -19,6 +19,7 @@ from mhe_jax.report.errors import InputError
 from mhe_jax.report.estimate import estimate
 from mhe_jax.report.layers import select_layers
 from mhe_jax.report.make import EXACT_UP_TO, Progress, compare, redundancy
+from mhe_jax.report.tables import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
   try:
     _run(parsed)
   except InputError as error:
-    print(error, file=sys.stderr)
+    print(printable(str(error)), file=sys.stderr)
     sys.exit(2)
   except BrokenPipeError:  # Who reads has seen enough, as head does.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -132,6 +133,7 @@ def _bar() -> Iterator[Progress | None]:
   try:
     import rich.console  # noqa: PLC0415
     import rich.progress  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
   except ImportError:
     yield None
     return
@@ -141,9 +143,8 @@ def _bar() -> Iterator[Progress | None]:
 
     def progress(done, total, name):
       # Names are a stranger's, and brackets mean colors.
-      bar.update(
-        task, completed=done, total=total, description=name.replace("[", r"\[")
-      )
+      name = printable(escape(name))
+      bar.update(task, completed=done, total=total, description=name)
 
     yield progress
 

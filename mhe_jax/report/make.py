@@ -1,6 +1,7 @@
 """The two reports, made tensor by tensor."""
 
 import dataclasses
+import importlib.metadata
 import itertools
 import math
 import pathlib
@@ -189,6 +190,7 @@ def _header(kind, options, rules, checkpoints: dict[str, Checkpoint]) -> dict[st
   """What the rows of a journal depend on."""
   return {
     "report": kind,
+    "version": importlib.metadata.version("mhe_jax"),
     "potential": str(options.potential),
     "half_space": options.half_space,
     "exact_up_to": options.exact_up_to,

@@ -71,7 +71,8 @@ class _Report(abc.ABC, Generic[Row]):
   def __str__(self) -> str:
     header, cells = self._cells()
     table = tables.as_text(header, cells, left=1) if cells else "No layers."
-    return "\n".join([self.summary, "", table, "", *self._notes(), *self._lists()])
+    notes = [*self._notes(), *self._lists()]
+    return tables.printable("\n".join([self.summary, "", table, "", *notes]))
 
   __repr__ = __str__
 

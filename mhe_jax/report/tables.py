@@ -26,6 +26,11 @@ def as_text(header: Sequence[str], cells: Sequence[Sequence[str]], left: int) ->
   )
 
 
+def printable(text: str) -> str:
+  """Text without what would move the cursor of a terminal: names are a stranger's."""
+  return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem;
        padding: 0 1rem; color: #1a1a1a; background: #fff; }
