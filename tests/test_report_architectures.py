@@ -129,6 +129,22 @@ def test_bert_and_positions(tmp_path):
   }
 
 
+def test_parts_for_images_have_heads_of_their_own(tmp_path):
+  name = "vision_model.layers.0.self_attn.qkv_proj.weight"
+  config = {"text_config": {"model_type": "phi3", "num_attention_heads": 4}}
+  selected, _ = select(tmp_path, {name: (24, 8), name[7:]: (24, 8)}, config)
+  assert list(selected.unknown) == [name] and len(selected.layers) == 3
+
+
+def test_norms_of_several_axes(tmp_path):
+  shapes = {
+    name: (6, 5) for name in ("a.LayerNorm.weight", "ln_f.weight", "line.weight")
+  }
+  selected, _ = select(tmp_path, shapes)
+  assert [layer.name for layer in selected.layers] == ["line.weight"]
+  assert set(selected.unknown) == {"a.LayerNorm.weight", "ln_f.weight"}
+
+
 def test_tied_embeddings(tmp_path):
   shapes = {"model.embed_tokens.weight": (6, 5), "model.layers.0.x.weight": (6, 5)}
   config = {"tie_word_embeddings": True}

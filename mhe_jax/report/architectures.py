@@ -77,6 +77,8 @@ def _as_text(axes: NeuronAxes) -> str:
 
 def _weight(name, stored) -> Reading:
   shape = stored.shapes[name]
+  if _NORM.search(last_module(name)):
+    return Unknown("a norm by its name, but of several axes")
   if len(shape) > 2:
     return convolution(name, stored)
   if is_position_table(last_module(name)):
@@ -88,6 +90,7 @@ def _weight(name, stored) -> Reading:
   return (Part(_ROWS, "PyTorch's (out, in), rows"),)
 
 
+_NORM = re.compile(r"norm\d*$|^ln(_|\d|$)", re.IGNORECASE)
 _EMBEDDING = re.compile(r"embed|^w[tp]e$|^shared$")
 _OF_TOKENS = re.compile(r"(embed_tokens|word_embeddings|tok_embeddings|embed_in|wte)$")
 _OUTPUT = re.compile(

@@ -54,7 +54,7 @@ def estimate(
   memory = _bytes_of(layers, largest)
   return (
     f"{len(layers)} layers, {sum(map(_numbers, _tensors(layers))):,} weights: about "
-    f"{_in_words(seconds)} on this machine, and up to {memory / 2**30:.1f} GiB of "
+    f"{_in_words(seconds)} on this machine, and up to {memory / 1e9:.1f} GB of "
     "memory."
   )
 
@@ -68,12 +68,19 @@ def _numbers(tensor) -> int:
 
 
 def _bytes_of(layers, largest) -> float:
-  """As stored, in float32, as unit rows of these, and once more; and Gram matrices."""
+  """The tensor as stored, six copies in float32, Gram matrices, and what JAX takes.
+
+  Measured: 0.9, 1.6 and 3.8 GB for 4,096, 11,008 and 32,000 rows of 4,096 in bfloat16.
+  """
   if largest is None:
     return 0.0
   of_tensor = _numbers(largest) * largest.dtype.itemsize
-  return of_tensor + max(
-    n * d * 4 * 4 + 3 * 8 * min(n, d) ** 2 for _, n, d in (x.shape for x in layers)
+  return (
+    3e8
+    + of_tensor
+    + max(
+      n * d * 4 * 6 + 3 * 8 * min(n, d) ** 2 for _, n, d in (x.shape for x in layers)
+    )
   )
 
 

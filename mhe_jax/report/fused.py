@@ -73,7 +73,7 @@ def interleaved(name: str, stored: Stored) -> Reading:
   shape, kind = stored.shapes[name], stored.model_type
   if not kind and "gpt_neox." in name:
     kind = "gpt_neox"
-  heads = stored.number("num_attention_heads", "n_head", "num_heads")
+  heads = _heads(name, stored, "num_attention_heads", "n_head", "num_heads")
   if len(shape) != 2 or heads is None or shape[0] == 0:
     return Unknown(
       "query, key and value in one; their order is in config.json (model_type and "
@@ -98,6 +98,11 @@ def interleaved(name: str, stored: Stored) -> Reading:
   )
 
 
+def _heads(name, stored, *settings):
+  """Number of heads; of a part for images the settings of the text say nothing."""
+  return None if re.search(r"vis(ion|ual)", name) else stored.number(*settings)
+
+
 def _of_heads(shape, sizes, chosen, kind) -> Reading:
   """Rows that are (*sizes, head_dim): q, k and v are chosen of the second."""
   if shape[0] % (sizes[0] * sizes[1]):
@@ -114,7 +119,7 @@ def _of_heads(shape, sizes, chosen, kind) -> Reading:
 def contiguous(name: str, stored: Stored) -> Reading:
   """All queries, then keys, then values, of as many heads as the config says."""
   shape, kind = stored.shapes[name], stored.model_type
-  heads = stored.number("num_attention_heads", "n_heads", "n_head")
+  heads = _heads(name, stored, "num_attention_heads", "n_heads", "n_head")
   if kind not in ("dbrx", "modernbert", "mpt", "phi3") or heads is None:
     return Unknown(
       "query, key and value in one; their order and sizes are known where config.json "
