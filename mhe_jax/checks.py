@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -61,3 +62,23 @@ def check_weight(name: str, weight: Any) -> None:
 def is_plain_zero(weight: Any) -> bool:
   """Whether a checked weight is a plain number, not an array of JAX, that is 0."""
   return not isinstance(weight, jax.Array) and not callable(weight) and not weight
+
+
+def check_axis_name(axis_name: Hashable | None) -> Hashable | None:
+  """Axes of :func:`jax.shard_map`, if there are any: one name, or a tuple of several.
+
+  Raises:
+    ValueError: unless this is called inside a ``shard_map`` that has them.
+  """
+  if axis_name is None:
+    return None
+  names = tuple(axis_name) if isinstance(axis_name, tuple | list) else (axis_name,)
+  for name in names or (None,):
+    try:
+      jax.lax.axis_index(name)
+    except NameError:
+      raise ValueError(
+        f"axis_name must be a mesh axis of the jax.shard_map that this is called in, "
+        f"got {axis_name!r}; outside of one, sharded arrays need no name."
+      ) from None
+  return names[0] if len(names) == 1 else names

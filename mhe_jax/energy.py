@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.checks import check_count
+from mhe_jax.checks import check_axis_name, check_count
 from mhe_jax.objectives.base import as_neurons
 from mhe_jax.pair_sum import ring
 from mhe_jax.pair_sum.energy import pair_energy
@@ -150,30 +150,15 @@ def hyperspherical_energy(
         f"block_size must be None for 'dense', which has no tiles, got {block_size!r}."
       )
   mask = mask_of(neurons.shape[:-1], where, labels)
-  if axis_name is not None:
-    axis_name = _check_axis_name(axis_name, implementation)
+  if implementation == "dense" and axis_name is not None:
+    raise ValueError(
+      f"axis_name must be None for 'dense', which sees one device, got {axis_name!r}."
+    )
+  axis_name = check_axis_name(axis_name)
   options = _Options(
     potential, bool(half_space), reduction, implementation, block_size, axis_name
   )
   return evaluate(options, neurons, mask, axis_name=axis_name)
-
-
-def _check_axis_name(axis_name, implementation):
-  """The name, or names as a tuple; a ValueError unless they are of a shard_map here."""
-  if implementation == "dense":
-    raise ValueError(
-      f"axis_name must be None for 'dense', which sees one device, got {axis_name!r}."
-    )
-  names = tuple(axis_name) if isinstance(axis_name, tuple | list) else (axis_name,)
-  for name in names or (None,):
-    try:
-      jax.lax.axis_index(name)
-    except NameError:
-      raise ValueError(
-        f"axis_name must be a mesh axis of the jax.shard_map that this is called in, "
-        f"got {axis_name!r}; outside of one, sharded arrays need no name."
-      ) from None
-  return names[0] if len(names) == 1 else names
 
 
 class _Options(NamedTuple):

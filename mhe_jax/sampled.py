@@ -1,14 +1,17 @@
 """Energies of many neurons, estimated from some of them."""
 
 import functools
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.arrays import replicate_explicit
+from mhe_jax.arrays import is_explicit, replicate_explicit
+from mhe_jax.checks import check_axis_name
 from mhe_jax.objectives.base import as_neurons
 from mhe_jax.objectives.sampled import Method, Sampled
+from mhe_jax.pair_sum.partitioned import by_type
 from mhe_jax.pair_sum.sampled import rows_against_all
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
@@ -24,6 +27,7 @@ def sampled_energy(
   rows: jax.typing.ArrayLike | None = None,
   half_space: bool = False,
   method: Method = "field",
+  axis_name: Hashable | None = None,
 ) -> jax.Array:
   r"""Unbiased estimate of :func:`hyperspherical_energy` for a great many neurons.
 
@@ -54,16 +58,23 @@ def sampled_energy(
     half_space: with a virtual antipode of every neuron; with ``rows``, as of
       :func:`neuron_energies`.
     method: ``"field"`` or ``"minibatch"``, of random samples.
+    axis_name: mesh axis, or tuple of them, of the :func:`jax.shard_map` that this is
+      called in, where ``neurons`` are the rows of one device. ``key`` and ``rows``,
+      numbers of rows of all devices, are the same on all. What is sent are the sampled
+      rows, and for ``"field"`` sums of d x d; its exact neighbors are those among the
+      rows of one device. Neurons that are sharded over explicit axes need no name.
 
   Returns:
-    Estimates ``[*batch]``, float64 for float64 neurons and float32 otherwise.
+    Estimates ``[*batch]``, float64 for float64 neurons and float32 otherwise; with
+    ``axis_name`` on all devices the same.
 
   Raises:
     TypeError: ``key`` is no PRNG key, ``neurons`` not a real floating-point array,
       ``potential`` not a :class:`Potential`, or ``rows`` not integer.
     ValueError: ``neurons`` has fewer than two axes, or a symbolic n (of
       ``jax.export``); ``num_samples`` is no whole number or too small; ``rows`` is not
-      ``[m]`` with m > 0; not one of both is given; ``method`` is another.
+      ``[m]`` with m > 0; not one of both is given; ``method`` is another;
+      ``axis_name`` is none here.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -82,13 +93,19 @@ def sampled_energy(
     raise ValueError(
       f"one of num_samples and rows must be given, got {num_samples} and {rows!r}."
     )
+  axis_name = check_axis_name(axis_name)
   if num_samples is not None:
     objective = Sampled(potential, num_samples, method, exact=num_samples)
-    return objective(neurons, half_space=half_space, key=key)
+    if axis_name is None:
+      return objective(neurons, half_space=half_space, key=key)
+    neurons = as_neurons(neurons)
+    objective.check_key(key)
+    of_sample = _OfSample(objective, bool(half_space), axis_name)
+    return evaluate(of_sample, neurons, key, axis_name=axis_name)
   check_potential(potential)
-  neurons = as_neurons(neurons)
-  rows = _as_rows(rows)
-  return evaluate(_OfRows(potential, bool(half_space)), neurons, rows)
+  neurons, rows = as_neurons(neurons, whole=False), _as_rows(rows)
+  of_rows = _OfRows(potential, bool(half_space), axis_name)
+  return evaluate(of_rows, neurons, rows, axis_name=axis_name)
 
 
 def sampled_energy_and_error(
@@ -99,6 +116,7 @@ def sampled_energy_and_error(
   num_samples: int,
   half_space: bool = False,
   method: Method = "field",
+  axis_name: Hashable | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """An estimate of the energy, and its standard error.
 
@@ -109,6 +127,7 @@ def sampled_energy_and_error(
     num_samples: neurons of a sample.
     half_space: with a virtual antipode of every neuron.
     method: ``"field"`` or ``"minibatch"``.
+    axis_name: as of :func:`sampled_energy`.
 
   Returns:
     Estimates ``[*batch]`` and their standard errors ``[*batch]``, constants, estimated
@@ -127,15 +146,39 @@ def sampled_energy_and_error(
     >>> bool(error < 1e-4 * energy)
     True
   """
+  energy = sampled_energy(
+    key,
+    neurons,
+    potential,
+    num_samples=num_samples,
+    half_space=half_space,
+    method=method,
+    axis_name=axis_name,
+  )
   objective = Sampled(potential, num_samples, method, exact=num_samples)
-  energy = objective(neurons, half_space=half_space, key=key)
-  return energy, _error(objective, as_neurons(neurons), bool(half_space), key)
+  of_sample = _OfSample(objective, bool(half_space), check_axis_name(axis_name))
+  return energy, _error(of_sample, as_neurons(neurons, whole=False), key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _error(objective, neurons, half_space, key):
-  units = normalize(jax.lax.stop_gradient(neurons))
-  return objective.with_error(units, half_space=half_space, key=key)[1]
+@functools.partial(jax.jit, static_argnums=0)
+def _error(of_sample, neurons, key):
+  return of_sample.with_error(jax.lax.stop_gradient(neurons), key)[1]
+
+
+class _OfSample(NamedTuple):
+  """A function of neurons and a key, hashable."""
+
+  objective: Sampled
+  half_space: bool
+  axis_name: Hashable | None
+
+  def __call__(self, neurons, key):
+    return self.with_error(neurons, key)[0]
+
+  def with_error(self, neurons, key):
+    return self.objective.with_error(
+      normalize(neurons), half_space=self.half_space, key=key, axis_name=self.axis_name
+    )
 
 
 class _OfRows(NamedTuple):
@@ -143,10 +186,18 @@ class _OfRows(NamedTuple):
 
   potential: Potential
   half_space: bool
+  axis_name: Hashable | None
 
   def __call__(self, neurons, rows):
     units = normalize(neurons)
-    return rows_against_all(units, rows, self.potential, half_space=self.half_space)
+    if self.axis_name is not None or not is_explicit(units):
+      return self.of_units(units, rows, self.axis_name)
+    return by_type(lambda units, _, name: self.of_units(units, rows, name), units)
+
+  def of_units(self, units, rows, axis_name):
+    return rows_against_all(
+      units, rows, self.potential, half_space=self.half_space, axis_name=axis_name
+    )
 
 
 def _as_rows(rows):

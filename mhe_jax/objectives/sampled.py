@@ -7,9 +7,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from mhe_jax.arrays import is_explicit
 from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import Objective
-from mhe_jax.pair_sum import sampled
+from mhe_jax.pair_sum import partitioned, ring, sampled
 from mhe_jax.pair_sum.energy import mean_of, pair_energy
 from mhe_jax.potentials.base import Potential, check_potential
 
@@ -86,28 +87,45 @@ class Sampled(Objective):
   def needs_key(self) -> bool:
     return True
 
+  @property
+  def takes_shards(self) -> bool:
+    return True
+
   def evaluate(self, units, *, half_space, key):
     return self.with_error(units, half_space=half_space, key=key)[0]
 
   def with_error(
-    self, units: jax.Array, *, half_space: bool, key: jax.Array | None
+    self,
+    units: jax.Array,
+    *,
+    half_space: bool,
+    key: jax.Array | None,
+    axis_name: ring.AxisName | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """As :meth:`evaluate`, and the standard errors of the values ``[*batch]``."""
+    """As :meth:`evaluate`, and the standard errors of the values ``[*batch]``.
+
+    With ``axis_name``, axes of :func:`jax.shard_map`, the units are those of a device.
+    """
     assert key is not None and self.exact is not None  # __call__, __post_init__.
-    if units.shape[-2] <= self.exact:
-      value = pair_energy(units, self.potential, half_space=half_space)
+    if axis_name is None and is_explicit(units):
+      return partitioned.by_type(
+        lambda units, _, axis_name: self.with_error(
+          units, half_space=half_space, key=key, axis_name=axis_name
+        ),
+        units,
+      )
+    options = {"half_space": half_space, "axis_name": axis_name}
+    n = ring.num_rows(units, axis_name)
+    if n <= self.exact:
+      value = pair_energy(units, self.potential, **options)
       return value, jnp.zeros_like(value)
     estimate = sampled.minibatch if self.method == "minibatch" else sampled.pair_sum
     total, error = estimate(
-      key,
-      units,
-      self.potential,
-      num_samples=self.num_samples,
-      half_space=half_space,
+      key, units, self.potential, num_samples=self.num_samples, **options
     )
-    n, scale = units.shape[-2], 2.0 if half_space else 1.0
+    scale = 2.0 if half_space else 1.0
     num_pairs = n * (2 * n - 1) if half_space else n * (n - 1) / 2
-    value = mean_of(total, units, self.potential, half_space=half_space)
+    value = mean_of(total, units, self.potential, **options)
     return value, scale * error / num_pairs
 
   def scale(self, n: int, d: int, *, half_space: bool = False) -> tuple[float, float]:

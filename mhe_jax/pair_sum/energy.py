@@ -58,7 +58,12 @@ def pair_energy(
 
 
 def mean_of(
-  sums: jax.Array, units: jax.Array, potential: Potential, *, half_space: bool
+  sums: jax.Array,
+  units: jax.Array,
+  potential: Potential,
+  *,
+  half_space: bool,
+  axis_name: ring.AxisName | None = None,
 ) -> jax.Array:
   """The mean energy, of the sum over the pairs of neurons.
 
@@ -67,12 +72,14 @@ def mean_of(
     units: unit vectors, or zeros, ``[*batch, n, d]``.
     potential: the pair potential.
     half_space: with the antipodes.
+    axis_name: axes of :func:`jax.shard_map` over which the rows are sharded.
 
   Returns:
     Means ``[*batch]``.
   """
-  sums = _with_antipodes(sums, units, potential, half_space)
-  return sums / _num_pairs(units.shape[-2], Mask(), half_space, units.dtype)
+  sums = _with_antipodes(sums, units, potential, half_space, Mask(), axis_name)
+  n = ring.num_rows(units, axis_name)
+  return sums / _num_pairs(n, Mask(), half_space, units.dtype)
 
 
 def _num_pairs(n, mask, half_space, dtype):
@@ -84,7 +91,7 @@ def _num_pairs(n, mask, half_space, dtype):
   return at_least(num_pairs, 1)
 
 
-def _with_antipodes(sums, units, potential, half_space, mask=Mask(), axis_name=None):
+def _with_antipodes(sums, units, potential, half_space, mask, axis_name):
   """The sum over all pairs, each of two neurons and their antipodes having four."""
   if not half_space:
     return sums

@@ -8,7 +8,7 @@ of the batch are sharded, by the ring where the rows or their weights are.
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +22,18 @@ from mhe_jax.arrays import is_explicit
 from mhe_jax.pair_sum import ring, tiled, tiles
 from mhe_jax.pair_sum.mask import Mask
 
+Sums = TypeVar("Sums")
+
 # To send fewer rows than these takes longer than to compute their pairs.
 FEWEST_ROWS = 64
 
 
 def by_type(
-  function: Callable[[jax.Array, Mask, ring.AxisName | None], jax.Array],
+  function: Callable[[jax.Array, Mask, ring.AxisName | None], Sums],
   units: jax.Array,
-  mask: Mask,
-) -> jax.Array:
-  """A sum over the pairs of rows whose type says how they are sharded.
+  mask: Mask = Mask(),
+) -> Sums:
+  """Sums over the pairs of rows whose type says how they are sharded.
 
   Args:
     function: of the units and the mask of a device, and the axes over which the rows

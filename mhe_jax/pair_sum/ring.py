@@ -61,31 +61,58 @@ def psum(x: Any, axis_name: AxisName | None) -> Any:
   return x if axis_name is None else jax.lax.psum(x, axis_name)
 
 
+def num_devices(axis_name: AxisName | None) -> int:
+  """How many devices there are along these axes."""
+  return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def numbers(own: jax.Array, count: int, axis_name: AxisName | None) -> jax.Array:
+  """Numbers among all devices, of things of which each device has ``count``."""
+  if axis_name is None:
+    return own
+  return own + count * jax.lax.axis_index(axis_name).astype(own.dtype)
+
+
 def num_rows(units: jax.Array, axis_name: AxisName | None) -> Any:
   """The number of rows of a set, of all devices."""
-  n = units.shape[-2]
-  return n if axis_name is None else n * jax.lax.axis_size(axis_name)
+  return units.shape[-2] * num_devices(axis_name)
+
+
+def gather(x: jax.Array, axis_name: AxisName | None, axis: int = 0) -> jax.Array:
+  """What the devices have, along one axis, on all of them.
+
+  A sum and not ``all_gather``, after which all devices have the same, but its type
+  denies it.
+  """
+  if axis_name is None:
+    return x
+  size, me = num_devices(axis_name), jax.lax.axis_index(axis_name)
+  dtype = jnp.int32 if x.dtype == jnp.bool_ else x.dtype
+  every = jnp.zeros((size, *x.shape), dtype).at[me].set(x.astype(dtype))
+  every = jnp.moveaxis(jax.lax.psum(every, axis_name), 0, axis)
+  shape = (*x.shape[:axis], size * x.shape[axis], *x.shape[axis + 1 :])
+  return every.reshape(shape).astype(x.dtype)
 
 
 def everywhere(mask: Mask, axis_name: AxisName | None) -> Mask:
   """The mask of the rows of all devices: N numbers, where the rows are N d."""
+  return jax.tree.map(lambda x: gather(x, axis_name, x.ndim - 1), mask)
+
+
+def take(units: jax.Array, rows: jax.Array, axis_name: AxisName | None) -> jax.Array:
+  """Rows ``[m, d]`` of all ``[N, d]`` there are, by their numbers ``[m]``."""
   if axis_name is None:
-    return mask
-  num_devices, me = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
-
-  def gather(x):
-    # Not all_gather, after which all devices have the same, but its type denies it.
-    every = jnp.zeros((num_devices, *x.shape), jnp.int32)
-    every = jax.lax.psum(every.at[me].set(x.astype(jnp.int32)), axis_name)
-    every = jnp.moveaxis(every, 0, -2)
-    return every.reshape(*x.shape[:-1], -1).astype(x.dtype)
-
-  return jax.tree.map(gather, mask)
+    return units[rows]
+  n = len(units)
+  own = rows - numbers(jnp.zeros_like(rows), n, axis_name)
+  is_own = (own >= 0) & (own < n)
+  chosen = jnp.where(is_own[:, None], units[jnp.clip(own, 0, n - 1)], 0.0)
+  return jax.lax.psum(chosen, axis_name)
 
 
 def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
   """What this device adds to the sum over one set, and the gradient for its rows."""
-  num_devices, own = jax.lax.axis_size(axis_name), (units, mask)
+  size_of_ring, own = num_devices(axis_name), (units, mask)
   value, gradient = fold(
     functools.partial(tiles.energy_within, energy, with_gradient=with_gradient),
     functools.partial(tiles.energy_between, energy, with_gradient=with_gradient),
@@ -93,11 +120,11 @@ def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
     own,
     _zeros(with_gradient),
   )
-  if num_devices == 1:
+  if size_of_ring == 1:
     return value, gradient
 
   def send(tree, by=1):
-    to = [(i, (i + by) % num_devices) for i in range(num_devices)]
+    to = [(i, (i + by) % size_of_ring) for i in range(size_of_ring)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, to), tree)
 
   def add(sums, pull, given):
@@ -118,11 +145,11 @@ def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
     sums, pull = add(sums, pull, between(own, visitor))
     return (sums, coming, pull), None
 
-  num_steps = num_devices // 2
+  num_steps = size_of_ring // 2
   state = ((value, gradient), send(own), jax.tree.map(lambda x: 0.0 * x, gradient))
-  state, _ = jax.lax.scan(step, state, length=(num_devices - 1) // 2)
+  state, _ = jax.lax.scan(step, state, length=(size_of_ring - 1) // 2)
   sums, visitor, pull = state
-  if num_devices % 2 == 0:
+  if size_of_ring % 2 == 0:
     is_second = jax.lax.axis_index(axis_name) >= num_steps
     given = _half_between(between, own, visitor, is_second)
     sums, pull = add(sums, send(pull), given)

@@ -19,12 +19,13 @@ which the few sampled rows have all of the noise.
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mhe_jax.pair_sum import all_pairs, tiled, tiles
+from mhe_jax.pair_sum import all_pairs, ring, tiled, tiles
 from mhe_jax.pair_sum.layout import default_block_size, of_each_set
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential
@@ -40,23 +41,27 @@ def pair_sum(
   *,
   num_samples: int,
   half_space: bool,
+  axis_name: ring.AxisName | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """An estimate of the sum over all pairs, and its standard error.
 
   Args:
     key: a PRNG key; all sets of a batch draw the same numbers.
-    units: unit vectors, or rows of zeros, ``[*batch, n, d]``.
+    units: unit vectors, or rows of zeros, ``[*batch, n, d]``; with ``axis_name`` the
+      rows of this device.
     potential: the pair potential.
-    num_samples: rows of a sample, and of a block, at least 1 and less than n.
+    num_samples: rows of a sample, and of a block, at least 1 and less than n; of
+      several devices each takes an equal part, rounded up.
     half_space: also sum over the distances to the antipodes.
+    axis_name: axes of :func:`jax.shard_map` over which the rows are sharded.
 
   Returns:
     Estimates ``[*batch]``, and their standard errors, not differentiable: those of a
     simple sample, too large where the order of the rows says something.
   """
   *batch, n, _ = units.shape
-  energy = tiles.PairEnergy(potential, half_space)
-  function = functools.partial(_estimate, energy, num_samples, key)
+  field = _Field(tiles.PairEnergy(potential, half_space), num_samples, axis_name)
+  function = functools.partial(_estimate, field, key)
   at_once = max(1, default_block_size() ** 2 // n // num_samples)
   return of_each_set(function, (units,), tuple(batch), at_once)
 
@@ -68,6 +73,7 @@ def minibatch(
   *,
   num_samples: int,
   half_space: bool,
+  axis_name: ring.AxisName | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """As :func:`pair_sum`, from nothing but the pairs of some rows.
 
@@ -77,6 +83,7 @@ def minibatch(
     potential: the pair potential.
     num_samples: rows, at least 2 and less than n.
     half_space: also sum over the distances to the antipodes.
+    axis_name: axes over which the rows are sharded.
 
   Returns:
     Estimates ``[*batch]``, and their standard errors, not differentiable: those of a
@@ -86,13 +93,14 @@ def minibatch(
     Hoeffding, A class of statistics with asymptotically normal distribution, Annals of
     Mathematical Statistics 19 (1948).
   """
-  *batch, n, _ = units.shape
+  n = ring.num_rows(units, axis_name)
   rows = jax.random.choice(key, n, (num_samples,), replace=False)
   num_pairs = n * (n - 1) / 2
 
   def of_set(units):
     # A damaged row is not hidden by not being drawn.
-    damage, units = 0.0 * jnp.sum(units), units[rows]
+    damage = ring.psum(0.0 * jnp.sum(units), axis_name)
+    units = ring.take(units, rows, axis_name)
     total = all_pairs.pair_sum(units, potential, half_space=half_space)
     mean = total / (num_samples * (num_samples - 1) / 2) + damage
     fixed = jax.lax.stop_gradient(units)
@@ -102,103 +110,131 @@ def minibatch(
     return num_pairs * mean, num_pairs * error
 
   at_once = max(1, default_block_size() ** 2 // num_samples**2)
-  return of_each_set(of_set, (units,), tuple(batch), at_once)
+  return of_each_set(of_set, (units,), units.shape[:-2], at_once)
 
 
 def rows_against_all(
-  units: jax.Array, rows: jax.Array, potential: Potential, *, half_space: bool
+  units: jax.Array,
+  rows: jax.Array,
+  potential: Potential,
+  *,
+  half_space: bool,
+  axis_name: ring.AxisName | None = None,
 ) -> jax.Array:
   """The mean energy of some rows, each with all rows but itself.
 
   Args:
-    units: unit vectors ``[*batch, n, d]``.
-    rows: numbers of rows ``[m]``; one that there is not makes the mean NaN.
+    units: unit vectors ``[*batch, n, d]``; with ``axis_name`` those of this device.
+    rows: numbers of rows, of all devices, ``[m]``, on all the same; one that there is
+      not makes the mean NaN.
     potential: the pair potential.
     half_space: with the antipodes of the others.
+    axis_name: axes of :func:`jax.shard_map` over which the rows are sharded.
 
   Returns:
     Means ``[*batch]``.
   """
   energy = tiles.PairEnergy(potential, half_space)
-  *batch, n, _ = units.shape
+  n = ring.num_rows(units, axis_name)
   num_partners = max(1, (2 if half_space else 1) * (n - 1))
 
   def of_set(units):
     is_one = (rows >= 0) & (rows < n)
-    chosen = jnp.where(is_one[:, None], units[jnp.clip(rows, 0, n - 1)], jnp.nan)
+    chosen = ring.take(units, jnp.clip(rows, 0, n - 1), axis_name)
+    chosen = jnp.where(is_one[:, None], chosen, jnp.nan)
     strengths = jnp.ones_like(chosen, shape=len(rows))
-    numbers = jnp.arange(n, dtype=rows.dtype)
+    numbers = jnp.arange(len(units), dtype=rows.dtype)
+    numbers = ring.numbers(numbers, len(units), axis_name)
     sums, _ = _pull(energy, chosen, rows, strengths, units, numbers, None)
     # A damaged row is not hidden by having no pair.
-    sums = jnp.mean(sums) + energy.orthogonal(units.dtype) * (n - 1) + 0.0 * units.sum()
-    return sums / num_partners
+    mean = ring.psum(jnp.mean(sums) + 0.0 * units.sum(), axis_name)
+    return (mean + energy.orthogonal(units.dtype) * (n - 1)) / num_partners
 
-  return of_each_set(of_set, (units,), tuple(batch), 1)
+  return of_each_set(of_set, (units,), units.shape[:-2], 1)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _estimate(energy, num_samples, key, units):
-  value, error, _ = _sample(energy, num_samples, key, units, with_gradient=False)
+class _Field(NamedTuple):
+  """What an estimate depends on besides the key and the units: hashable.
+
+  Attributes:
+    energy: of a pair.
+    num_samples: rows of a sample, of all devices.
+    axis_name: over which the rows are sharded.
+  """
+
+  energy: tiles.PairEnergy
+  num_samples: int
+  axis_name: ring.AxisName | None
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _estimate(field, key, units):
+  value, error, _ = _sample(field, key, units, with_gradient=False)
   return value, error
 
 
 @_estimate.defjvp
-def _estimate_jvp(energy, num_samples, primals, tangents):
+def _estimate_jvp(field, primals, tangents):
   """The tangent <gradient, du>, of a gradient that is not that of the value."""
-  value, error, gradient = _value_and_gradient(energy, num_samples, *primals)
-  tangent = jnp.sum(gradient * tangents[1])
+  value, error, gradient = _value_and_gradient(field, *primals)
+  tangent = ring.psum(jnp.sum(gradient * tangents[1]), field.axis_name)
   return (value, error), (tangent, jnp.zeros_like(error))
 
 
-# See pair_sum/tiled.py for why this has a rule of its own. In it, too, the tangent of
-# the value is that of the field.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _value_and_gradient(energy, num_samples, key, units):
-  return _sample(energy, num_samples, key, units, with_gradient=True)
+# See pair_sum/all_pairs.py for why this has a rule of its own. In it, too, the tangent
+# of the value is that of the field.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _value_and_gradient(field, key, units):
+  return _sample(field, key, units, with_gradient=True)
 
 
 @_value_and_gradient.defjvp
-def _value_and_gradient_jvp(energy, num_samples, primals, tangents):
+def _value_and_gradient_jvp(field, primals, tangents):
   key, units = primals
-  function = functools.partial(_sample, energy, num_samples, key, with_gradient=True)
+  function = functools.partial(_sample, field, key, with_gradient=True)
   (value, error, gradient), (_, of_error, turn) = jax.jvp(
     function, (units,), (tangents[1],)
   )
-  tangent = jnp.sum(gradient * tangents[1])
+  tangent = ring.psum(jnp.sum(gradient * tangents[1]), field.axis_name)
   return (value, error, gradient), (tangent, of_error, turn)
 
 
-def _sample(energy, num_samples, key, units, *, with_gradient):
+def _sample(field, key, units, *, with_gradient):
   """Value, standard error and gradient of one set of units ``[n, d]``."""
-  n, dtype = len(units), units.dtype
+  energy, num_samples, axis_name = field
+  psum = functools.partial(ring.psum, axis_name=axis_name)
   for_fit, for_order, for_sample = jax.random.split(key, 3)
   # The quadratic and the order are constants: the estimate is unbiased at any.
-  moments = tiles.product(units.T, units)
+  moments = psum(tiles.product(units.T, units))
   fixed = jax.lax.stop_gradient((units, moments))
-  rest = _remainder(energy, for_fit, fixed[0])
+  rest = _remainder(energy, for_fit, fixed[0], axis_name)
   order = _order(for_order, *fixed, energy.half_space)
-  whole, gradient = _quadratic(rest, units, moments, with_gradient)
+  whole, gradient = _quadratic(rest, units, moments, with_gradient, psum)
   near, gradient = _near(rest, units, order, num_samples, gradient)
   sums, strengths, gradient = _far(
-    rest, units, order, num_samples, for_sample, gradient
+    rest, units, order, num_samples, for_sample, gradient, axis_name
   )
-  constant = energy.orthogonal(dtype) * (n * (n - 1) / 2)
-  value = constant + whole + near + 0.5 * jnp.sum(strengths * sums)
-  spread = jnp.std(sums, ddof=1) if num_samples > 1 else jnp.full_like(value, jnp.nan)
-  error = 0.5 * n * spread * math.sqrt((1.0 - num_samples / n) / num_samples)
+  n = ring.num_rows(units, axis_name)
+  far = 0.5 * jnp.sum(strengths * sums)
+  value = energy.orthogonal(units.dtype) * (n * (n - 1) / 2) + whole + psum(near + far)
+  count = len(sums)
+  spread = jnp.std(psum(sums), ddof=1) if count > 1 else jnp.full_like(value, jnp.nan)
+  error = 0.5 * n * spread * math.sqrt((1.0 - count / n) / count)
   return value, jax.lax.stop_gradient(error), gradient
 
 
-def _remainder(energy, key, units):
+def _remainder(energy, key, units, axis_name):
   """The quadratic whose slope is nearest to that of the energy, for most pairs.
 
   Least squares over random pairs, without the one percent of the smallest cosines and
   that of the largest: pairs that nearly coincide would bend it for all others.
   """
   n = len(units)
-  count = min(n, _FITTED_ROWS)
-  rows = jax.random.randint(key, (2, count), 0, n)
-  cosines = tiles.product(units[rows[0]], units[rows[1]].T)
+  count = min(n, math.ceil(_FITTED_ROWS / ring.num_devices(axis_name)))
+  rows = jax.random.randint(_own(key, axis_name), (2, count), 0, n)
+  sets = ring.gather(units[rows], axis_name, axis=1)
+  rows = ring.gather(ring.numbers(rows, n, axis_name), axis_name, axis=1)
+  cosines = tiles.product(sets[0], sets[1].T)
   if energy.half_space:  # Even: neither here nor below do signs count.
     cosines = jnp.abs(cosines)
   low, high = jnp.quantile(cosines, jnp.array([0.01, 0.99], cosines.dtype))
@@ -229,12 +265,12 @@ def _order(key, units, moments, half_space):
   return jnp.argsort(jnp.abs(along) if half_space else along)
 
 
-def _quadratic(rest, units, moments, with_gradient):
+def _quadratic(rest, units, moments, with_gradient, psum):
   """The quadratic of all pairs: sums of powers of the cosine need no pairs."""
-  total = jnp.sum(units, 0)
+  total = psum(jnp.sum(units, 0))
   squares = jnp.sum(units**2, -1, keepdims=True)
-  cosines = 0.5 * (jnp.sum(total**2) - jnp.sum(squares))
-  squared_cosines = 0.5 * (jnp.sum(moments**2) - jnp.sum(squares**2))
+  cosines = 0.5 * (jnp.sum(total**2) - psum(jnp.sum(squares)))
+  squared_cosines = 0.5 * (jnp.sum(moments**2) - psum(jnp.sum(squares**2)))
   value = rest.linear * cosines + rest.square * squared_cosines
   if not with_gradient:
     return value, None
@@ -268,22 +304,34 @@ def _near(rest, units, order, size, gradient):
   return value, gradient
 
 
-def _far(rest, units, order, size, key, gradient):
+def _far(rest, units, order, size, key, gradient, axis_name):
   """Of sampled rows what the quadratic leaves with all rows of other blocks.
 
   Returns:
-    Sums ``[m]``, how many rows each stands for ``[m]``, and the gradient with the pull
-    of the sampled rows.
+    Sums ``[m]`` over the rows of this device, how many rows each stands for ``[m]``,
+    and the gradient with the pull of the sampled rows.
   """
   n = len(units)
-  bounds = np.arange(size + 1) * n // size  # Exact, also where float32 is not.
+  count = math.ceil(size / ring.num_devices(axis_name))
+  bounds = np.arange(count + 1) * n // count  # Exact, also where float32 is not.
   strata = bounds[1:] - bounds[:-1]
-  places = jnp.asarray(bounds[:-1]) + jax.random.randint(key, (size,), 0, strata)
-  strengths = jnp.asarray(strata, units.dtype)
-  sources, labels = units[order[places]], places // size
-  blocks = jnp.zeros_like(order).at[order].set(jnp.arange(n) // size)
+  drawn = jax.random.randint(_own(key, axis_name), (count,), 0, strata)
+  places = jnp.asarray(bounds[:-1]) + drawn
+  gather = functools.partial(ring.gather, axis_name=axis_name)
+  strengths = jnp.tile(jnp.asarray(strata, units.dtype), ring.num_devices(axis_name))
+  # Blocks of different devices are different.
+  blocks = ring.numbers(jnp.arange(n) // size, math.ceil(n / size), axis_name)
+  sources, labels = gather(units[order[places]]), gather(blocks[places])
+  blocks = jnp.zeros_like(blocks).at[order].set(blocks)
   sums, gradient = _pull(rest, sources, labels, strengths, units, blocks, gradient)
   return sums, strengths, gradient
+
+
+def _own(key, axis_name):
+  """A key of this device's own."""
+  if axis_name is None:
+    return key
+  return jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
 
 def _pull(energy, sources, labels, strengths, units, own_labels, gradient):
@@ -310,9 +358,9 @@ def _pull(energy, sources, labels, strengths, units, own_labels, gradient):
     more, pull = tile(sources, units, first)
     return sums + more, pull
 
-  sums, pulls = jax.lax.scan(
-    step, 0.0 * sources.sum(-1), columns * jnp.arange(num_tiles)
-  )
+  # Made of the units, too: under shard_map the sums vary over devices as these do.
+  start = 0.0 * sources.sum(-1) + 0.0 * units[0, 0]
+  sums, pulls = jax.lax.scan(step, start, columns * jnp.arange(num_tiles))
   if gradient is not None:
     gradient = gradient + pulls.reshape(-1, d)[:n]
   return sums, gradient
