@@ -46,8 +46,7 @@ def on_ring(function, mesh):
 
 
 @every_method
-@every_space
-@pytest.mark.parametrize("num_devices", (2, 3))
+@pytest.mark.parametrize("num_devices, half_space", ((2, True), (3, False)))
 def test_right_on_average(num_devices, half_space, method):
   mesh = jax.make_mesh(
     (num_devices,), ("x",), (AxisType.Auto,), devices=jax.devices()[:num_devices]
@@ -100,8 +99,9 @@ def test_rows_against_all(half_space):
 
 
 @every_method
-def test_explicit_axes_need_no_name(method):
-  mesh = jax.make_mesh((8,), ("x",), (AxisType.Explicit,))
+@pytest.mark.parametrize("axis_type", ("Auto", "Explicit"))
+def test_sharded_arrays_need_no_name(axis_type, method):
+  mesh = jax.make_mesh((8,), ("x",), (getattr(AxisType, axis_type),))
   w = neurons(n=1024)
   sharded = jax.device_put(w, NamedSharding(mesh, P("x")))
   key = jax.random.key(2)
@@ -121,6 +121,17 @@ def test_explicit_axes_need_no_name(method):
   np.testing.assert_allclose(
     sampled_energy(None, sharded, rows=rows), sampled_energy(None, w, rows=rows)
   )
+
+
+def test_many_keys_at_once():
+  mesh = jax.make_mesh((8,), ("x",), (AxisType.Auto,))
+  keys, sample = jax.random.split(jax.random.key(2), 3), Sampled(Riesz(2.0), 64)
+  w = neurons(n=1024)
+  sharded = jax.device_put(w, NamedSharding(mesh, P("x")))
+  one_by_one = [sample(w, key=key) for key in keys]
+  actual = hasty_jit(jax.vmap(lambda key: sample(w, key=key)))(keys)
+  np.testing.assert_allclose(actual, one_by_one, rtol=1e-9)
+  assert jax.vmap(lambda key: sample(sharded, key=key))(keys).shape == (3,)
 
 
 def test_few_rows_are_exact_and_rows_of_nan_are_not_hidden():

@@ -72,20 +72,18 @@ class _Schedule(NamedTuple):
   axis_name: ring.AxisName | None
 
   def __call__(self, units, mask, *, with_gradient):
-    function = partitioned.pair_sums
+    function = functools.partial(self.of_rows, with_gradient=with_gradient)
     if self.axis_name is not None:
-      function = functools.partial(ring.pair_sums, self.axis_name)
-    return function(
-      self.energy, units, mask, block_size=self.block_size, with_gradient=with_gradient
-    )
+      return function(self.axis_name, units, mask)
+    return partitioned.by_compiler(function, units, mask)
 
-  def plain(self, units, mask):
-    """As :meth:`__call__`, with the gradient, of operations that JAX differentiates."""
-    function = tiled.pair_sums
-    if self.axis_name is not None:
-      function = functools.partial(ring.pair_sums, self.axis_name)
-    return function(
-      self.energy, units, mask, block_size=self.block_size, with_gradient=True
+  def of_rows(self, axis_name, units, mask, *, with_gradient):
+    """Of the rows of a device; these operations JAX can differentiate."""
+    pair_sums = tiled.pair_sums
+    if axis_name is not None:
+      pair_sums = functools.partial(ring.pair_sums, axis_name)
+    return pair_sums(
+      self.energy, units, mask, block_size=self.block_size, with_gradient=with_gradient
     )
 
 
@@ -113,4 +111,8 @@ def _value_and_gradient(schedule, units, mask):
 @_value_and_gradient.defjvp
 def _value_and_gradient_jvp(schedule, primals, tangents):
   (units, mask), (units_dot, _) = primals, tangents
-  return jax.jvp(lambda units: schedule.plain(units, mask), (units,), (units_dot,))
+
+  def function(units):
+    return schedule.of_rows(schedule.axis_name, units, mask, with_gradient=True)
+
+  return jax.jvp(function, (units,), (units_dot,))

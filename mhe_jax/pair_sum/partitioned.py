@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mhe_jax.arrays import is_explicit
-from mhe_jax.pair_sum import ring, tiled, tiles
+from mhe_jax.pair_sum import ring
 from mhe_jax.pair_sum.mask import Mask
 
 Sums = TypeVar("Sums")
@@ -64,32 +64,58 @@ def by_type(
   )(units, mask)
 
 
-def pair_sums(
-  energy: tiles.PairEnergy,
-  units: jax.Array,
-  mask: Mask = Mask(),
-  *,
-  block_size: int | None = None,
-  with_gradient: bool,
-) -> tuple[jax.Array, jax.Array | None]:
-  """As :func:`mhe_jax.pair_sum.tiled.pair_sums`, however the compiler shards the rows.
+def by_compiler(
+  function: Callable[..., Any], units: jax.Array, mask: Mask = Mask(), *shared: Any
+) -> Any:
+  """Sums, and pulls on the rows, of rows that the compiler may have sharded.
 
   Args:
-    energy: of a pair.
+    function: of the axes over which the rows are sharded (``None``: they are not), the
+      units and the mask of a device, and what is shared, to a tree of sums ``[*batch]``
+      and of pulls ``[*batch, n, d]``.
     units: unit vectors ``[*batch, n, d]``.
     mask: the pairs that count.
-    block_size: most rows of a tile.
-    with_gradient: if not, the gradient is ``None``.
+    *shared: trees of arrays that are the same for all rows and sets.
 
   Returns:
-    The sums ``[*batch]``, and gradients ``[*batch, n, d]``.
+    What the function returns, for all rows.
   """
   if not _is_divisible(units):
-    return tiled.pair_sums(
-      energy, units, mask, block_size=block_size, with_gradient=with_gradient
-    )
-  value, *gradient = _for_compiler(energy, block_size, with_gradient)(units, mask)
-  return value, gradient[0] if gradient else None
+    return function(None, units, mask, *shared)
+
+  @custom_vmap
+  def batched(units, mask, shared):
+    # What is partitioned may not have constants, such as those of a potential.
+    plain = functools.partial(function, None)
+    jaxpr, shapes = jax.make_jaxpr(plain, return_shape=True)(units, mask, *shared)
+
+    @custom_partitioning
+    def whole(constants, units, mask, shared):
+      leaves = jax.tree.leaves((units, mask, shared))
+      results = jaxpr_as_fun(ClosedJaxpr(jaxpr.jaxpr, constants))(*leaves)
+      return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    operands = (jaxpr.consts, units, mask, shared)
+    rule = _rule(*operands, jax.tree.leaves(shapes))
+    partition = functools.partial(_partition, function)
+    whole.def_partition(partition, sharding_rule=rule)
+    return whole(*operands)
+
+  @batched.def_vmap
+  def _(axis_size, is_batched, units, mask, shared):
+    if any(jax.tree.leaves(is_batched[2])):
+      plain = functools.partial(function, None)
+      axes = jax.tree.map(lambda x: 0 if x else None, (*is_batched[:2], *is_batched[2]))
+      results = jax.vmap(plain, in_axes=axes)(units, mask, *shared)
+    else:
+      stack = lambda x, is_stack: (  # noqa: E731
+        x if is_stack else jnp.broadcast_to(x, (axis_size, *x.shape))
+      )
+      stacked = jax.tree.map(stack, (units, mask), tuple(is_batched[:2]))
+      results = batched(*stacked, shared)
+    return results, jax.tree.map(lambda _: True, results)
+
+  return batched(units, mask, shared)
 
 
 def division(spec: P, shape: tuple[int, ...], sizes: Mapping[Any, int]) -> P:
@@ -132,70 +158,37 @@ def _is_divisible(units):
   return not is_local and units.shape[-2] >= 2 * FEWEST_ROWS
 
 
-@functools.cache
-def _for_compiler(energy, block_size, with_gradient):
-  """Sums and perhaps gradients of units and mask, with a rule how to divide them."""
-
-  def compute(pair_sums, units, mask):
-    value, gradient = pair_sums(
-      energy, units, mask, block_size=block_size, with_gradient=with_gradient
-    )
-    return (value, gradient) if with_gradient else (value,)
-
-  def partition(mesh, operands, results):
-    del results
-    constants, units, mask = operands
-    spec = division(units.sharding.spec, units.shape, mesh.shape)
-    *batch, rows, _ = spec
-    place = functools.partial(NamedSharding, mesh)
-    sums = tiled.pair_sums
-    if rows is not None:
-      sums = functools.partial(ring.pair_sums, rows)
-    return (
-      mesh,
-      lambda _, units, mask: compute(sums, units, mask),
-      (place(P(*batch)), place(spec))[: 1 + with_gradient],
-      (
-        [place(P()) for _ in constants],
-        place(spec),
-        jax.tree.map(lambda _: place(P(*batch, rows)), mask),
-      ),
-    )
-
-  @custom_vmap
-  def batched(units, mask):
-    # A function that is partitioned may not have constants, such as a potential's.
-    function = functools.partial(compute, tiled.pair_sums)
-    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(units, mask)
-
-    @custom_partitioning
-    def whole(constants, units, mask):
-      leaves = jax.tree.leaves((units, mask))
-      results = jaxpr_as_fun(ClosedJaxpr(jaxpr.jaxpr, constants))(*leaves)
-      return jax.tree.unflatten(jax.tree.structure(shapes), results)
-
-    rule = _rule(jaxpr.consts, units, mask, with_gradient)
-    whole.def_partition(partition, sharding_rule=rule)
-    return whole(jaxpr.consts, units, mask)
-
-  @batched.def_vmap
-  def _(axis_size, is_batched, *operands):
-    stack = lambda x, is_stack: (  # noqa: E731
-      x if is_stack else jnp.broadcast_to(x, (axis_size, *x.shape))
-    )
-    results = batched(*jax.tree.map(stack, operands, tuple(is_batched)))
-    return results, (True,) * len(results)
-
-  return batched
+def _partition(function, mesh, operands, results):
+  """What each device computes, of which part of the operands."""
+  constants, units, mask, shared = operands
+  spec = division(units.sharding.spec, units.shape, mesh.shape)
+  *batch, rows, _ = spec
+  place = functools.partial(NamedSharding, mesh)
+  of_all = lambda tree, spec: jax.tree.map(lambda _: place(spec), tree)  # noqa: E731
+  of_results = jax.tree.map(
+    lambda x: place(spec if x.ndim == units.ndim else P(*batch)), results
+  )
+  return (
+    mesh,
+    lambda _, units, mask, shared: function(rows, units, mask, *shared),
+    of_results,
+    (
+      of_all(constants, P()),
+      place(spec),
+      of_all(mask, P(*batch, rows)),
+      of_all(shared, P()),
+    ),
+  )
 
 
-def _rule(constants, units, mask, with_gradient):
+def _rule(constants, units, mask, shared, results):
   """Which axes of operands and results are one, in the notation of einsum."""
   batch = " ".join(f"b{i}" for i in range(units.ndim - 2))
-  operands = [
-    " ".join(f"c{number}x{axis}" for axis in range(jnp.ndim(x)))
-    for number, x in enumerate(constants)
+  whole = lambda name, tree: [  # noqa: E731
+    " ".join(f"{name}{number}x{axis}" for axis in range(jnp.ndim(x)))
+    for number, x in enumerate(jax.tree.leaves(tree))
   ]
-  operands += [f"{batch} n d"] + [f"{batch} n"] * len(jax.tree.leaves(mask))
-  results = [batch] + [f"{batch} n d"] * with_gradient
+  operands = [*whole("c", constants), f"{batch} n d"]
+  operands += [f"{batch} n" for _ in jax.tree.leaves(mask)] + whole("s", shared)
+  results = [f"{batch} n d" if x.ndim == units.ndim else batch for x in results]
   return f"{', '.join(operands)} -> {', '.join(results)}"

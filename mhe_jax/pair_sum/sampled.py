@@ -19,13 +19,14 @@ which the few sampled rows have all of the noise.
 
 import functools
 import math
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mhe_jax.pair_sum import all_pairs, ring, tiled, tiles
+from mhe_jax.pair_sum import all_pairs, partitioned, ring, tiled, tiles
 from mhe_jax.pair_sum.layout import default_block_size, of_each_set
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential
@@ -59,11 +60,11 @@ def pair_sum(
     Estimates ``[*batch]``, and their standard errors, not differentiable: those of a
     simple sample, too large where the order of the rows says something.
   """
-  *batch, n, _ = units.shape
-  field = _Field(tiles.PairEnergy(potential, half_space), num_samples, axis_name)
-  function = functools.partial(_estimate, field, key)
-  at_once = max(1, default_block_size() ** 2 // n // num_samples)
-  return of_each_set(function, (units,), tuple(batch), at_once)
+  impl = None
+  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    impl, key = jax.random.key_impl(key), jax.random.key_data(key)
+  energy = tiles.PairEnergy(potential, half_space)
+  return _estimate(_Field(energy, num_samples, axis_name, impl), key, units)
 
 
 def minibatch(
@@ -160,16 +161,35 @@ class _Field(NamedTuple):
     energy: of a pair.
     num_samples: rows of a sample, of all devices.
     axis_name: over which the rows are sharded.
+    impl: of the random numbers; ``None``: the key is of ``jax.random.PRNGKey``.
   """
 
   energy: tiles.PairEnergy
   num_samples: int
   axis_name: ring.AxisName | None
+  impl: Hashable | None
+
+  def __call__(self, key, units, *, with_gradient):
+    function = functools.partial(self.of_rows, with_gradient=with_gradient)
+    if self.axis_name is not None:
+      return function(self.axis_name, units, Mask(), key)
+    return partitioned.by_compiler(function, units, Mask(), key)
+
+  def of_rows(self, axis_name, units, _, key, *, with_gradient):
+    """Values, standard errors and gradients, of the rows of a device."""
+    if self.impl is not None:
+      key = jax.random.wrap_key_data(key, impl=self.impl)
+    *batch, n, _ = units.shape
+    function = functools.partial(
+      _sample, self.energy, self.num_samples, axis_name, key, with_gradient
+    )
+    at_once = max(1, default_block_size() ** 2 // n // self.num_samples)
+    return of_each_set(function, (units,), tuple(batch), at_once)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _estimate(field, key, units):
-  value, error, _ = _sample(field, key, units, with_gradient=False)
+  value, error, _ = field(key, units, with_gradient=False)
   return value, error
 
 
@@ -177,7 +197,7 @@ def _estimate(field, key, units):
 def _estimate_jvp(field, primals, tangents):
   """The tangent <gradient, du>, of a gradient that is not that of the value."""
   value, error, gradient = _value_and_gradient(field, *primals)
-  tangent = ring.psum(jnp.sum(gradient * tangents[1]), field.axis_name)
+  tangent = _along(field, gradient, tangents[1])
   return (value, error), (tangent, jnp.zeros_like(error))
 
 
@@ -185,23 +205,29 @@ def _estimate_jvp(field, primals, tangents):
 # of the value is that of the field.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _value_and_gradient(field, key, units):
-  return _sample(field, key, units, with_gradient=True)
+  return field(key, units, with_gradient=True)
 
 
 @_value_and_gradient.defjvp
 def _value_and_gradient_jvp(field, primals, tangents):
   key, units = primals
-  function = functools.partial(_sample, field, key, with_gradient=True)
+
+  def function(units):
+    return field.of_rows(field.axis_name, units, Mask(), key, with_gradient=True)
+
   (value, error, gradient), (_, of_error, turn) = jax.jvp(
     function, (units,), (tangents[1],)
   )
-  tangent = ring.psum(jnp.sum(gradient * tangents[1]), field.axis_name)
+  tangent = _along(field, gradient, tangents[1])
   return (value, error, gradient), (tangent, of_error, turn)
 
 
-def _sample(field, key, units, *, with_gradient):
+def _along(field, gradient, turn):
+  return ring.psum(jnp.sum(gradient * turn, (-2, -1)), field.axis_name)
+
+
+def _sample(energy, num_samples, axis_name, key, with_gradient, units):
   """Value, standard error and gradient of one set of units ``[n, d]``."""
-  energy, num_samples, axis_name = field
   psum = functools.partial(ring.psum, axis_name=axis_name)
   for_fit, for_order, for_sample = jax.random.split(key, 3)
   # The quadratic and the order are constants: the estimate is unbiased at any.
