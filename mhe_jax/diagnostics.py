@@ -41,6 +41,8 @@ class LayerReport:
       half-space between their lines, so that it is at most 90. NaN if there are none.
     zero_neurons: number of neurons that are zero, in all layers of a stack. They have
       no direction; the energy takes each as orthogonal to all others.
+    sampled: whether the energy is an estimate, as of :class:`Sampled` for many neurons.
+      Then the smallest angle, which takes all pairs, is not looked for: NaN.
   """
 
   path: str
@@ -53,6 +55,7 @@ class LayerReport:
   relative_excess: float
   smallest_angle: float
   zero_neurons: int = 0
+  sampled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Report:
         row.role,
         f"{stack}{row.n}",
         str(row.d),
-        f"{row.energy:.5f}",
+        f"{'~' * row.sampled}{row.energy:.5f}",
         *_scale_cells(row),
       ]
 
@@ -138,6 +141,8 @@ class Report:
     space = "half-space" if self.half_space else "full space"
     yield f"{self.potential}, hidden layers in {space}, output layers in full space."
     yield "Relative excess: 0 = lower bound, 1 = random directions."
+    if any(row.sampled for row in self.rows):
+      yield "~: an estimate; there the smallest angle, of all pairs, is left out."
     if self.damaged:
       yield f"NaN or infinity in: {', '.join(self.damaged)}."
     all_zero, some_zero = [], []
@@ -167,14 +172,17 @@ def describe(
   *,
   half_space: bool = True,
   rules: Sequence[LayerRule] | None = None,
+  key: jax.Array | None = None,
 ) -> Report:
   """A table of the redundancy of every layer, for any checkpoint.
 
   Args:
     params: any tree of parameters, or an nnx module, with concrete arrays.
-    potential: the pair potential, or any :class:`Objective` without random numbers.
+    potential: the pair potential, or any :class:`Objective`; ``Sampled(potential)``
+      for layers of so many neurons that all pairs would take long.
     half_space: use the half-space energy for hidden layers.
     rules: see :class:`LayerRule`.
+    key: a PRNG key, for objectives that draw random numbers.
 
   Returns:
     A :class:`Report`, which prints as a table, in a notebook too; its rows are
@@ -183,7 +191,7 @@ def describe(
 
   Raises:
     TypeError: called inside ``jit``, or with abstract leaves.
-    ValueError: as :func:`mhe_jax.neuron_matrices`.
+    ValueError: as :func:`mhe_jax.neuron_matrices`; a key is needed and missing.
 
   Example:
     >>> import jax.numpy as jnp
@@ -202,9 +210,10 @@ def describe(
     Skipped 1 (a bias, not neurons): body/bias
   """  # noqa: E501
   objective = as_objective(potential)
+  objective.check_key(key)
   selection = select(params, rules)
   rows = []
-  for layer in selection.layers:
+  for index, layer in enumerate(selection.layers):
     if isinstance(layer.leaf, (Tracer, jax.ShapeDtypeStruct)):
       raise TypeError(
         f"describe needs concrete arrays, got {layer.leaf} at {layer.path!r}; call it "
@@ -212,18 +221,22 @@ def describe(
       )
     # A report does not die of what it reports.
     with jax.debug_nans(False), jax.debug_infs(False):
-      rows.append(_report(layer, objective, layer.in_half_space(half_space)))
+      draw = jax.random.fold_in(key, index) if objective.needs_key else None
+      rows.append(_report(layer, objective, layer.in_half_space(half_space), draw))
   skipped = {k: v for k, v in selection.skipped.items() if v != "None"}
   return Report(tuple(rows), skipped, potential, bool(half_space))
 
 
-def _report(layer, objective, half_space):
+def _report(layer, objective, half_space, key):
   matrix = layer.matrix()
   *batch, n, d = matrix.shape
-  energies = objective(matrix, half_space=half_space)
+  sampled = objective.estimates(n)
+  energies = objective(matrix, half_space=half_space, key=key)
   excesses = _excesses(energies, n, d, objective, half_space)
   sets = matrix.reshape(-1, n, d)
-  angles = np.array([smallest_angle(w, half_space=half_space) for w in sets])
+  angles = np.full(len(sets), np.nan)
+  if not sampled:
+    angles = np.array([smallest_angle(w, half_space=half_space) for w in sets])
   has_pairs = ~np.isinf(angles)  # NaN is of a damaged layer.
   return LayerReport(
     path=layer.path,
@@ -236,6 +249,7 @@ def _report(layer, objective, half_space):
     relative_excess=_or_nan(np.mean, excesses[has_pairs]),
     smallest_angle=_or_nan(np.min, np.degrees(angles[has_pairs])),
     zero_neurons=int(np.sum(~has_direction(matrix))),
+    sampled=sampled,
   )
 
 
@@ -254,5 +268,5 @@ def _or_nan(reduce, x):
 def _scale_cells(row):
   """Relative excess and smallest angle: a dash where there are no two directions."""
   if math.isnan(row.smallest_angle) and not math.isnan(row.energy):
-    return "-", "-"
+    return f"{row.relative_excess:.3f}" if row.sampled else "-", "-"
   return f"{row.relative_excess:.3f}", f"{row.smallest_angle:.4g} deg"

@@ -17,7 +17,9 @@ from mhe_jax import (
   LayerRule,
   NeuronAxes,
   Potential,
+  RelativeExcess,
   Riesz,
+  Sampled,
   describe,
   hyperspherical_energy,
   layer_energies,
@@ -411,3 +413,36 @@ def test_invalid_potential():
 def test_rule_that_matches_nothing():
   with pytest.raises(ValueError, match="'tail/kernel' matches no path"):
     describe(PARAMS, rules=[LayerRule("tail/kernel")])
+
+
+def test_many_neurons_are_sampled_and_it_says_so():
+  rng = np.random.default_rng(0)
+  params = {
+    "few": {"kernel": jnp.asarray(rng.normal(size=(8, 20)))},
+    "many": {"kernel": jnp.asarray(rng.normal(size=(8, 300)))},
+  }
+  exact = describe(params)
+  sampled = describe(params, Sampled(Riesz(1.0), 32), key=jax.random.key(0))
+  assert sampled["few/kernel"] == exact["few/kernel"]
+  row = sampled["many/kernel"]
+  assert row.sampled and not exact["many/kernel"].sampled
+  assert row.relative_excess == pytest.approx(
+    exact["many/kernel"].relative_excess, rel=0.2
+  )
+  assert np.isnan(row.smallest_angle)
+  lines = str(sampled).splitlines()
+  assert any("few" in line and "~" not in line for line in lines)
+  assert any("many" in line and "~" in line and line.endswith("-") for line in lines)
+  assert "~: an estimate" in str(sampled)
+  excess = describe(
+    params, RelativeExcess(Sampled(Riesz(1.0), 32)), key=jax.random.key(0)
+  )
+  assert excess["many/kernel"].sampled
+  damaged = {"w": {"kernel": params["many"]["kernel"].at[0, 0].set(np.nan)}}
+  assert describe(damaged, Sampled(Riesz(1.0), 32), key=jax.random.key(0)).damaged
+
+
+def test_random_objectives_need_a_key():
+  params = {"Dense_0": {"kernel": jnp.eye(3)}}
+  with pytest.raises(ValueError, match="key must be a PRNG key for Sampled"):
+    describe(params, Sampled(Riesz(1.0)))

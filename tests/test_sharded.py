@@ -2,7 +2,12 @@
 
 import dataclasses
 import functools
+import json
 import math
+import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +16,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from objectives import hasty_jit
+from processes import environment
 
 from mhe_jax import (
   Gaussian,
@@ -331,3 +337,33 @@ def test_memory_of_a_device():
 
   tile = 4 * 1024**2 * 4  # Few of them, whatever the number of rows.
   assert size(divided) < size(whole) / 8 + tile
+
+
+# --- several hosts ------------------------------------------------------------------
+
+
+def test_two_processes():
+  """Two hosts on the loopback, with two devices each."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  script = pathlib.Path(__file__).with_name("one_of_two_hosts.py")
+  hosts = [
+    subprocess.Popen(
+      [sys.executable, script, str(rank), str(port)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      env=environment(),
+    )
+    for rank in range(2)
+  ]
+  printed = [host.communicate(timeout=300) for host in hosts]
+  for (text, errors), host in zip(printed, hosts):
+    assert host.returncode == 0, errors
+    result = json.loads(text.splitlines()[-1])
+    assert result["processes"] == 2 and result["shards"] == [[128, 8]] * 2
+    for name in ("by the compiler", "by name"):
+      assert result[name] == pytest.approx(result["exact"], rel=1e-6)
+    assert result["sampled"] == pytest.approx(result["exact"], rel=1e-2)
+    assert result["gradient's error"] < 2e-5

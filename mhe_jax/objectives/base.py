@@ -47,6 +47,11 @@ class Objective(abc.ABC):
     """Whether it draws random numbers, and must be given a ``key``."""
     return False
 
+  def estimates(self, n: int) -> bool:
+    """Whether it estimates what would take all pairs of so many neurons."""
+    del n
+    return False
+
   @property
   def takes_shards(self) -> bool:
     """Whether :meth:`evaluate` takes units that are sharded over explicit mesh axes.

@@ -63,6 +63,9 @@ class RelativeExcess(Objective):
   def needs_key(self) -> bool:
     return self._inner.needs_key
 
+  def estimates(self, n: int) -> bool:
+    return self._inner.estimates(n)
+
   @property
   def takes_shards(self) -> bool:
     return self._inner.takes_shards

@@ -87,6 +87,10 @@ class Sampled(Objective):
   def needs_key(self) -> bool:
     return True
 
+  def estimates(self, n: int) -> bool:
+    assert self.exact is not None  # __post_init__.
+    return n > self.exact
+
   @property
   def takes_shards(self) -> bool:
     return True
@@ -106,7 +110,7 @@ class Sampled(Objective):
 
     With ``axis_name``, axes of :func:`jax.shard_map`, the units are those of a device.
     """
-    assert key is not None and self.exact is not None  # __call__, __post_init__.
+    assert key is not None  # __call__.
     if axis_name is None and is_explicit(units):
       return partitioned.by_type(
         lambda units, _, axis_name: self.with_error(
@@ -116,7 +120,7 @@ class Sampled(Objective):
       )
     options = {"half_space": half_space, "axis_name": axis_name}
     n = ring.num_rows(units, axis_name)
-    if n <= self.exact:
+    if not self.estimates(n):
       value = pair_energy(units, self.potential, **options)
       return value, jnp.zeros_like(value)
     estimate = sampled.minibatch if self.method == "minibatch" else sampled.pair_sum
