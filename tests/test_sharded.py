@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from objectives import hasty_jit
 from processes import environment
 
+from experiments.benchmarks.products import products_of
 from mhe_jax import (
   Gaussian,
   Potential,
@@ -282,22 +283,6 @@ def test_a_potential_with_constants():
 # --- what it costs ------------------------------------------------------------------
 
 
-def products(jaxpr, times=1):
-  """Multiplications of matrix products that a program does, loops and all."""
-  total = 0
-  for eqn in jaxpr.eqns:
-    inner = times * eqn.params.get("length", 1)
-    if eqn.primitive.name == "dot_general":
-      ((contracted, _), _) = eqn.params["dimension_numbers"]
-      depth = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
-      total += times * depth * math.prod(eqn.outvars[0].aval.shape)
-    for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
-      program = getattr(value, "jaxpr", value)
-      if hasattr(program, "eqns"):
-        total += products(program, inner)
-  return total
-
-
 @pytest.mark.parametrize("num_devices", (3, 4, 8))
 def test_no_pair_is_computed_twice(num_devices):
   n, d = 96, 16
@@ -311,13 +296,12 @@ def test_no_pair_is_computed_twice(num_devices):
   mesh = mesh_of(num_devices)
   specs = {"in_specs": P("x"), "out_specs": (P(), P("x"))}
   sharded = jax.shard_map(value_and_grad, mesh=mesh, **specs)
-  jaxpr = jax.make_jaxpr(sharded)(jnp.ones((n, d))).jaxpr
   # Cosines once and pulls both ways of N^2 / 2 pairs, but the tile on the diagonal,
   # which is whole, once each; and sums of tiles, as products with ones.
   pairs = num_devices * (num_devices - 1) // 2 * shard**2
   most = (3 * pairs + 2 * num_devices * shard**2) * (d + 1) / num_devices
   least = 3 * pairs * d / num_devices
-  assert least < products(jaxpr) <= most
+  assert least < products_of(sharded, jnp.ones((n, d))) <= most
 
 
 def test_memory_of_a_device():

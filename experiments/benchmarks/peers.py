@@ -45,6 +45,25 @@ def pytorch(w: np.ndarray) -> Callable[[], Any]:
   return value_and_grad
 
 
+def pytorch_minibatch(w: np.ndarray, num_samples: int) -> Callable[[], Any]:
+  """The classes of a mini-batch against all, as ports of SphereFace+ to PyTorch do."""
+  import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+
+  torch.set_num_threads(os.cpu_count() or 1)
+  x = torch.tensor(w, requires_grad=True)
+  rows = torch.randperm(len(w), generator=torch.Generator().manual_seed(0))
+  rows = rows[:num_samples]
+
+  def value_and_grad():
+    u = x / torch.sqrt((x * x).sum(1, keepdim=True) + 1e-4)
+    squared_distance = 2.0 - 2.0 * (u[rows] @ u.T)
+    squared_distance[torch.arange(num_samples), rows] = torch.inf
+    energy = (1.0 / squared_distance).sum() / (num_samples * (len(w) - 1))
+    return energy.item(), torch.autograd.grad(energy, x)[0]
+
+  return value_and_grad
+
+
 def keops(w: np.ndarray) -> Callable[[], Any]:
   """KeOps, which like our tiles never stores the matrix; diagonal softened by 1."""
   import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]

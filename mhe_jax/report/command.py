@@ -57,7 +57,7 @@ class Arguments:
 
 
 def main(arguments: list[str] | None = None) -> None:
-  """``python -m mhe_jax.report``: prints a report; exit code 2 if it cannot be made.
+  """``mhe_jax``: prints a report; exit code 2 if it cannot be made.
 
   Args:
     arguments: of the command; those of the process by default.
@@ -65,8 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
   try:
     import tyro  # noqa: PLC0415
   except ImportError:
-    print("The command needs a library: pip install tyro rich.", file=sys.stderr)
+    print("The command needs: pip install 'mhe_jax[report]'.", file=sys.stderr)
     sys.exit(2)
+  is_script = pathlib.Path(sys.argv[0]).stem == "mhe_jax"
   parsed = tyro.cli(
     Annotated[
       Arguments,
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
       tyro.conf.UseAppendAction,
     ],
     args=arguments,
-    prog="python -m mhe_jax.report",
+    prog="mhe_jax" if is_script else "python -m mhe_jax.report",
     config=(tyro.conf.PositionalRequiredArgs, tyro.conf.UseAppendAction),
   )
   try:
