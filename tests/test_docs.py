@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
   "README.md",
   "docs/layers.md",
+  "docs/many.md",
   "docs/models.md",
   "docs/objectives.md",
   "docs/optimizers.md",

@@ -52,7 +52,7 @@ def ring(n: int, d: int) -> dict:
       "each": products_of(by_name, w),
       "least": 3 * n * (n - 1) // 2 * d // NUM_DEVICES,
     },
-    "all_gathers": many.as_text().count(" all-gather("),
+    "all_gathers": (many.as_text() or "").count(" all-gather("),
   }
 
 

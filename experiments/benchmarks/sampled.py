@@ -31,8 +31,11 @@ from experiments.benchmarks.timing import time_in_turns
 from experiments.environment import environment
 from mhe_jax import Riesz, hyperspherical_energy, sampled_energy
 
-_METHODS: tuple[Literal["minibatch", "field"], ...] = ("minibatch", "field")
-_METRICS: tuple[tuple[float, Literal["chordal", "geodesic"]], ...] = (
+Method = Literal["minibatch", "field"]
+Metric = Literal["chordal", "geodesic"]
+
+_METHODS: tuple[Method, ...] = ("minibatch", "field")
+_METRICS: tuple[tuple[float, Metric], ...] = (
   (0.0, "chordal"), (1.0, "chordal"), (2.0, "chordal"), (1.0, "geodesic"),
 )  # fmt: skip
 
@@ -70,7 +73,7 @@ PRESETS = {
 def sampled(
   num_samples: int,
   s: float = 2.0,
-  method: Literal["minibatch", "field"] = "field",
+  method: Method = "field",
   **options: bool,
 ):
   """Value and gradient of an estimate, of neurons and a key."""
@@ -110,7 +113,7 @@ def measure_errors(config, progress) -> list[dict]:
 def measure_means(config, progress) -> list[dict]:
   """How far the means over many keys are from exact, in their standard errors."""
   x = jnp.asarray(SETS["4% coincide"](*config.means))
-  cases = [
+  cases: list[tuple[Method, float, Metric, bool]] = [
     (method, s, metric, half_space)
     for method in _METHODS
     for s, metric in _METRICS
@@ -120,11 +123,9 @@ def measure_means(config, progress) -> list[dict]:
   for method, s, metric, half_space in cases:
     potential = Riesz(s, metric)
 
-    def estimate(w, key, potential=potential, half_space=half_space, method=method):
-      return sampled_energy(
-        key, w, potential,
-        num_samples=config.mean_samples, half_space=half_space, method=method,
-      )  # fmt: skip
+    estimate = functools.partial(
+      _estimate, method, potential, half_space, config.mean_samples
+    )
 
     draws = jax.jit(lambda keys, f=jax.value_and_grad(estimate): jax.lax.map(
       functools.partial(f, x), keys
@@ -142,6 +143,12 @@ def measure_means(config, progress) -> list[dict]:
     })  # fmt: skip
     progress.advance(task)
   return results
+
+
+def _estimate(method: Method, potential, half_space, num_samples, w, key):
+  return sampled_energy(
+    key, w, potential, num_samples=num_samples, half_space=half_space, method=method
+  )
 
 
 def _standard_errors_off(draws, exact):
