@@ -1,0 +1,1 @@
+"""Pruning: does the redundancy of neurons say which channels can go?"""
