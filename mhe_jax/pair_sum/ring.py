@@ -146,7 +146,8 @@ def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
     return (sums, coming, pull), None
 
   num_steps = size_of_ring // 2
-  state = ((value, gradient), send(own), jax.tree.map(lambda x: 0.0 * x, gradient))
+  _, pull = _zeros(with_gradient)(*own)
+  state = ((value, gradient), send(own), pull)
   state, _ = jax.lax.scan(step, state, length=(size_of_ring - 1) // 2)
   sums, visitor, pull = state
   if size_of_ring % 2 == 0:
