@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 
 from experiments.errors import InputError, make_folder, told_in_a_line
-from experiments.pruning.training import ARMS, PRESETS, as_json, read, run
+from experiments.pruning.training import ARMS, PRESETS, Arm, as_json, read, run
 
 
 def main(
@@ -43,8 +43,12 @@ def main(
       raise InputError(f"{output} has runs of other settings: name another output.")
     done = {(r["arm"], r["seed"]) for r in runs}
     # Seed by seed, so that what is stopped has pairs.
-    todo = [(arm, seed) for seed in config.training.seeds for arm in ARMS]
-    todo = [each for each in todo if each not in done]
+    todo: list[tuple[Arm, int]] = [
+      (arm, seed)
+      for seed in config.training.seeds
+      for arm in ARMS
+      if (arm, seed) not in done
+    ]
     for arm, seed in rich.progress.track(todo, "training and pruning", console=console):
       text = json.dumps(run(config, arm, seed), indent=1)
       partial = output / f"{arm}_seed{seed}.partial"

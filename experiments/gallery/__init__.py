@@ -1,0 +1,1 @@
+"""Pictures of what hyperspherical energy is and does."""
