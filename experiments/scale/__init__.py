@@ -1,0 +1,1 @@
+"""Very many neurons: a classifier sharded over devices, and a vocabulary."""
