@@ -252,7 +252,7 @@ def _sample(energy, num_samples, axis_name, key, with_gradient, units):
 def _remainder(energy, key, units, axis_name):
   """The quadratic whose slope is nearest to that of the energy, for most pairs.
 
-  Least squares over random pairs, without the one percent of the smallest cosines and
+  Least squares over random pairs, without the half percent of the smallest cosines and
   that of the largest: pairs that nearly coincide would bend it for all others.
   """
   n = len(units)
@@ -263,7 +263,7 @@ def _remainder(energy, key, units, axis_name):
   cosines = tiles.product(sets[0], sets[1].T)
   if energy.half_space:  # Even: neither here nor below do signs count.
     cosines = jnp.abs(cosines)
-  low, high = jnp.quantile(cosines, jnp.array([0.01, 0.99], cosines.dtype))
+  low, high = jnp.quantile(cosines, jnp.array([0.005, 0.995], cosines.dtype))
   counts = (cosines >= low) & (cosines <= high) & (rows[0][:, None] != rows[1][None, :])
   slopes = energy.slope(jnp.where(counts, cosines, 0.0))
   weights = counts.astype(units.dtype)
