@@ -59,7 +59,7 @@ PRESETS = {
     statistics_images=20,
   ),
   "cpu": Config(
-    quickstart.Config(depth=6, width=32, seeds=tuple(range(700, 708))),
+    quickstart.Config(depth=6, width=32, seeds=tuple(range(700, 706))),
     shares=(1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2),
   ),
 }
