@@ -106,10 +106,11 @@ def test_masks_on_a_ring(half_space, masked, reduction):
   assert_close(on_devices(mesh_of(4), energy, *operands), expected)
 
 
-def test_rows_over_two_axes_of_the_mesh():
+@pytest.mark.parametrize("axis_name", (("x", "y"), ("y", "x")), ids="-".join)
+def test_rows_over_two_axes_of_the_mesh(axis_name):
   energy = functools.partial(hyperspherical_energy, potential=Gaussian(1.0))
   w = normal(24, 3)
-  actual = on_devices(mesh_of(4, 2), energy, w, axis_name=("x", "y"))
+  actual = on_devices(mesh_of(4, 2), energy, w, axis_name=axis_name)
   assert_close(actual, jax.value_and_grad(energy)(w))
 
 
@@ -168,10 +169,10 @@ def test_an_axis_name_that_is_none_here():
 
 # Of a mesh of 4 x 2: of [n, d], and of [2, n, d].
 SPECS = [
-  P("x"), P(None, "x"), P("x", "y"), P(("x", "y")),
+  P("x"), P(None, "x"), P("x", "y"), P("y", "x"), P(("x", "y")),
   P("y", "x", None), P(None, None, "x"), P("y"),
 ]  # fmt: skip
-OF_MATRICES = 4
+OF_MATRICES = 5
 
 
 @every_type
@@ -222,7 +223,7 @@ def test_layers_of_a_network_are_not_gathered(axis_type, objective):
     "Conv_0": {"kernel": normal(3, 3, 2, 512, dtype=jnp.float32)},
     "Dense_0": {"kernel": normal(16, 512, dtype=jnp.float32)},
   }
-  specs = {"Conv_0": P(None, None, None, "x"), "Dense_0": P("y", "x")}
+  specs = {"Conv_0": P(None, None, None, "x"), "Dense_0": P("x", "y")}
   sharded = {
     name: {"kernel": put(layer["kernel"], mesh, specs[name])}
     for name, layer in params.items()

@@ -151,7 +151,10 @@ def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
   state, _ = jax.lax.scan(step, state, length=(size_of_ring - 1) // 2)
   sums, visitor, pull = state
   if size_of_ring % 2 == 0:
-    is_second = jax.lax.axis_index(axis_name) >= num_steps
+    # By comparison, for devices stand in the ring in the order of the mesh, which is
+    # not that of their index along several axes.
+    index = jax.lax.axis_index(axis_name)
+    is_second = index > send(index, num_steps)
     given = _half_between(between, own, visitor, is_second)
     sums, pull = add(sums, send(pull), given)
   value, gradient = sums
