@@ -94,9 +94,9 @@ def test_everything_is_drawn_and_computed_once(tmp_path, as_users):
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
   assert (tmp_path / "gallery_sphere.gif").read_bytes().startswith(b"GIF89a")
   trained = json.loads((tmp_path / "angles.json").read_text())
-  assert trained["dimensions"] == {"conv0/kernel": 9, "conv2/kernel": 72}
+  assert trained["dimensions"] == {"conv0/kernel": 9, "conv2/kernel": 36}
   for layers in trained["counts"].values():
-    assert [sum(bins) for bins in layers.values()] == [28, 28]  # Pairs of 8 neurons.
+    assert [sum(bins) for bins in layers.values()] == [6, 6]  # Pairs of 4 neurons.
   (tmp_path / names[1]).unlink()
   times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
   command.main("smoke", tmp_path)

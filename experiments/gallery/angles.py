@@ -1,22 +1,20 @@
 """Angles between the neurons of a trained layer, and those of random directions."""
 
-import functools
 from typing import Any
 
-import jax
 import numpy as np
 import scipy.special
 
-from experiments.quickstart import training as quickstart
-from experiments.quickstart.training import CNN, State
+from experiments.pruning.training import ARMS, train
+from experiments.quickstart.training import Config
 from experiments.report.figures import subplots
 from mhe_jax import neuron_matrices
 
 SETTINGS = {
   "full": {"depth": 6, "width": 32, "images_per_class": 50, "steps": 200, "seeds": 5},
-  "smoke": {"depth": 3, "width": 8, "images_per_class": 4, "steps": 2, "seeds": 1},
+  "smoke": {"depth": 3, "width": 4, "images_per_class": 4, "steps": 4, "seeds": 1},
 }
-_ARMS = {"without": "trained without energy", "energy": "trained with energy"}
+_NAMES = {"without": "trained without energy", "energy": "trained with energy"}
 _COLORS = {"without": "#555555", "energy": "#c8102e"}
 _BINS = 360  # Of half a degree.
 
@@ -37,17 +35,14 @@ def compute(
     ``{"counts": {arm: {layer: [pairs of every bin of half a degree]}}, "dimensions":
     {layer: d}}``, of all seeds together; the first and the last convolution.
   """
-  config = quickstart.Config(
+  config = Config(
     depth=depth, width=width, images_per_class=images_per_class, steps=steps
   )
-  images, labels = quickstart.load_digits()
   layers = [f"conv{i}/kernel" for i in (0, depth - 1)]
   counts, dimensions = {}, {}
-  for arm in _ARMS:
-    train = functools.partial(
-      _train, config, arm, quickstart.make_train_step(config, arm), images, labels
-    )
-    trained = [neuron_matrices(train(seed)) for seed in range(seeds)]
+  for arm in ARMS:
+    states = [train(config, arm, seed) for seed in range(seeds)]
+    trained = [neuron_matrices(state.params) for state in states]
     dimensions = {path: trained[0][path].shape[1] for path in layers}
     counts[arm] = {
       path: np.sum(
@@ -56,21 +51,6 @@ def compute(
       for path in layers
     }
   return {"counts": counts, "dimensions": dimensions}
-
-
-def _train(config, arm, train_step, images, labels, seed):
-  """Parameters after training."""
-  rows, _ = quickstart.split(labels, config.images_per_class, seed)
-  rng = np.random.default_rng(seed)
-  (rate,) = config.learning_rates
-  model = CNN(config.depth, config.width)
-  params, stats = quickstart.init(model, jax.random.key(seed))
-  tx = quickstart.optimizer(config, arm, rate)
-  state = State(params, stats, tx.init(params))
-  for _ in range(config.steps):
-    batch = rng.choice(rows, config.batch_size)
-    state = train_step(state, rate, images[batch], labels[batch])
-  return state.params
 
 
 def _histogram(neurons):
@@ -99,10 +79,10 @@ def draw(result: dict[str, Any]):
     bins = 6 if d < 20 else 2  # Three degrees, or one.
     counts = {
       arm: np.asarray(result["counts"][arm][path]).reshape(-1, bins).sum(1)
-      for arm in _ARMS
+      for arm in _NAMES
     }
     edges = np.linspace(0.0, 180.0, len(next(iter(counts.values()))) + 1)
-    for arm, label in _ARMS.items():
+    for arm, label in _NAMES.items():
       density = counts[arm] / counts[arm].sum() / np.diff(edges)
       with_energy = arm == "energy"
       panel.stairs(

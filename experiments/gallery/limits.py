@@ -104,10 +104,7 @@ def draw(result: dict[str, Any]):
   for panel, s in zip(panels, (0.0, 1.0)):
     limit = uniform_energy(3, Riesz(s))
     panel.axhline(limit, color="black", linewidth=0.8)
-    panel.annotate(
-      f"uniform measure: {limit:.4g}", (n.min(), limit), xytext=(0, 4),
-      textcoords="offset points", fontsize=9,
-    )  # fmt: skip
+    _name_line(panel, n.min(), limit, f"uniform measure: {limit:.4g}")
     curve = 2.0 * least_energy(smooth, s) / smooth**2
     panel.plot(smooth, curve, color="#777777", linewidth=1.0, label="theory, two terms")
     panel.plot(
@@ -119,10 +116,7 @@ def draw(result: dict[str, Any]):
   right = panels[2]
   packing = math.sqrt(8.0 * math.pi / math.sqrt(3.0))
   right.axhline(packing, color="black", linewidth=0.8)
-  right.annotate(
-    f"(8π/√3)$^{{1/2}}$ = {packing:.3f}", (n.max(), packing), xytext=(0, 4),
-    textcoords="offset points", fontsize=9, ha="right",
-  )  # fmt: skip
+  _name_line(right, n.min(), packing, f"(8π/√3)$^{{1/2}}$ = {packing:.3f}")
   right.plot(
     smooth, largest_distance(smooth) * smooth**0.5, color="#777777", linewidth=1.0,
     label="upper bound",
@@ -136,5 +130,13 @@ def draw(result: dict[str, Any]):
   right.legend(fontsize=8, frameon=False)
   for panel in panels:
     panel.set_xscale("log")
+    panel.set_xticks(ticks := [4, 10, 30, 100, 200], list(map(str, ticks)))
+    panel.minorticks_off()
     panel.set_xlabel("points, N")
   return figure
+
+
+def _name_line(panel, x, y, text):
+  panel.annotate(
+    text, (x, y), xytext=(0, -4), textcoords="offset points", fontsize=9, va="top"
+  )

@@ -83,7 +83,7 @@ def run(config: Config, arm: Arm, seed: int) -> dict[str, Any]:
   images, labels = _digits()
   training = config.training
   train_rows, test_rows = quickstart.split(labels, training.images_per_class, seed)
-  state = _train(training, arm, seed, images, labels, train_rows)
+  state = train(training, arm, seed)
   rng = np.random.default_rng([seed, 1])
   some = rng.permutation(train_rows)[: config.statistics_images]
   test = images[test_rows], labels[test_rows]
@@ -132,13 +132,22 @@ def as_json(config: Config) -> dict[str, Any]:
 _estimated = functools.partial(jax.jit, static_argnums=0)(statistics_of)
 
 
-def _train(config, arm, seed, images, labels, rows) -> State:
+def train(config: quickstart.Config, arm: Arm, seed: int) -> State:
+  """A CNN that is trained on the digits.
+
+  Args:
+    config: of one learning rate; its own seeds do not count.
+    arm: with the energy or without.
+    seed: of images, initialization, and order of the data.
+  """
+  images, labels = _digits()
+  rows, _ = quickstart.split(labels, config.images_per_class, seed)
   model = CNN(config.depth, config.width)
   (rate,) = config.learning_rates
   params, stats = quickstart.init(model, jax.random.key(seed))
   tx = quickstart.optimizer(config, arm, rate)
   state = State(params, stats, tx.init(params))
-  train_step = _train_step(config, arm)
+  train_step = _train_step(dataclasses.replace(config, seeds=()), arm)
   rng = np.random.default_rng([seed, 0])
   per_epoch = math.ceil(len(rows) / config.batch_size)
   epochs = math.ceil(config.steps / per_epoch)
