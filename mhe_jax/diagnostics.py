@@ -221,7 +221,7 @@ def describe(
       )
     # A report does not die of what it reports.
     with jax.debug_nans(False), jax.debug_infs(False):
-      draw = jax.random.fold_in(key, index) if objective.needs_key else None
+      draw = None if key is None else jax.random.fold_in(key, index)
       rows.append(_report(layer, objective, layer.in_half_space(half_space), draw))
   skipped = {k: v for k, v in selection.skipped.items() if v != "None"}
   return Report(tuple(rows), skipped, potential, bool(half_space))

@@ -188,12 +188,15 @@ def _values_of(
   """An objective of each layer by path, ``[layers of a stack]``.
 
   Layers of one shape, dtype and kind of space are stacked and evaluated at once,
-  so that a deep network has as many evaluations as it has kinds of layers.
+  so that a deep network has as many evaluations as it has kinds of layers. Layers that
+  are sharded over explicit mesh axes can be stacked with those of the same sharding.
   """
   groups = defaultdict(list)
   for layer in layers:
     matrix = layer.matrix()
-    kind = matrix.shape, matrix.dtype, layer.in_half_space(bool(half_space))
+    sharding = jax.typeof(matrix).sharding
+    in_half_space = layer.in_half_space(bool(half_space))
+    kind = matrix.shape, matrix.dtype, sharding, in_half_space
     groups[kind].append((layer.path, matrix))
   values = {}
   for index, ((*_, in_half_space), members) in enumerate(groups.items()):

@@ -11,6 +11,7 @@ from mhe_jax.arrays import is_explicit, replicate_explicit
 from mhe_jax.checks import check_axis_name
 from mhe_jax.objectives.base import as_neurons
 from mhe_jax.objectives.sampled import Method, Sampled
+from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.pair_sum.partitioned import by_type
 from mhe_jax.pair_sum.sampled import rows_against_all
 from mhe_jax.potentials.base import Potential, check_potential
@@ -191,10 +192,10 @@ class _OfRows(NamedTuple):
   def __call__(self, neurons, rows):
     units = normalize(neurons)
     if self.axis_name is not None or not is_explicit(units):
-      return self.of_units(units, rows, self.axis_name)
-    return by_type(lambda units, _, name: self.of_units(units, rows, name), units)
+      return self.of_units(self.axis_name, units, Mask(), rows)
+    return by_type(self.of_units, units, Mask(), rows)
 
-  def of_units(self, units, rows, axis_name):
+  def of_units(self, axis_name, units, _, rows):
     return rows_against_all(
       units, rows, self.potential, half_space=self.half_space, axis_name=axis_name
     )

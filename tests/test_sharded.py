@@ -208,6 +208,26 @@ def test_outside_of_jit(axis_type):
 
 
 @every_type
+def test_whole_arrays_where_a_mesh_is_set(axis_type):
+  w = normal(512, 4)
+  expected = jax.value_and_grad(hyperspherical_energy)(w)
+  with jax.set_mesh(mesh_of(8, axis_type=axis_type)):
+    assert_close(hasty_jit(jax.value_and_grad(hyperspherical_energy))(w), expected)
+
+
+def test_layers_of_one_shape_that_are_sharded_differently():
+  mesh = mesh_of(8, axis_type=AxisType.Explicit)
+  params = {name: {"kernel": normal(16, 512, seed=ord(name))} for name in "abc"}
+  specs = {"a": P(None, "x"), "b": P("x"), "c": P()}
+  sharded = {
+    name: {"kernel": put(layer["kernel"], mesh, specs[name])}
+    for name, layer in params.items()
+  }
+  actual = hasty_jit(network_energy)(sharded)
+  assert_close(actual, network_energy(params))
+
+
+@every_type
 def test_few_rows_are_gathered(axis_type):
   mesh, w = mesh_of(8, axis_type=axis_type), normal(64, 4)
   program = hasty_jit(hyperspherical_energy).lower(put(w, mesh, P("x"))).compile()

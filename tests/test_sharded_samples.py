@@ -110,6 +110,9 @@ def test_sharded_arrays_need_no_name(axis_type, method):
   with jax.set_mesh(mesh):
     compiled = program.lower(sharded, key).compile()
     value, gradient = compiled(sharded, key)
+    # A key that is made where the mesh is set.
+    again = hasty_jit(lambda w, i: sample(w, key=jax.random.key(i)))(sharded, 2)
+    np.testing.assert_allclose(value, again, rtol=1e-9)
   assert f"[{','.join(map(str, w.shape))}]" not in compiled.as_text()
   assert gradient.sharding.is_equivalent_to(sharded.sharding, 2)
   options = {"num_samples": 64, "method": method}

@@ -57,18 +57,23 @@ def test_runs_of_sweeps_go_seed_by_seed_and_those_of_imagenet_come_last():
   assert [config.seed for config in configs[:30]] == [i // 6 for i in range(30)]
 
 
-def test_every_sweep_runs_and_the_report_shows_it(tmp_path):
+def test_sweeps_run_and_the_report_shows_them(tmp_path):
   folder = tmp_path / "runs"
+  # All but those which differ in nothing but the form of the energy, or its weight.
+  sweeps = {
+    name: sweep
+    for name, sweep in sweeps_of("smoke").items()
+    if name not in ("variants", "weight")
+  }
   arguments = ("--preset", "smoke", "--seeds", 0, 100, "--output", folder)
-  finish(start(SWEEP, *arguments, "--jobs", 2))
+  finish(start(SWEEP, *sweeps, *arguments, "--jobs", 2))
   assert set(folder.iterdir()) == {
-    folder / f"{config.name}.json"
-    for config in runs_of(sweeps_of("smoke").values(), (0, 100))
+    folder / f"{config.name}.json" for config in runs_of(sweeps.values(), (0, 100))
   }
   options = ("--preset", "smoke", "--results", folder, "--output", tmp_path)
   finish(start(REPORT, *options))
   page = (tmp_path / "classification.md").read_text()
-  for name, sweep in sweeps_of("smoke").items():
+  for name, sweep in sweeps.items():
     if name == "noise":  # What counts is their spread.
       assert rounding(sweep, Results(folder, Config)) in page
       continue

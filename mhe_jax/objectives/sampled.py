@@ -12,6 +12,7 @@ from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import Objective
 from mhe_jax.pair_sum import partitioned, ring, sampled
 from mhe_jax.pair_sum.energy import mean_of, pair_energy
+from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential, check_potential
 
 Method = Literal["field", "minibatch"]
@@ -113,10 +114,12 @@ class Sampled(Objective):
     assert key is not None  # __call__.
     if axis_name is None and is_explicit(units):
       return partitioned.by_type(
-        lambda units, _, axis_name: self.with_error(
+        lambda axis_name, units, _, key: self.with_error(
           units, half_space=half_space, key=key, axis_name=axis_name
         ),
         units,
+        Mask(),
+        key,
       )
     options = {"half_space": half_space, "axis_name": axis_name}
     n = ring.num_rows(units, axis_name)

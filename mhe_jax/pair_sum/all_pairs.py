@@ -45,7 +45,7 @@ def pair_sum(
   if axis_name is None and is_explicit(units):
     options = {"half_space": half_space, "block_size": block_size}
     return partitioned.by_type(
-      lambda units, mask, axis_name: pair_sum(
+      lambda axis_name, units, mask: pair_sum(
         units, potential, mask=mask, axis_name=axis_name, **options
       ),
       units,

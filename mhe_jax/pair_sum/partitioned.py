@@ -18,8 +18,6 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mhe_jax.arrays import is_explicit
-from mhe_jax.pair_sum import ring
 from mhe_jax.pair_sum.mask import Mask
 
 Sums = TypeVar("Sums")
@@ -29,20 +27,22 @@ FEWEST_ROWS = 64
 
 
 def by_type(
-  function: Callable[[jax.Array, Mask, ring.AxisName | None], Sums],
+  function: Callable[..., Sums],
   units: jax.Array,
   mask: Mask = Mask(),
+  *shared: Any,
 ) -> Sums:
   """Sums over the pairs of rows whose type says how they are sharded.
 
   Args:
-    function: of the units and the mask of a device, and the axes over which the rows
-      are sharded, to the sums ``[*batch]``.
+    function: of the axes over which the rows are sharded (``None``: they are not), the
+      units and the mask of a device, and what is shared, to sums ``[*batch]``.
     units: ``[*batch, n, d]``, sharded over explicit axes of a mesh.
     mask: the pairs that count.
+    *shared: trees of arrays that are the same for all rows and sets.
 
   Returns:
-    The sums ``[*batch]``.
+    The sums.
   """
   sharding = jax.typeof(units).sharding
   mesh = sharding.mesh
@@ -54,14 +54,14 @@ def by_type(
   mask = jax.tree.map(lambda x: reshard(x, of_row), mask)
   names = {name for axes in spec for name in _names(axes)}
   if not names:
-    return function(units, mask, None)
+    return function(None, units, mask, *shared)
   return jax.shard_map(
-    lambda units, mask: function(units, mask, rows),
+    functools.partial(function, rows),
     mesh=mesh,
-    in_specs=(spec, of_row),
+    in_specs=(spec, of_row, *(P() for _ in shared)),
     out_specs=P(*batch),
     axis_names=names,
-  )(units, mask)
+  )(units, mask, *(jax.tree.map(lambda x: reshard(x, P()), shared)))
 
 
 def by_compiler(
@@ -150,17 +150,27 @@ def _names(axes):
 
 def _is_divisible(units):
   """Whether a compiler could divide the rows, for all that is known now."""
-  if jax.device_count() == 1 or is_explicit(units):
+  if jax.device_count() == 1 or units.shape[-2] < 2 * FEWEST_ROWS:
     return False
   if not all(isinstance(size, int) for size in units.shape):
     return False  # Symbolic, under jax.export.
-  is_local = jax.sharding.get_abstract_mesh().manual_axes  # Inside jax.shard_map.
-  return not is_local and units.shape[-2] >= 2 * FEWEST_ROWS
+  context = jax.sharding.get_abstract_mesh()
+  if context.manual_axes:  # Inside jax.shard_map.
+    return False
+  # Where all axes are explicit, types have said all there is to divide.
+  meshes = [
+    mesh for mesh in (context, jax.typeof(units).sharding.mesh) if mesh.size > 1
+  ]
+  return not meshes or any(mesh.auto_axes for mesh in meshes)
 
 
 def _partition(function, mesh, operands, results):
   """What each device computes, of which part of the operands."""
   constants, units, mask, shared = operands
+  if mesh.empty:  # Nothing in the whole program is sharded over axes with names.
+    whole = lambda _, units, mask, shared: function(None, units, mask, *shared)  # noqa: E731
+    as_it_is = jax.tree.map(lambda x: x.sharding, operands)
+    return mesh, whole, jax.tree.map(lambda _: units.sharding, results), as_it_is
   spec = division(units.sharding.spec, units.shape, mesh.shape)
   *batch, rows, _ = spec
   place = functools.partial(NamedSharding, mesh)
