@@ -13,6 +13,7 @@ import scipy.special
 
 from experiments.gallery import __main__ as command
 from experiments.gallery import angles, limits, plane, sphere
+from experiments.gallery.kept import kept
 from mhe_jax import Riesz, hyperspherical_energy
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -67,7 +68,7 @@ def test_angles_of_random_directions_have_their_law(d):
 
 
 def test_the_descent_falls_to_the_minimum():
-  result = sphere.compute(counts=[4, 6], steps=200, frames=6, seed=1)
+  result = sphere.compute(**sphere.SETTINGS["smoke"])
   assert result["moments"][0] == 0 and result["moments"][-1] == 200
   for points, least in zip(result["sets"], (3.674234614, 9.985281374)):
     energies = points["energies"]
@@ -97,11 +98,20 @@ def test_everything_is_drawn_and_computed_once(tmp_path, as_users):
   assert trained["dimensions"] == {"conv0/kernel": 9, "conv2/kernel": 36}
   for layers in trained["counts"].values():
     assert [sum(bins) for bins in layers.values()] == [6, 6]  # Pairs of 4 neurons.
-  (tmp_path / names[1]).unlink()
-  times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-  command.main("smoke", tmp_path)
-  assert (tmp_path / names[1]).exists()
-  assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")} == times
+
+
+def test_what_was_computed_is_computed_again_with_other_settings_only(tmp_path):
+  calls = []
+
+  def compute(pair, name):
+    calls.append(name)
+    return {"total": sum(pair)}
+
+  for settings in 2 * [{"pair": (1, 2), "name": "a"}] + [{"pair": (1, 3), "name": "b"}]:
+    found = kept(tmp_path / "sum.json", settings, compute)
+    assert found["total"] == sum(settings["pair"])
+    assert found == json.loads((tmp_path / "sum.json").read_text())
+  assert calls == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", command.SUBJECTS)

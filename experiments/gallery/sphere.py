@@ -15,7 +15,7 @@ from mhe_jax import Riesz, hyperspherical_energy
 
 SETTINGS = {
   "full": {"counts": [4, 12, 32, 200], "steps": 1500, "frames": 64, "seed": 3},
-  "smoke": {"counts": [4, 5], "steps": 50, "frames": 3, "seed": 3},
+  "smoke": {"counts": [4, 6], "steps": 200, "frames": 4, "seed": 3},
 }
 # Thomson's problem, sum over i < j: Wales and Ulker, Physical Review B 74, 2006.
 KNOWN = {4: 3.674234614, 12: 49.165253058, 32: 412.261274651}
