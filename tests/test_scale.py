@@ -66,7 +66,7 @@ def test_loss_and_gradient_of_shards_are_those_of_one_device(scale):
     normed = weights / jnp.linalg.norm(weights, axis=1, keepdims=True)
     logits = scale * jnp.asarray(units(np.asarray(features))) @ normed.T
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses.mean(), logits.argmax(1) == labels
+    return losses.mean(), jnp.astype(logits.argmax(1), labels.dtype) == labels
 
   with jax.numpy_rank_promotion("allow"):
     expected = jax.value_and_grad(whole, has_aux=True)(weights)
@@ -96,25 +96,29 @@ def test_loss_of_equal_logits_and_of_one_that_is_right():
   assert value == pytest.approx(450.0) and right.tolist() == [True, False]
 
 
-@pytest.mark.parametrize("kind", ("none", "exact", "rows", "sampled"))
+@pytest.mark.parametrize("kind", ("exact", "rows", "sampled"))
 def test_what_is_minimized_has_the_energy_in_relative_units(kind):
   weights, features, labels = problem()
   config = dataclasses.replace(
     SMOKE, classes=48, d=5, energy=kind, weight=0.5, num_samples=48
   )
-  losses = training.make_losses(config, mesh_of(NUM_DEVICES))
-  total = hasty_jit(jax.value_and_grad(losses, has_aux=True))
-  (value, loss), gradient = total(weights, features, labels, jax.random.key(0))
-  of_loss = training.make_losses(
-    dataclasses.replace(config, energy="none"), mesh_of(NUM_DEVICES)
-  )
-  bare = jax.grad(of_loss, has_aux=True)(weights, features, labels, jax.random.key(0))
-  assert loss == pytest.approx(
-    float(of_loss(weights, features, labels, jax.random.key(0))[1])
-  )
+  value_and_grad = {
+    name: hasty_jit(
+      jax.value_and_grad(
+        training.make_losses(
+          dataclasses.replace(config, energy=name), mesh_of(NUM_DEVICES)
+        ),
+        has_aux=True,
+      )
+    )
+    for name in ("none", kind)
+  }
+  operands = (weights, features, labels, jax.random.key(0))
+  (value, loss), gradient = value_and_grad[kind](*operands)
+  (alone, again), bare = value_and_grad["none"](*operands)
+  assert loss == pytest.approx(float(alone)) and alone == again
   # The excess has the energy's gradient, over the energy of an excess of 1.
   energies = {
-    "none": lambda w: 0.0 * w.sum(),
     "exact": lambda w: hyperspherical_energy(w, Riesz(2.0)),
     "sampled": lambda w: hyperspherical_energy(w, Riesz(2.0)),  # Of all: exact.
     "rows": lambda w: sampled_energy(None, w, Riesz(2.0), rows=labels),
@@ -122,11 +126,11 @@ def test_what_is_minimized_has_the_energy_in_relative_units(kind):
   energy, pull = jax.value_and_grad(energies[kind])(weights)
   unit = 3 / 4 - config.units.bound  # V_2 = (d - 2) / (2 (d - 3)).
   assert value - loss == pytest.approx(float(0.5 * energy / unit), rel=1e-9)
-  np.testing.assert_allclose(gradient - bare[0], 0.5 * pull / unit, atol=1e-10)
+  np.testing.assert_allclose(gradient - bare, 0.5 * pull / unit, atol=1e-10)
 
 
-def test_weights_and_momentum_stay_divided():
-  config, mesh = dataclasses.replace(SMOKE, energy="sampled"), mesh_of(NUM_DEVICES)
+def test_weights_and_momentum_stay_divided(as_users):
+  config, mesh = dataclasses.replace(SMOKE, energy="none"), mesh_of(NUM_DEVICES)
   state = training.init(config, mesh)
   labels = config.identities.labels(config.batch, key=(1,))
   step = training.make_step(config, mesh)
@@ -361,10 +365,14 @@ def test_what_the_descents_record(finished):
     assert result["history"][0]["excess"] == pytest.approx(before, rel=1e-3)
     assert 0.0 < result["turn"] < 90.0
   assert [entry["step"] for entry in exact["history"]] == [0, 1, 2, 3, 4]
+  ends = [entry["excess"] for entry in sampled["history"]]
+  assert len(ends) == 2 and len(sampled["estimates"]) == sampled["history"][1]["step"]
+  assert sampled["estimates"][0] == pytest.approx(ends[0], rel=0.05)
+  assert sampled["estimates"][-1] == pytest.approx(ends[1], rel=0.05)
   budget = 4 * 1.5 * config.n**2 * config.d
   assert exact["history"][-1]["products"] == budget
   assert 0.95 * budget < sampled["history"][-1]["products"] <= budget
-  assert sampled["excess"] < exact["excess"] < before
+  assert max(sampled["excess"], exact["excess"]) < 0.6 * before
 
 
 def test_the_report_of_results(finished, tmp_path):

@@ -53,6 +53,7 @@ def own_logits(logits: jax.Array, labels: jax.Array, axis_name: str) -> jax.Arra
 
 
 def are_right(logits: jax.Array, labels: jax.Array, axis_name: str) -> jax.Array:
-  """Whether no class has a larger logit than the image's own, ``[batch]``."""
+  """Whether no class has a larger logit than the image's own: constants ``[batch]``."""
+  logits = jax.lax.stop_gradient(logits)
   largest = jax.lax.pmax(logits.max(1), axis_name)
   return own_logits(logits, labels, axis_name) >= largest

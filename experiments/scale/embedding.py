@@ -27,7 +27,7 @@ def tell(result: dict) -> str:
 
 CPU = Config()
 SMOKE = dataclasses.replace(
-  CPU, matrix="clusters", n=2048, d=16, num_samples=64, exact_steps=4, measurements=4
+  CPU, matrix="clusters", n=2048, d=16, num_samples=64, exact_steps=4
 )
 EXPERIMENT = Experiment(
   "embedding",

@@ -72,7 +72,7 @@ def draw_nearest(results: dict[str, dict]):
 
 
 def draw_products(results: dict[str, dict]):
-  """Exact excess of the rows over the multiplications spent.
+  """Excess of the rows over the multiplications spent: points exact, a line estimates.
 
   Args:
     results: ``{arm: result}`` of the embedding.
@@ -81,19 +81,22 @@ def draw_products(results: dict[str, dict]):
     return None
   figure, ((axes,),) = subplots(1, 1, figsize=(5.5, 3.8))
   for arm, result in results.items():
-    history = result["history"]
+    history, estimates = result["history"], result["estimates"]
+    products = [entry["products"] / 1e9 for entry in history]
+    label = f"{NAMES[arm]}, {history[-1]['step']} steps"
+    style = "none" if estimates else "-"  # Their exact points are few.
     axes.plot(
-      [entry["products"] / 1e9 for entry in history],
-      [entry["excess"] for entry in history],
-      color=COLORS[arm],
-      marker="o",
-      ms=4,
-      label=f"{NAMES[arm]}, {history[-1]['step']} steps",
-    )
+      products, [entry["excess"] for entry in history],
+      color=COLORS[arm], marker="o", ms=4, linestyle=style,
+      label=None if estimates else label,
+    )  # fmt: skip
+    if estimates:
+      spent = np.linspace(0.0, products[-1], len(estimates) + 1)[:-1]
+      axes.plot(spent, estimates, color=COLORS[arm], linewidth=1.2, label=label)
   axes.axhline(1.0, color="#888888", linestyle=":", label="random directions")
   axes.set_yscale("log")
   axes.set_xlabel("multiplications spent, 1e9")
-  axes.set_ylabel("relative excess of all rows, exact")
+  axes.set_ylabel("relative excess of all rows")
   axes.legend(fontsize=8)
   return figure
 
