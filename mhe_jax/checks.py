@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
@@ -73,12 +73,53 @@ def check_axis_name(axis_name: Hashable | None) -> Hashable | None:
   if axis_name is None:
     return None
   names = tuple(axis_name) if isinstance(axis_name, tuple | list) else (axis_name,)
-  for name in names or (None,):
-    try:
-      jax.lax.axis_index(name)
-    except NameError:
-      raise ValueError(
-        f"axis_name must be a mesh axis of the jax.shard_map that this is called in, "
-        f"got {axis_name!r}; outside of one, sharded arrays need no name."
-      ) from None
+  manual = jax.sharding.get_abstract_mesh().manual_axes
+  if not names or not all(name in manual for name in names):
+    raise ValueError(
+      f"axis_name must be a mesh axis of the jax.shard_map that this is called in, got "
+      f"{axis_name!r}, of {manual}; outside of one, sharded arrays need no name."
+    )
+  if len({*names}) < len(names):
+    raise ValueError(f"axis_name must name each axis once, got {axis_name!r}.")
   return names[0] if len(names) == 1 else names
+
+
+def check_sharded(
+  axis_name: Hashable | None,
+  of_rows: Mapping[str, jax.Array | None],
+  shared: Mapping[str, jax.Array | None] | None = None,
+) -> None:
+  """Of what :func:`jax.shard_map` knows: rows differ over devices, the rest does not.
+
+  Args:
+    axis_name: over which the rows are sharded, if they are.
+    of_rows: arguments that are of the rows of one device, by name.
+    shared: arguments that are the same on all.
+
+  Raises:
+    ValueError: an argument is not as it must be.
+  """
+  if axis_name is None:
+    return
+  names = {*axis_name} if isinstance(axis_name, tuple) else {axis_name}
+  for name, x in of_rows.items():
+    if x is not None and not names <= _varying(x):
+      raise ValueError(
+        f"{name} must be those of the rows of one device, different along "
+        f"{axis_name!r}, got {jax.typeof(x)}, the same on several: give in_specs that "
+        "shard them, and leave check_vma of jax.shard_map as it is."
+      )
+  for name, x in (shared or {}).items():
+    if x is not None and _varying(x) & names:
+      raise ValueError(
+        f"{name} must be the same on all devices along {axis_name!r}, got "
+        f"{jax.typeof(x)}, which differs."
+      )
+
+
+def _varying(x):
+  """Mesh axes along which an array differs, inside shard_map."""
+  kind = jax.typeof(x)
+  # Its name is not the same in all versions of JAX.
+  kind = getattr(kind, "manual_axis_type", kind)
+  return kind.varying if hasattr(kind, "varying") else kind.vma

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.checks import check_axis_name, check_count
+from mhe_jax.checks import check_axis_name, check_count, check_sharded
 from mhe_jax.objectives.base import as_neurons
 from mhe_jax.pair_sum import ring
 from mhe_jax.pair_sum.energy import pair_energy
@@ -86,8 +86,8 @@ def hyperspherical_energy(
   explicit or automatic, by rows or by columns, as arrays or inside ``jit``, are
   divided the same way, and so are axes of the batch. (Where a device would have fewer
   than 64 rows, they are gathered instead, which is faster.) The gradient is sharded as
-  the neurons are. Inside ``shard_map``, keep its default ``check_vma=True``: without
-  it, JAX takes the gradient of the sum over devices as many times as there are devices.
+  the neurons are. Inside ``shard_map``, its default ``check_vma=True`` must stay, by
+  which JAX knows what differs over devices.
 
   Raises:
     TypeError: ``neurons`` is not a real floating-point array, or ``potential``
@@ -149,12 +149,14 @@ def hyperspherical_energy(
       raise ValueError(
         f"block_size must be None for 'dense', which has no tiles, got {block_size!r}."
       )
-  mask = mask_of(neurons.shape[:-1], where, labels)
   if implementation == "dense" and axis_name is not None:
     raise ValueError(
       f"axis_name must be None for 'dense', which sees one device, got {axis_name!r}."
     )
+  mask = mask_of(neurons.shape[:-1], where, labels)
   axis_name = check_axis_name(axis_name)
+  of_rows = {"neurons": neurons, "where": mask.where, "labels": mask.labels}
+  check_sharded(axis_name, of_rows)
   options = _Options(
     potential, bool(half_space), reduction, implementation, block_size, axis_name
   )

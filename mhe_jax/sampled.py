@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mhe_jax.arrays import is_explicit, replicate_explicit
-from mhe_jax.checks import check_axis_name
+from mhe_jax.checks import check_axis_name, check_sharded
 from mhe_jax.objectives.base import as_neurons
 from mhe_jax.objectives.sampled import Method, Sampled
 from mhe_jax.pair_sum.mask import Mask
@@ -101,10 +101,12 @@ def sampled_energy(
       return objective(neurons, half_space=half_space, key=key)
     neurons = as_neurons(neurons)
     objective.check_key(key)
+    check_sharded(axis_name, {"neurons": neurons}, {"key": key})
     of_sample = _OfSample(objective, bool(half_space), axis_name)
     return evaluate(of_sample, neurons, key, axis_name=axis_name)
   check_potential(potential)
   neurons, rows = as_neurons(neurons, whole=False), _as_rows(rows)
+  check_sharded(axis_name, {"neurons": neurons}, {"rows": rows})
   of_rows = _OfRows(potential, bool(half_space), axis_name)
   return evaluate(of_rows, neurons, rows, axis_name=axis_name)
 

@@ -21,6 +21,8 @@ from processes import environment
 from experiments.benchmarks.products import products_of
 from mhe_jax import (
   Gaussian,
+  LayerRule,
+  NeuronAxes,
   Potential,
   RelativeExcess,
   Riesz,
@@ -155,14 +157,35 @@ def test_an_axis_name_that_is_none_here():
   with pytest.raises(ValueError, match="axis_name must be a mesh axis of the"):
     hyperspherical_energy(normal(8, 3), axis_name="x")
 
-  def energy(w):
-    return hyperspherical_energy(w, axis_name=("x", "rows"))
-
-  sharded = jax.shard_map(energy, mesh=mesh_of(8), in_specs=P("x"), out_specs=P())
-  with pytest.raises(ValueError, match=r"axis_name must .*got \('x', 'rows'\)"):
-    sharded(normal(8, 3))
+  for name, message in (
+    (("x", "rows"), r"axis_name must be .*got \('x', 'rows'\)"),
+    (3, "axis_name must be .*got 3"),
+    (("x", "x"), "axis_name must name each axis once"),
+  ):
+    energy = functools.partial(hyperspherical_energy, axis_name=name)
+    sharded = jax.shard_map(energy, mesh=mesh_of(8), in_specs=P("x"), out_specs=P())
+    with pytest.raises(ValueError, match=message):
+      sharded(normal(8, 3))
   with pytest.raises(ValueError, match="axis_name must be None for 'dense'"):
     hyperspherical_energy(normal(8, 3), axis_name="x", implementation="dense")
+
+
+def test_rows_that_are_the_same_on_all_devices():
+  energy = functools.partial(hyperspherical_energy, axis_name="x")
+
+  def masked(w, where):
+    return energy(w, where=where)
+
+  for check_vma in (True, False):
+    replicated = jax.shard_map(
+      energy, mesh=mesh_of(8), in_specs=P(), out_specs=P(), check_vma=check_vma
+    )
+    with pytest.raises(ValueError, match="neurons must be those of the rows of one"):
+      replicated(normal(8, 3))
+  specs = (P("x"), P())
+  sharded = jax.shard_map(masked, mesh=mesh_of(8), in_specs=specs, out_specs=P())
+  with pytest.raises(ValueError, match="where must be those of the rows of one"):
+    sharded(normal(8, 3), jnp.ones(1, bool))
 
 
 # --- by itself ----------------------------------------------------------------------
@@ -278,6 +301,24 @@ def test_derivatives_and_batches_of_what_the_compiler_divides():
     assert_close(batched(sharded), batched(w), 1e-10)
   twice = hasty_jit(jax.vmap(jax.vmap(energy)))
   assert_close(twice(sharded[None]), energy(w)[None])
+
+
+def test_a_reshape_that_divides_a_sharded_axis():
+  """Devices then have parts of several sets, which no name of the mesh says."""
+  mesh = mesh_of(8)
+  kernel = normal(8, 1024)
+  rules = [LayerRule("kernel", NeuronAxes(-1, groups=4))]
+  function = hasty_jit(functools.partial(network_energy, rules=rules))
+  actual = function({"kernel": put(kernel, mesh, P(None, "x"))})
+  assert_close(actual, network_energy({"kernel": kernel}, rules=rules))
+
+
+def test_batches_that_are_sharded_under_vmap():
+  w = normal(8, 128, 4)
+  energy = jax.vmap(jax.value_and_grad(hyperspherical_energy))
+  for axis_type in TYPES.values():
+    sharded = put(w, mesh_of(8, axis_type=axis_type), P("x"))
+    assert_close(hasty_jit(energy)(sharded), energy(w))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -155,3 +155,19 @@ def test_few_rows_are_exact_and_rows_of_nan_are_not_hidden():
 def test_an_axis_name_that_is_none_here():
   with pytest.raises(ValueError, match="axis_name must be a mesh axis of the"):
     sampled_energy(jax.random.key(0), neurons(), num_samples=3, axis_name="x")
+
+
+@pytest.mark.parametrize("name", ("key", "rows"))
+def test_what_must_be_the_same_on_all_devices(name):
+  mesh, w = jax.make_mesh((8,), ("x",), (AxisType.Auto,)), neurons()
+
+  def energy(w):
+    own = jax.lax.axis_index("x")
+    if name == "rows":
+      return sampled_energy(None, w, rows=own[None], axis_name="x")
+    key = jax.random.fold_in(jax.random.key(0), own)
+    return sampled_energy(key, w, num_samples=20, method="minibatch", axis_name="x")
+
+  sharded = jax.shard_map(energy, mesh=mesh, in_specs=P("x"), out_specs=P())
+  with pytest.raises(ValueError, match=f"{name} must be the same on all devices"):
+    sharded(w)

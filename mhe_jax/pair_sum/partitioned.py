@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mhe_jax.arrays import is_explicit
 from mhe_jax.pair_sum.mask import Mask
 
 Sums = TypeVar("Sums")
@@ -98,12 +100,13 @@ def by_compiler(
     operands = (jaxpr.consts, units, mask, shared)
     rule = _rule(*operands, jax.tree.leaves(shapes))
     partition = functools.partial(_partition, function)
-    whole.def_partition(partition, sharding_rule=rule)
+    # Not decoded: JAX cannot where parts of an axis of the mesh are meant.
+    whole.def_partition(partition, decode_shardings=False, sharding_rule=rule)
     return whole(*operands)
 
   @batched.def_vmap
   def _(axis_size, is_batched, units, mask, shared):
-    if any(jax.tree.leaves(is_batched[2])):
+    if any(jax.tree.leaves(is_batched[2])) or is_explicit(units):
       plain = functools.partial(function, None)
       axes = jax.tree.map(lambda x: 0 if x else None, (*is_batched[:2], *is_batched[2]))
       results = jax.vmap(plain, in_axes=axes)(units, mask, *shared)
@@ -171,7 +174,7 @@ def _partition(function, mesh, operands, results):
     whole = lambda _, units, mask, shared: function(None, units, mask, *shared)  # noqa: E731
     as_it_is = jax.tree.map(lambda x: x.sharding, operands)
     return mesh, whole, jax.tree.map(lambda _: units.sharding, results), as_it_is
-  spec = division(units.sharding.spec, units.shape, mesh.shape)
+  spec = division(_spec(mesh, units), units.shape, mesh.shape)
   *batch, rows, _ = spec
   place = functools.partial(NamedSharding, mesh)
   of_all = lambda tree, spec: jax.tree.map(lambda _: place(spec), tree)  # noqa: E731
@@ -189,6 +192,40 @@ def _partition(function, mesh, operands, results):
       of_all(shared, P()),
     ),
   )
+
+
+def _spec(mesh, units):
+  """How the compiler sharded an array, by the names of the mesh.
+
+  It may have sharded over parts of an axis, which have no names: a reshape of an axis
+  of 1024 over 8 devices to 4 x 256 does. Then the array is as if it were whole.
+  """
+  indices = units.sharding.devices_indices_map(units.shape)
+  starts = np.array([[s.start or 0 for s in indices[d]] for d in mesh.devices.flat])
+  starts = starts.reshape(*mesh.devices.shape, units.ndim)
+  # From one device to the next along an axis of the mesh: how far in the array.
+  steps = [np.take(starts, 1, i) - np.take(starts, 0, i) for i in range(starts.ndim - 1)
+           if starts.shape[i] > 1]  # fmt: skip
+  names = [name for name in mesh.axis_names if mesh.shape[name] > 1]
+  strides = [step.reshape(-1, units.ndim).max(0) for step in steps]
+  spec = P(
+    *(
+      tuple(
+        name
+        for stride, name in sorted(
+          ((stride[axis], name) for stride, name in zip(strides, names)), reverse=True
+        )
+        if stride
+      )
+      or None
+      for axis in range(units.ndim)
+    )
+  )
+  flat = [name for axes in spec for name in _names(axes)]
+  is_it = len({*flat}) == len(flat) and units.sharding.is_equivalent_to(
+    NamedSharding(mesh, spec), units.ndim
+  )
+  return spec if is_it else P()
 
 
 def _rule(constants, units, mask, shared, results):
