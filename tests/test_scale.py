@@ -335,7 +335,7 @@ def finished(tmp_path_factory):
 
 def test_what_the_classifiers_record(finished):
   results = report.results_of(classifier.EXPERIMENT, "smoke", finished)
-  assert list(results) == ["none", "sampled", "rows", "exact"]
+  assert list(results) == ["none", "sampled", "exact"]
   for arm, result in results.items():
     assert result["config"] == {**dataclasses.asdict(SMOKE), "energy": arm}
     assert [entry["step"] for entry in result["history"]] == [0, 3, 6]

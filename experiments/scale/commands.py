@@ -46,7 +46,8 @@ class Experiment(Generic[S]):
     Raises:
       InputError: there is no such arm, or it cannot have these settings.
     """
-    return dataclasses.replace(config, **{self.arm: arm})
+    settings: Any = config  # A dataclass, which its class does not say.
+    return dataclasses.replace(settings, **{self.arm: arm})
 
   def path(self, folder: pathlib.Path, preset: Preset, arm: str) -> pathlib.Path:
     """Of a result."""
@@ -73,14 +74,14 @@ class Arguments(Generic[S]):
 def run_command(experiment: Experiment[S], description: str | None) -> None:
   """``python -m experiments.scale.NAME``."""
 
-  def preset_of(preset: Preset = "cpu"):
+  def preset_of(preset: Preset = "cpu") -> Preset:
     """Its settings are the defaults of all other arguments."""
     return preset
 
-  preset, _ = tyro.cli(preset_of, return_unknown_args=True, add_help=False)
-  config, arms = experiment.presets[preset]
   console = Console()
   with told_in_a_line(console):
+    preset, _ = tyro.cli(preset_of, return_unknown_args=True, add_help=False)
+    config, arms = experiment.presets[preset]
     arguments = tyro.cli(
       Arguments[type(config)],
       default=Arguments(config, arms, preset),

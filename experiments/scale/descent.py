@@ -38,7 +38,7 @@ class Config(Settings):
   Attributes:
     matrix: ``minilm``, or made up ``clusters``, of
     n: rows, and
-    d: dimensions; of ``minilm``, its first rows.
+    d: dimensions; of ``minilm``, rows drawn at random where n is not all.
     method: energy that is descended.
     s: of the Riesz energy.
     num_samples: of the estimate.
@@ -57,8 +57,8 @@ class Config(Settings):
   s: float = 2.0
   num_samples: int = 256
   exact_steps: int = 4
-  rate: float = 3e-3
-  exact_rate: float = 4e-2
+  rate: float = 1e-2
+  exact_rate: float = 2e-2
   seed: int = 0
 
   def __post_init__(self):
@@ -107,10 +107,12 @@ def rows_of(config: Config) -> tuple[np.ndarray, str]:
       f"n and d of 'minilm' must be at most {len(rows)} and just {rows.shape[1]}, got "
       f"{config.n} and {config.d}."
     )
-  return rows[: config.n], f"{tokens.PACKAGE} {tokens.VERSION}, sha256 {digest}"
+  # Its first rows are not used, and nearly equal: a trial of them would mislead.
+  chosen = np.random.default_rng(config.seed).permutation(len(rows))[: config.n]
+  return rows[np.sort(chosen)], f"{tokens.PACKAGE} {tokens.VERSION}, sha256 {digest}"
 
 
-def make_step(config: Config) -> Callable[..., Any]:
+def make_step(config: Config) -> Any:
   """A jitted ``step(rows, state, key)``, which consumes both, and the energy before it.
 
   Of "sampled", the energy is an estimate.
@@ -127,7 +129,7 @@ def make_step(config: Config) -> Callable[..., Any]:
     value, gradient = jax.value_and_grad(energy)(rows, key)
     updates, state = tx.update(gradient, state, rows)
     # Norms say nothing: held, they keep the turns of all rows comparable.
-    return normalize(optax.apply_updates(rows, updates)), state, value
+    return normalize(jnp.asarray(optax.apply_updates(rows, updates))), state, value
 
   return jax.jit(step, donate_argnums=(0, 1))
 

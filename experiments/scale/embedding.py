@@ -29,15 +29,10 @@ CPU = Config()
 SMOKE = dataclasses.replace(
   CPU, matrix="clusters", n=2048, d=16, num_samples=64, exact_steps=4
 )
+ARMS = ("exact", "sampled")
 EXPERIMENT = Experiment(
-  "embedding",
-  "method",
-  {name: (config, ("exact", "sampled")) for name, config in (
-    ("smoke", SMOKE), ("cpu", CPU)
-  )},
-  spread,
-  tell,
-)  # fmt: skip
+  "embedding", "method", {"smoke": (SMOKE, ARMS), "cpu": (CPU, ARMS)}, spread, tell
+)
 
 
 def main() -> None:

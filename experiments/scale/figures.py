@@ -52,7 +52,7 @@ def draw_nearest(results: dict[str, dict]):
     panel.set_title(f"{count:,} classes: {name}", fontsize=9)
     panel.set_xlabel("angle to the nearest other class, degrees")
     panel.set_xlim(0, 80)
-  panels[0].set_ylabel(f"share of the classes in bins of {BIN} degrees, %")
+  panels[0].set_ylabel(f"share of classes in {BIN} degrees, %")
   for arm, result in results.items():
     history = result["history"]
     panels[2].plot(

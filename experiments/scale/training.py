@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
@@ -163,7 +164,7 @@ def make_losses(config: Config, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
   return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=(P(), P()))
 
 
-def make_step(config: Config, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+def make_step(config: Config, mesh: jax.sharding.Mesh) -> Any:
   """A jitted ``step(state, labels, number)``, which consumes the state, and its loss.
 
   Args:
@@ -179,7 +180,8 @@ def make_step(config: Config, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
     total = lambda weights: losses(weights, features, labels, for_energy)  # noqa: E731
     gradient, loss = jax.grad(total, has_aux=True)(state.weights)
     updates, opt_state = tx.update(gradient, state.opt_state, state.weights)
-    return State(optax.apply_updates(state.weights, updates), opt_state), loss
+    weights = jnp.asarray(optax.apply_updates(state.weights, updates))
+    return State(weights, opt_state), loss
 
   return jax.jit(step, donate_argnums=0)
 
