@@ -42,6 +42,18 @@ def test_energy_benchmark(tmp_path):
   assert 0 < huge["temporary_mib"] < huge["peak_mib"]
 
 
+def test_sampled_benchmark(tmp_path):
+  result = run_smoke("sampled", tmp_path)
+  assert (tmp_path / "benchmark_sampled.png").read_bytes().startswith(b"\x89PNG")
+  for entry in result["errors"]:
+    assert 0 < entry["errors"]["field"] < entry["errors"]["minibatch"]
+  ring = result["ring"]
+  assert ring["error_of_value"] < 1e-6 and ring["error_of_gradient"] < 1e-5
+  assert ring["products"]["least"] < ring["products"]["each"] < ring["products"]["one"]
+  assert ring["mib"]["each"] < ring["mib"]["one"] and ring["all_gathers"] == 0
+  assert all(entry["rms"] > 0 for entry in result["means"])
+
+
 def test_train_step_benchmark(tmp_path):
   result = run_smoke("train_step", tmp_path)
   for network in result["networks"]:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import mhe_jax
-from experiments.benchmarks import input_pipeline, train_step
+from experiments.benchmarks import input_pipeline, sampled_tables, train_step
 from experiments.benchmarks import tables as benchmark_tables
 from experiments.classification import report
 from experiments.classification.presets import Config
@@ -95,6 +95,11 @@ def test_numerics_states_the_committed_measurements():
   result = result_of("accuracy")
   tables, claims = accuracy_tables.tables(result), accuracy_tables.claims(result)
   check_page("numerics.md", tables, claims)
+
+
+def test_many_neurons_states_the_committed_measurements():
+  page = (ROOT / "docs" / "many.md").read_text()
+  assert fill(page, sampled_tables.tables(result_of("benchmark_sampled"))) == page
 
 
 def test_benchmarks_states_the_committed_measurements():

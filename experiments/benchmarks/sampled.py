@@ -35,9 +35,6 @@ Method = Literal["minibatch", "field"]
 Metric = Literal["chordal", "geodesic"]
 
 _METHODS: tuple[Method, ...] = ("minibatch", "field")
-_METRICS: tuple[tuple[float, Metric], ...] = (
-  (0.0, "chordal"), (1.0, "chordal"), (2.0, "chordal"), (1.0, "geodesic"),
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +44,11 @@ class Config:
   num_samples: int = 256
   sets: tuple[int, int] = (8192, 384)
   draws: int = 6  # Of each estimate whose error is told.
+  slopes: tuple[float, ...] = (0.0, 1.0, 2.0)
   means: tuple[int, int] = (512, 16)
+  metrics: tuple[tuple[float, Metric], ...] = (
+    (0.0, "chordal"), (1.0, "chordal"), (2.0, "chordal"), (1.0, "geodesic"),
+  )  # fmt: skip
   mean_samples: int = 32
   mean_draws: int = 400
   huge: tuple[int, int] = (1_000_000, 128)
@@ -63,8 +64,9 @@ class Config:
 PRESETS = {
   "full": Config(),
   "smoke": Config(
-    num_samples=16, sets=(256, 8), draws=2, means=(64, 4), mean_samples=8,
-    mean_draws=8, huge=(2000, 8), growth=(100, 200), growth_dim=8, most_exact=100,
+    num_samples=16, sets=(256, 8), draws=2, slopes=(2.0,), means=(64, 4),
+    metrics=((2.0, "chordal"),), mean_samples=8, mean_draws=8, huge=(2000, 8),
+    growth=(100, 200), growth_dim=8, most_exact=100,
     ring=(1024, 8), rivals=(128, 8), lazy=(64, 8), rounds=2,
   ),
 }  # fmt: skip
@@ -89,10 +91,10 @@ def sampled(
 def measure_errors(config, progress) -> list[dict]:
   """Of the gradient, relative to its norm, root mean square over draws."""
   results = []
-  task = progress.add_task("errors", total=len(SETS) * 3)
+  task = progress.add_task("errors", total=len(SETS) * len(config.slopes))
   for name, make in SETS.items():
     w = make(*config.sets)
-    for s in (0.0, 1.0, 2.0):
+    for s in config.slopes:
       progress.advance(task)
       if w is None:
         continue
@@ -116,7 +118,7 @@ def measure_means(config, progress) -> list[dict]:
   cases: list[tuple[Method, float, Metric, bool]] = [
     (method, s, metric, half_space)
     for method in _METHODS
-    for s, metric in _METRICS
+    for s, metric in config.metrics
     for half_space in (False, True)
   ]
   task, results = progress.add_task("means", total=len(cases)), []

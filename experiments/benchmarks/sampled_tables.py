@@ -1,11 +1,17 @@
-"""Tables and picture of :mod:`experiments.benchmarks.sampled`, from its JSON alone."""
+"""Tables and picture of :mod:`experiments.benchmarks.sampled`, from its JSON alone.
 
+python -m experiments.benchmarks.sampled_tables    # fills docs/many.md
+"""
+
+import json
 import pathlib
 
 import numpy as np
+import tyro
 
 from experiments.benchmarks.timing import ratio
 from experiments.report.markdown import markdown
+from experiments.report.pages import fill
 
 
 def tables(result: dict) -> dict[str, str]:
@@ -21,7 +27,8 @@ def tables(result: dict) -> dict[str, str]:
 
 def _errors(results):
   sets = dict.fromkeys(entry["set"] for entry in results)
-  header = ["estimate", *(f"{name}, s = 0 / 1 / 2" for name in sets)]
+  slopes = " / ".join(f"{s:g}" for s in dict.fromkeys(e["s"] for e in results))
+  header = ["estimate", *(f"{name}, s = {slopes}" for name in sets)]
   rows = [
     [
       method,
@@ -115,7 +122,8 @@ def plot(result: dict, path: pathlib.Path) -> None:
                   va="center")  # fmt: skip
     line = seconds[-1] * (n / n[-1]) ** power
     axes.loglog(n, line, ":", color=color, linewidth=0.8)
-  axes.margins(x=0.18)
+  axes.margins(x=0.05)
+  axes.set_xlim(right=3 * max(result["config"]["growth"]) * 3)
   axes.set_xlabel("neurons")
   axes.set_ylabel("seconds, value and gradient")
   d = result["config"]["growth_dim"]
@@ -123,3 +131,22 @@ def plot(result: dict, path: pathlib.Path) -> None:
   axes.spines[["top", "right"]].set_visible(False)
   figure.savefig(path, dpi=150)
   plt.close(figure)
+
+
+def main(
+  results: pathlib.Path = pathlib.Path("experiments/results/benchmark_sampled.json"),
+  docs: pathlib.Path = pathlib.Path("docs"),
+) -> None:
+  """Fills docs/many.md, and draws its picture.
+
+  Args:
+    results: what the benchmark wrote.
+    docs: folder of the page.
+  """
+  result, page = json.loads(results.read_text()), docs / "many.md"
+  page.write_text(fill(page.read_text(), tables(result), str(page)))
+  plot(result, docs / "images" / "benchmark_sampled.png")
+
+
+if __name__ == "__main__":
+  tyro.cli(main)
