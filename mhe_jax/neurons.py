@@ -30,8 +30,8 @@ def neuron_energies(
 
   with :math:`u_i = w_i / \lVert w_i \rVert` and E the :func:`hyperspherical_energy`. A
   neuron of high energy is close to many others, or very close to one; a small ``s``
-  asks for the first, a large one for the second. It tells what is redundant in direction,
-  not what a network can do without (docs/pruning.md): that, norms tell better.
+  asks for the first, a large one for the second. It tells what is redundant in
+  direction, not what a network can do without (docs/pruning.md): norms tell better.
 
   In half-space form the mean is over the :math:`2 (N - 1)` vectors :math:`u_j, -u_j` of
   the others. The neuron's own antipode, a constant that all neurons share, is left out;

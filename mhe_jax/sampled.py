@@ -74,7 +74,8 @@ def sampled_energy(
       ``potential`` not a :class:`Potential`, or ``rows`` not integer.
     ValueError: ``neurons`` has fewer than two axes, or a symbolic n (of
       ``jax.export``); ``num_samples`` is no whole number or too small; ``rows`` is not
-      ``[m]`` with m > 0; not one of both is given; ``method`` is another;
+      ``[m]`` with m > 0, or given with a ``key`` or ``method``; not one of both is
+      given; ``method`` is another;
       ``axis_name`` is none here.
 
   Example:
@@ -104,6 +105,11 @@ def sampled_energy(
     check_sharded(axis_name, {"neurons": neurons}, {"key": key})
     of_sample = _OfSample(objective, bool(half_space), axis_name)
     return evaluate(of_sample, neurons, key, axis_name=axis_name)
+  if key is not None or method != "field":
+    raise ValueError(
+      "key must be None and method left out where rows, which are not drawn, are "
+      f"given, got {key!r} and {method!r}."
+    )
   check_potential(potential)
   neurons, rows = as_neurons(neurons, whole=False), _as_rows(rows)
   check_sharded(axis_name, {"neurons": neurons}, {"rows": rows})

@@ -196,6 +196,16 @@ def test_it_takes_memory_for_neurons_and_not_for_pairs():
   [
     (lambda: sampled_energy(KEYS[0], W), ValueError, "one of num_samples and rows"),
     (
+      lambda: sampled_energy(KEYS[0], W, rows=np.array([1])),
+      ValueError,
+      "key must be None and method left out",
+    ),
+    (
+      lambda: sampled_energy(None, W, rows=np.array([1]), method="minibatch"),
+      ValueError,
+      "key must be None and method left out",
+    ),
+    (
       lambda: sampled_energy(KEYS[0], W, num_samples=4, rows=np.array([1])),
       ValueError,
       "one of num_samples and rows must be given, got 4",
