@@ -27,6 +27,7 @@ PAGES = [
   "docs/models.md",
   "docs/objectives.md",
   "docs/optimizers.md",
+  "docs/recipes.md",
 ]
 
 
