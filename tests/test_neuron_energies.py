@@ -11,7 +11,7 @@ from objectives import FEW_POTENTIALS, every_space, hasty_jit, transformations
 
 from mhe_jax import Riesz, hyperspherical_energy
 from mhe_jax.neurons import neuron_energies
-from mhe_jax.pair_sum import tiled
+from mhe_jax.pair_sum import layout, tiled
 from mhe_jax.pair_sum.mask import Mask
 
 
@@ -245,7 +245,7 @@ TRANSFORMATIONS = {
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_transformations(name, half_space, monkeypatch):
   # As many tiles as there are of thousands of neurons.
-  monkeypatch.setattr(tiled, "default_block_size", lambda: 8)
+  monkeypatch.setattr(layout, "default_block_size", lambda: 8)
   w, v = normal(37, 3), normal(37, 3, seed=1)
   expected, actual = (
     hasty_jit(
@@ -287,7 +287,7 @@ def test_memory_of_a_batch_is_that_of_its_sets_one_by_one():
 
 
 def test_inside_shard_map(monkeypatch):
-  monkeypatch.setattr(tiled, "default_block_size", lambda: 16)
+  monkeypatch.setattr(layout, "default_block_size", lambda: 16)
   mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
   w = normal(8, 41, 3)
 

@@ -37,7 +37,7 @@ def test_examples_of_the_page_and_of_the_docstrings(tmp_path):
 def test_commands_of_the_page():
   options = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Arguments)}
   assert {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE)} <= options
-  commands = re.findall(r"python -m mhe_jax\.report [^`\n]*", PAGE)
+  commands = re.findall(r"(?:\$ |`)(mhe_jax [^`\n]*)", PAGE)
   rules = []
   for command in commands:
     words = shlex.split(command)

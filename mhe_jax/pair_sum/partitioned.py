@@ -153,10 +153,10 @@ def _names(axes):
 
 def _is_divisible(units):
   """Whether a compiler could divide the rows, for all that is known now."""
-  if jax.device_count() == 1 or units.shape[-2] < 2 * FEWEST_ROWS:
-    return False
   if not all(isinstance(size, int) for size in units.shape):
     return False  # Symbolic, under jax.export.
+  if jax.device_count() == 1 or units.shape[-2] < 2 * FEWEST_ROWS:
+    return False
   context = jax.sharding.get_abstract_mesh()
   if context.manual_axes:  # Inside jax.shard_map.
     return False
