@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.arrays import is_explicit, replicate_explicit
+from mhe_jax.arrays import replicate_explicit
 from mhe_jax.checks import check_axis_name, check_sharded
 from mhe_jax.objectives.base import as_neurons
 from mhe_jax.objectives.sampled import Method, Sampled
@@ -63,7 +63,8 @@ def sampled_energy(
       called in, where ``neurons`` are the rows of one device. ``key`` and ``rows``,
       numbers of rows of all devices, are the same on all. What is sent are the sampled
       rows, and for ``"field"`` sums of d x d; its exact neighbors are those among the
-      rows of one device. Neurons that are sharded over explicit axes need no name.
+      rows of one device. Outside of it, sharded neurons need no name; with ``rows``,
+      automatic axes are left to the compiler.
 
   Returns:
     Estimates ``[*batch]``, float64 for float64 neurons and float32 otherwise; with
@@ -75,8 +76,7 @@ def sampled_energy(
     ValueError: ``neurons`` has fewer than two axes, or a symbolic n (of
       ``jax.export``); ``num_samples`` is no whole number or too small; ``rows`` is not
       ``[m]`` with m > 0, or given with a ``key`` or ``method``; not one of both is
-      given; ``method`` is another;
-      ``axis_name`` is none here.
+      given; ``method`` is another; ``axis_name`` is none here.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -199,9 +199,7 @@ class _OfRows(NamedTuple):
 
   def __call__(self, neurons, rows):
     units = normalize(neurons)
-    if self.axis_name is not None or not is_explicit(units):
-      return self.of_units(self.axis_name, units, Mask(), rows)
-    return by_type(self.of_units, units, Mask(), rows)
+    return by_type(self.axis_name, self.of_units, units, Mask(), rows)
 
   def of_units(self, axis_name, units, _, rows):
     return rows_against_all(

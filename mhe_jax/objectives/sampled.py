@@ -1,13 +1,13 @@
 """The mean pair energy, estimated from samples of neurons: for a million of them."""
 
 import dataclasses
+import functools
 import typing
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.arrays import is_explicit
 from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import Objective
 from mhe_jax.pair_sum import partitioned, ring, sampled
@@ -112,15 +112,10 @@ class Sampled(Objective):
     With ``axis_name``, axes of :func:`jax.shard_map`, the units are those of a device.
     """
     assert key is not None  # __call__.
-    if axis_name is None and is_explicit(units):
-      return partitioned.by_type(
-        lambda axis_name, units, _, key: self.with_error(
-          units, half_space=half_space, key=key, axis_name=axis_name
-        ),
-        units,
-        Mask(),
-        key,
-      )
+    function = functools.partial(self._of_rows, half_space)
+    return partitioned.by_type(axis_name, function, units, Mask(), key)
+
+  def _of_rows(self, half_space, axis_name, units, _, key):
     options = {"half_space": half_space, "axis_name": axis_name}
     n = ring.num_rows(units, axis_name)
     if not self.estimates(n):

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.arrays import is_explicit
 from mhe_jax.pair_sum import partitioned, ring, tiled, tiles
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential
@@ -42,16 +41,12 @@ def pair_sum(
   Raises:
     ValueError: n is symbolic (``jax.export``): the tiles are laid out by its value.
   """
-  if axis_name is None and is_explicit(units):
-    options = {"half_space": half_space, "block_size": block_size}
-    return partitioned.by_type(
-      lambda axis_name, units, mask: pair_sum(
-        units, potential, mask=mask, axis_name=axis_name, **options
-      ),
-      units,
-      mask,
-    )
   energy = tiles.PairEnergy(potential, half_space)
+  function = functools.partial(_pair_sum, energy, block_size)
+  return partitioned.by_type(axis_name, function, units, mask)
+
+
+def _pair_sum(energy, block_size, axis_name, units, mask):
   sums = _sum(_Schedule(energy, block_size, axis_name), units, mask)
   mask = ring.everywhere(mask, axis_name)
   num_pairs = mask.num_pairs(ring.num_rows(units, axis_name), units.dtype)
@@ -73,9 +68,7 @@ class _Schedule(NamedTuple):
 
   def __call__(self, units, mask, *, with_gradient):
     function = functools.partial(self.of_rows, with_gradient=with_gradient)
-    if self.axis_name is not None:
-      return function(self.axis_name, units, mask)
-    return partitioned.by_compiler(function, units, mask)
+    return partitioned.by_compiler(self.axis_name, function, units, mask)
 
   def of_rows(self, axis_name, units, mask, *, with_gradient):
     """Of the rows of a device; these operations JAX can differentiate."""

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mhe_jax.arrays import is_explicit
+from mhe_jax.pair_sum import ring
 from mhe_jax.pair_sum.mask import Mask
 
 Sums = TypeVar("Sums")
@@ -29,23 +30,28 @@ FEWEST_ROWS = 64
 
 
 def by_type(
+  axis_name: ring.AxisName | None,
   function: Callable[..., Sums],
   units: jax.Array,
   mask: Mask = Mask(),
   *shared: Any,
 ) -> Sums:
-  """Sums over the pairs of rows whose type says how they are sharded.
+  """Sums over the pairs of rows whose type may say how they are sharded.
 
   Args:
+    axis_name: axes of :func:`jax.shard_map` over which the rows are sharded already,
+      so that there is nothing left to divide.
     function: of the axes over which the rows are sharded (``None``: they are not), the
       units and the mask of a device, and what is shared, to sums ``[*batch]``.
-    units: ``[*batch, n, d]``, sharded over explicit axes of a mesh.
+    units: ``[*batch, n, d]``.
     mask: the pairs that count.
     *shared: trees of arrays that are the same for all rows and sets.
 
   Returns:
     The sums.
   """
+  if axis_name is not None or not is_explicit(units):
+    return function(axis_name, units, mask, *shared)
   sharding = jax.typeof(units).sharding
   mesh = sharding.mesh
   spec = division(sharding.spec, units.shape, mesh.shape)
@@ -67,11 +73,16 @@ def by_type(
 
 
 def by_compiler(
-  function: Callable[..., Any], units: jax.Array, mask: Mask = Mask(), *shared: Any
+  axis_name: ring.AxisName | None,
+  function: Callable[..., Any],
+  units: jax.Array,
+  mask: Mask = Mask(),
+  *shared: Any,
 ) -> Any:
   """Sums, and pulls on the rows, of rows that the compiler may have sharded.
 
   Args:
+    axis_name: as of :func:`by_type`.
     function: of the axes over which the rows are sharded (``None``: they are not), the
       units and the mask of a device, and what is shared, to a tree of sums ``[*batch]``
       and of pulls ``[*batch, n, d]``.
@@ -82,8 +93,8 @@ def by_compiler(
   Returns:
     What the function returns, for all rows.
   """
-  if not _is_divisible(units):
-    return function(None, units, mask, *shared)
+  if axis_name is not None or not _is_divisible(units):
+    return function(axis_name, units, mask, *shared)
 
   @custom_vmap
   def batched(units, mask, shared):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from mhe_jax.pair_sum import tiles
 from mhe_jax.pair_sum.layout import block_size_of, of_each_set
 from mhe_jax.pair_sum.mask import Mask
-from mhe_jax.pair_sum.tiled import fold, fold_between
+from mhe_jax.pair_sum.tiled import add, fold_between, no_sums, sum_tiles
 
 AxisName = Hashable  # Or a tuple of them.
 
@@ -113,13 +113,7 @@ def take(units: jax.Array, rows: jax.Array, axis_name: AxisName | None) -> jax.A
 def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
   """What this device adds to the sum over one set, and the gradient for its rows."""
   size_of_ring, own = num_devices(axis_name), (units, mask)
-  value, gradient = fold(
-    functools.partial(tiles.energy_within, energy, with_gradient=with_gradient),
-    functools.partial(tiles.energy_between, energy, with_gradient=with_gradient),
-    size,
-    own,
-    _zeros(with_gradient),
-  )
+  value, gradient = sum_tiles(energy, size, *own, with_gradient=with_gradient)
   if size_of_ring == 1:
     return value, gradient
 
@@ -127,26 +121,28 @@ def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
     to = [(i, (i + by) % size_of_ring) for i in range(size_of_ring)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, to), tree)
 
-  def add(sums, pull, given):
+  def take_up(sums, pull, given):
     more, to_own, to_visitor = given
-    return _add(sums, (more, to_own)), _add(pull, to_visitor)
+    return add(sums, (more, to_own)), add(pull, to_visitor)
+
+  start = functools.partial(no_sums, with_gradient=with_gradient)
 
   between = functools.partial(
     fold_between,
     functools.partial(tiles.energy_between, energy, with_gradient=with_gradient),
     size,
-    start=_zeros(with_gradient),
+    start=start,
   )
 
   def step(state, _):
     sums, visitor, pull = state
     # The next block comes, and the pull follows its block, while this one computes.
     coming, pull = send(visitor), send(pull)
-    sums, pull = add(sums, pull, between(own, visitor))
+    sums, pull = take_up(sums, pull, between(own, visitor))
     return (sums, coming, pull), None
 
   num_steps = size_of_ring // 2
-  _, pull = _zeros(with_gradient)(*own)
+  _, pull = start(*own)
   state = ((value, gradient), send(own), pull)
   state, _ = jax.lax.scan(step, state, length=(size_of_ring - 1) // 2)
   sums, visitor, pull = state
@@ -156,9 +152,9 @@ def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
     index = jax.lax.axis_index(axis_name)
     is_second = index > send(index, num_steps)
     given = _half_between(between, own, visitor, is_second)
-    sums, pull = add(sums, send(pull), given)
+    sums, pull = take_up(sums, send(pull), given)
   value, gradient = sums
-  return value, _add(gradient, send(pull, -num_steps))
+  return value, add(gradient, send(pull, -num_steps))
 
 
 def _half_between(between, own, visitor, is_second):
@@ -184,15 +180,3 @@ def _halves(x):
   """``[n, ...]`` as ``[2, n / 2, ...]``; a row of zeros is added where n is odd."""
   x = jnp.pad(x, [(0, len(x) % 2)] + [(0, 0)] * (x.ndim - 1))
   return x.reshape(2, -1, *x.shape[1:])
-
-
-def _zeros(with_gradient):
-  def start(units, _):
-    # Made of the units, so that they vary over the devices as these do.
-    return 0.0 * units[0].sum(), 0.0 * units if with_gradient else None
-
-  return start
-
-
-def _add(x, y):
-  return jax.tree.map(jnp.add, x, y)

@@ -171,9 +171,7 @@ class _Field(NamedTuple):
 
   def __call__(self, key, units, *, with_gradient):
     function = functools.partial(self.of_rows, with_gradient=with_gradient)
-    if self.axis_name is not None:
-      return function(self.axis_name, units, Mask(), key)
-    return partitioned.by_compiler(function, units, Mask(), key)
+    return partitioned.by_compiler(self.axis_name, function, units, Mask(), key)
 
   def of_rows(self, axis_name, units, _, key, *, with_gradient):
     """Values, standard errors and gradients, of the rows of a device."""

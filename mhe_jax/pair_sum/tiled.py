@@ -42,7 +42,7 @@ def pair_sums(
   Raises:
     ValueError: n is symbolic (``jax.export``): the tiles are laid out by its value.
   """
-  function = functools.partial(_sum_tiles, energy, with_gradient=with_gradient)
+  function = functools.partial(sum_tiles, energy, with_gradient=with_gradient)
   return _of_each_set(function, units, mask, block_size)
 
 
@@ -80,16 +80,20 @@ def _of_each_set(function, units, mask, block_size) -> Any:
   return of_each_set(function, (units, mask), tuple(batch), at_once)
 
 
-def _sum_tiles(energy, size, units, mask, *, with_gradient):
+def sum_tiles(energy, size, units, mask, *, with_gradient):
   """Value and, if asked for, gradient, of one set of units ``[n, d]``."""
   return fold(
     functools.partial(tiles.energy_within, energy, with_gradient=with_gradient),
     functools.partial(tiles.energy_between, energy, with_gradient=with_gradient),
     size,
     (units, mask),
-    # Zeros made of the units, because under shard_map they must vary as these do.
-    lambda units, _: (0.0 * units[0].sum(), 0.0 * units if with_gradient else None),
+    functools.partial(no_sums, with_gradient=with_gradient),
   )
+
+
+def no_sums(units, _, *, with_gradient):
+  """Zeros made of the units, because under shard_map they must vary as these do."""
+  return 0.0 * units[0].sum(), 0.0 * units if with_gradient else None
 
 
 def _row_sums(energy, size, units, mask):
@@ -105,7 +109,8 @@ def _row_sums(energy, size, units, mask):
   return sums + energy.orthogonal(dtype) * mask.num_partners(n, dtype)
 
 
-def _add(x, y):
+def add(x, y):
+  """Sums of the arrays of two trees."""
   return jax.tree.map(jnp.add, x, y)
 
 
@@ -115,7 +120,7 @@ def fold(
   size: int,
   rows: tuple,
   start: Callable,
-  merge: Callable = _add,
+  merge: Callable = add,
 ) -> tuple[Any, Any]:
   """Adds up what the tiles of all pairs give: to the whole set, and to each row.
 
@@ -150,7 +155,7 @@ def fold(
       whole, of_rows = sums
       more, to_rows = tile(rows, i)
       of_rows = _give(merge, of_rows, i, size, to_rows)
-      return _add(whole, more), of_rows
+      return add(whole, more), of_rows
 
     return jax.lax.fori_loop(0, len(rows[0]) // size, step, sums)
 
@@ -165,7 +170,7 @@ def fold(
       more, to_rows, to_columns = tile(rows, i, j)
       of_rows = _give(merge, of_rows, i, size, to_rows)
       of_rows = _give(merge, of_rows, j, size, to_columns)
-      return _add(whole, more), of_rows
+      return add(whole, more), of_rows
 
     return jax.lax.fori_loop(0, num_pairs, step, sums)
 
@@ -217,9 +222,9 @@ def fold_between(
     whole, of_rows, of_columns = sums
     i, j = step // num_columns, step % num_columns
     more, to_rows, to_columns = tile(rows, columns, i, j)
-    of_rows = _give(_add, of_rows, i, size, to_rows)
-    of_columns = _give(_add, of_columns, j, size, to_columns)
-    return _add(whole, more), of_rows, of_columns
+    of_rows = _give(add, of_rows, i, size, to_rows)
+    of_columns = _give(add, of_columns, j, size, to_columns)
+    return add(whole, more), of_rows, of_columns
 
   (whole, of_rows), (_, of_columns) = start(*rows), start(*columns)
   sums = (whole, of_rows, of_columns)
