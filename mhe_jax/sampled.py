@@ -13,7 +13,7 @@ from mhe_jax.objectives.base import as_neurons
 from mhe_jax.objectives.sampled import Method, Sampled
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.pair_sum.partitioned import by_type
-from mhe_jax.pair_sum.sampled import rows_against_all
+from mhe_jax.pair_sum.some_rows import rows_against_all
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.sphere import evaluate, normalize

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import Objective
-from mhe_jax.pair_sum import partitioned, ring, sampled
+from mhe_jax.pair_sum import field, partitioned, ring, some_rows
 from mhe_jax.pair_sum.energy import mean_of, pair_energy
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential, check_potential
@@ -121,7 +121,7 @@ class Sampled(Objective):
     if not self.estimates(n):
       value = pair_energy(units, self.potential, **options)
       return value, jnp.zeros_like(value)
-    estimate = sampled.minibatch if self.method == "minibatch" else sampled.pair_sum
+    estimate = some_rows.minibatch if self.method == "minibatch" else field.pair_sum
     total, error = estimate(
       key, units, self.potential, num_samples=self.num_samples, **options
     )
