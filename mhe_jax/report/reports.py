@@ -149,8 +149,7 @@ class RedundancyReport(_Report[RedundancyRow]):
     cells = [
       [
         row.name,
-        f"{row.sets} x {row.n}" if row.sets > 1 else str(row.n),
-        str(row.d),
+        *_size(row),
         _with_error(row.relative_excess, row.excess_error),
         "-" if math.isnan(row.smallest_angle) else f"{row.smallest_angle:.4g} deg",
         "-" if row.closest is None else ", ".join(map(str, row.closest)),
@@ -164,8 +163,7 @@ class RedundancyReport(_Report[RedundancyRow]):
     return header, cells
 
   def _notes(self):
-    space = "half-space" if self.options.half_space else "full space"
-    yield f"{self.options.potential}, hidden layers in {space}, output layers in full."
+    yield _energies(self.options)
     yield (
       "Relative excess: 0 = lower bound, 1 = random directions. Near twins: closer "
       "than any two of as many random directions are, with probability 99%."
@@ -231,8 +229,7 @@ class ComparisonReport(_Report[ComparisonRow]):
     cells = [
       [
         row.name,
-        f"{row.sets} x {row.n}" if row.sets > 1 else str(row.n),
-        str(row.d),
+        *_size(row),
         number(row.excess_before),
         number(row.excess_after),
         _with_error(row.excess_change, row.excess_error, "+"),
@@ -248,8 +245,7 @@ class ComparisonReport(_Report[ComparisonRow]):
     return header, cells
 
   def _notes(self):
-    space = "half-space" if self.options.half_space else "full space"
-    yield f"{self.options.potential}, hidden layers in {space}, output layers in full."
+    yield _energies(self.options)
     yield (
       "Cosine change: root mean square over all pairs of neurons. Moved: root mean "
       "square distance of directions; unrotated: after the best orthogonal map of all."
@@ -260,6 +256,17 @@ class ComparisonReport(_Report[ComparisonRow]):
 
   def _content(self):
     return {**super()._content(), "base": self.base}
+
+
+def _size(row):
+  """Cells of n, of each set if there are several, and d."""
+  return f"{row.sets} x {row.n}" if row.sets > 1 else str(row.n), str(row.d)
+
+
+def _energies(options):
+  """Which energies the numbers are of."""
+  space = "half-space" if options.half_space else "full space"
+  return f"{options.potential}, hidden layers in {space}, output layers in full."
 
 
 def _with_error(x, error, sign=""):
