@@ -22,29 +22,54 @@ from experiments.runs.results import Results
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
   "README.md",
+  "docs/concepts.md",
   "docs/layers.md",
   "docs/many.md",
   "docs/models.md",
   "docs/objectives.md",
   "docs/optimizers.md",
   "docs/recipes.md",
+  "docs/start.md",
 ]
+NO_TABLE = {"docs/concepts.md": "best", "docs/optimizers.md": "energy"}
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_code_blocks_run_as_they_stand(page):
-  blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+def test_code_blocks_run_as_they_stand(page, tmp_path):
+  text = (ROOT / page).read_text()
+  blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
   assert blocks
   # In a process of its own: a reader's session is not as strict as this one.
+  output = run("-c", "\n".join(blocks), cwd=tmp_path)
+  assert NO_TABLE.get(page, "relative excess") in output  # By a describe() table.
+  shown = re.findall(r"^<!-- output.*\n```text\n(.*?)^```", text, re.M | re.S)
+  for line in "".join(shown).splitlines():
+    assert any(same_up_to_rounding(line, printed) for printed in output.splitlines())
+  for command in re.findall(r"^mhe_jax (\S+\.safetensors.*)$", text, re.M):
+    if page == "docs/start.md":  # Which has saved these files.
+      assert "layers" in run("-m", "mhe_jax.report", *command.split(), cwd=tmp_path)
+
+
+def run(*arguments, cwd):
   result = subprocess.run(
-    [sys.executable, "-c", "\n".join(blocks)],
+    [sys.executable, *arguments],
     check=False,
     capture_output=True,
     text=True,
+    cwd=cwd,
   )
   assert result.returncode == 0, result.stderr
-  shown = "energy" if page == "docs/optimizers.md" else "relative excess"
-  assert shown in result.stdout  # Elsewhere by a describe() table.
+  return result.stdout
+
+
+def same_up_to_rounding(line, other):
+  """Equal but for blanks and the digits of decimal numbers, which machines round."""
+  line, other = (" ".join(text.split()) for text in (line, other))
+  number = r"-?\d+\.\d+"
+  if re.split(number, line) != re.split(number, other):
+    return False
+  pairs = zip(re.findall(number, line), re.findall(number, other))
+  return all(float(a) == pytest.approx(float(b), rel=0.2, abs=0.02) for a, b in pairs)
 
 
 def test_every_page_with_code_is_run():
