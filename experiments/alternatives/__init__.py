@@ -1,0 +1,1 @@
+"""Hyperspherical energy beside other ways to diverse neurons."""

@@ -1,0 +1,267 @@
+"""Each method in training: the deep, narrow CNN of ``experiments.quickstart``."""
+
+import functools
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import rich.progress
+
+from experiments.benchmarks.timing import ratio, time_in_turns
+from experiments.quickstart import training as quickstart
+from experiments.quickstart.training import CNN, RULES, Config, State
+from mhe_jax import (
+  KoLeo,
+  Objective,
+  Orthonormality,
+  RelativeExcess,
+  Riesz,
+  with_hyperspherical_energy,
+)
+
+_ENERGY = RelativeExcess(Riesz(2.0), log=True)
+# What is added to the loss; weight, units and rate are those of experiments.quickstart.
+OBJECTIVES: dict[str, Objective] = {
+  "energy": _ENERGY,
+  "orthonormal": RelativeExcess(Orthonormality(), log=True),
+  "koleo": RelativeExcess(KoLeo(), log=True),
+  "muon_energy": _ENERGY,
+}
+ARMS = (
+  "without", "energy", "orthonormal", "koleo", "spectral", "muon", "muon_energy"
+)  # fmt: skip
+MUON = ("muon", "muon_energy")
+
+_COMMON = {"rate": 0.1, "weight": 0.1, "adam_rate": 0.01}
+SETTINGS = {
+  "full": {
+    "depth": 15, "width": 8, "images_per_class": 50, "steps": 200,
+    "seeds": list(range(800, 808)), **_COMMON,
+  },
+  "smoke": {
+    "depth": 3, "width": 4, "images_per_class": 4, "steps": 2, "seeds": [800, 801],
+    **_COMMON,
+  },
+}  # fmt: skip
+# Muon's rate is chosen on seeds that are not reported.
+MUON_RATES = {
+  "full": {"rates": [0.01, 0.03, 0.1, 0.3], "seeds": [850, 851, 852]},
+  "smoke": {"rates": [0.1], "seeds": [850]},
+}
+COST_ROUNDS = {"full": 41, "smoke": 1}
+
+
+class SpectralCNN(CNN):
+  """The CNN, its convolutions divided by their largest singular values."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Logits ``[batch, 10]`` of images ``[batch, 14, 14, 1]``."""
+    init = nn.initializers.he_normal()
+    stage = self.depth // 3
+    for i in range(self.depth):
+      conv = nn.Conv(
+        self.width, (3, 3), use_bias=False, kernel_init=init, name=f"conv{i}"
+      )
+      x = nn.SpectralNorm(conv, name=f"spectral{i}")(x, update_stats=train)
+      x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}")(x)
+      x = nn.relu(x)
+      if i + 1 in (stage, 2 * stage):
+        x = nn.max_pool(x, (2, 2), (2, 2))
+    return nn.Dense(10, name="head")(x.mean((1, 2)))
+
+
+def model_of(arm: str, depth: int, width: int) -> CNN:
+  """The network of an arm of ARMS."""
+  return (SpectralCNN if arm == "spectral" else CNN)(depth, width)
+
+
+def optimizer(
+  arm: str, steps: int, rate: float, weight: float, adam_rate: float
+) -> optax.GradientTransformationExtraArgs:
+  """SGD with momentum, or Muon; a warm-up and a cosine; and what the arm adds.
+
+  Args:
+    arm: of ARMS.
+    steps: of the schedule.
+    rate: the largest learning rate, of SGD or of Muon.
+    weight: of what is added to the loss.
+    adam_rate: of Adam, which Muon leaves the head and the batch norms to.
+  """
+  shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, steps // 10, steps)
+  if arm in MUON:
+    tx = optax.contrib.muon(
+      lambda count: rate * shape(count),
+      adam_learning_rate=lambda count: adam_rate * shape(count),
+      muon_weight_dimension_numbers=_as_matrices,
+    )
+  else:
+    tx = optax.sgd(lambda count: rate * shape(count), momentum=0.9, nesterov=True)
+  if arm not in OBJECTIVES:
+    return optax.with_extra_args_support(tx)
+  return with_hyperspherical_energy(tx, weight, OBJECTIVES[arm], rules=RULES)
+
+
+def _as_matrices(params):
+  """Kernels of convolutions as matrices [inputs, neurons]; None is left to Adam."""
+  spec = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
+  return jax.tree.map(lambda x: spec if x.ndim == 4 else None, params)
+
+
+def make_train_step(
+  model: CNN, tx: optax.GradientTransformationExtraArgs
+) -> Callable[[State, Any, Any], State]:
+  """A compiled ``train_step(state, images, labels)``."""
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def train_step(state, images, labels):
+    def loss(params):
+      logits, new = model.apply(
+        {"params": params, "batch_stats": state.batch_stats},
+        images, train=True, mutable=["batch_stats"],
+      )  # fmt: skip
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        jnp.asarray(logits), labels
+      )
+      return losses.mean(), new["batch_stats"]
+
+    grads, stats = jax.grad(loss, has_aux=True)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    return State(optax.apply_updates(state.params, updates), stats, opt_state)
+
+  return train_step
+
+
+def compute(
+  arm: str,
+  depth: int,
+  width: int,
+  images_per_class: int,
+  steps: int,
+  rate: float,
+  weight: float,
+  adam_rate: float,
+  seeds: list[int],
+) -> dict[str, Any]:
+  """Trains all seeds of an arm.
+
+  Args:
+    arm: of ARMS.
+    depth: convolutions.
+    width: their channels.
+    images_per_class: that are trained on.
+    steps: of training.
+    rate: as of :func:`optimizer`, like the next two.
+    weight: of what is added to the loss.
+    adam_rate: of Adam beside Muon.
+    seeds: of images, initialization, and order of the data.
+
+  Returns:
+    By seed ``"test_error"`` and ``"other_error"`` in percent, the latter on images
+    of neither split; and ``"excess"``, the median of the convolutions' relative excess
+    (half-space, s = 2) at the end.
+  """
+  images, labels = _digits()
+  model = model_of(arm, depth, width)
+  tx = optimizer(arm, steps, rate, weight, adam_rate)
+  train_step = make_train_step(model, tx)
+  runs = {"test_error": [], "other_error": [], "excess": []}
+  for seed in seeds:
+    train_rows, test_rows = quickstart.split(labels, images_per_class, seed)
+    rest = np.setdiff1d(np.arange(len(labels)), [*train_rows, *test_rows])
+    params, stats = quickstart.init(model, jax.random.key(seed))
+    state = State(params, stats, tx.init(params))
+    rng, order = np.random.default_rng([seed, 0]), np.array([], int)
+    batch_size = Config.batch_size
+    for _ in range(steps):
+      if len(order) < batch_size:
+        order = np.concatenate([order, rng.permutation(train_rows)])
+      batch, order = order[:batch_size], order[batch_size:]
+      state = train_step(state, images[batch], labels[batch])
+    for name, rows in (("test_error", test_rows), ("other_error", rest)):
+      error, _ = quickstart.evaluate(model, state, images[rows], labels[rows])
+      runs[name].append(round(float(error), 3))
+    found = quickstart.excess(state.params)
+    layers = [float(x) for path, x in found.items() if path != "head/kernel"]
+    runs["excess"].append(round(statistics.median(layers), 4))
+  return runs
+
+
+def choose_rate(
+  rates: list[float], seeds: list[int], **settings: Any
+) -> dict[str, Any]:
+  """The rate of Muon with the fewest errors on images of neither split.
+
+  Args:
+    rates: to choose from.
+    seeds: that are not reported.
+    **settings: of :func:`compute`; its rate and seeds do not count.
+
+  Returns:
+    ``"errors"``, by rate the errors of all seeds, and the ``"rate"``.
+  """
+  settings = {**settings, "seeds": seeds}
+  errors = [
+    compute("muon", **{**settings, "rate": rate})["other_error"] for rate in rates
+  ]
+  best = min(range(len(rates)), key=lambda i: statistics.mean(errors[i]))
+  return {"errors": errors, "rate": rates[best]}
+
+
+def measure_cost(
+  rounds: int,
+  depth: int,
+  width: int,
+  rate: float,
+  weight: float,
+  adam_rate: float,
+  progress: rich.progress.Progress,
+) -> dict[str, Any]:
+  """Time of a training step of every arm, in turns.
+
+  Args:
+    rounds: in each of which every arm has a turn.
+    depth: convolutions.
+    width: their channels.
+    rate: as of :func:`optimizer`, like the next two.
+    weight: of what is added to the loss.
+    adam_rate: of Adam beside Muon.
+    progress: that is shown.
+
+  Returns:
+    ``"seconds"``, ``{arm: [rounds]}``, and ``"ratio"``, of every arm the median over
+    the rounds of its time divided by that without anything.
+  """
+  images, labels = (x[: Config.batch_size] for x in _digits())
+  steps = {}
+  for arm in ARMS:
+    model = model_of(arm, depth, width)
+    # Of a thousand steps, as many as are made here at most.
+    tx = optimizer(arm, 1000, rate, weight, adam_rate)
+    params, stats = quickstart.init(model, jax.random.key(0))
+    state = State(params, stats, tx.init(params))
+    steps[arm] = _stepper(make_train_step(model, tx), state, images, labels)
+  seconds = time_in_turns(steps, rounds, progress, "steps of every method")
+  return {
+    "seconds": seconds,
+    "ratio": {arm: round(ratio(seconds, arm, "without"), 4) for arm in ARMS},
+  }
+
+
+def _stepper(train_step, state, images, labels):
+  """A function that makes one more step at each call."""
+
+  def step():
+    nonlocal state
+    state = train_step(state, images, labels)
+    return state
+
+  return step
+
+
+_digits = functools.cache(quickstart.load_digits)  # Reading them takes seconds.
