@@ -15,6 +15,7 @@ extensions = [
   "sphinx.ext.autodoc",
   "sphinx.ext.mathjax",
   "sphinx.ext.napoleon",
+  "sphinx-mathjax-offline",  # Formulas without another host.
 ]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

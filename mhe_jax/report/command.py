@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
   try:
     import tyro  # noqa: PLC0415
   except ImportError:
-    print("The command needs: pip install 'mhe_jax[report]'.", file=sys.stderr)
+    print("The command needs: pip install 'mhe-jax[report]'.", file=sys.stderr)
     sys.exit(2)
   is_script = pathlib.Path(sys.argv[0]).stem == "mhe_jax"
   parsed = tyro.cli(
