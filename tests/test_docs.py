@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -47,7 +48,8 @@ def test_code_blocks_run_as_they_stand(page, tmp_path):
     assert any(same_up_to_rounding(line, printed) for printed in output.splitlines())
   for command in re.findall(r"^mhe_jax (\S+\.safetensors.*)$", text, re.M):
     if page == "docs/start.md":  # Which has saved these files.
-      assert "layers" in run("-m", "mhe_jax.report", *command.split(), cwd=tmp_path)
+      arguments = shlex.split(command)
+      assert "layers" in run("-m", "mhe_jax.report", *arguments, cwd=tmp_path)
 
 
 def run(*arguments, cwd):

@@ -50,7 +50,7 @@ SETTINGS = {
 }  # fmt: skip
 # Muon's rate is chosen on seeds that are not reported.
 MUON_RATES = {
-  "full": {"rates": [0.01, 0.03, 0.1, 0.3], "seeds": [850, 851, 852]},
+  "full": {"rates": [0.03, 0.1, 0.3, 1.0], "seeds": [850, 851, 852]},
   "smoke": {"rates": [0.1], "seeds": [850]},
 }
 COST_ROUNDS = {"full": 41, "smoke": 1}
