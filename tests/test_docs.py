@@ -27,6 +27,7 @@ PAGES = [
   "docs/layers.md",
   "docs/many.md",
   "docs/models.md",
+  "docs/monitoring.md",
   "docs/objectives.md",
   "docs/optimizers.md",
   "docs/recipes.md",
