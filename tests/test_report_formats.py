@@ -1,7 +1,10 @@
 """Checkpoints on disk: every format, as stored, one tensor at a time, and no pickle."""
 
+import io
 import json
+import os
 import pathlib
+import shlex
 import tracemalloc
 import zipfile
 
@@ -70,8 +73,32 @@ def test_folders(tmp_path):
   alone = tmp_path / "alone"
   alone.mkdir()
   save_file(TENSORS, alone / "model.safetensors")
-  (alone / "config.json").write_text("not JSON")
-  check(redundancy(alone))
+  for config in ("not JSON", "[]", "[" * 100_000):
+    (alone / "config.json").write_text(config)
+    check(redundancy(alone))
+
+
+def test_index_of_a_variant(tmp_path):
+  name = "diffusion_pytorch_model.safetensors.index.fp16.json"
+  sharded(tmp_path, name=name)
+  check(redundancy(tmp_path))
+  check(redundancy(tmp_path / name))
+
+
+def test_cache_of_the_hub(tmp_path):
+  # Snapshots are links to files that are named by their contents.
+  cache = tmp_path / "models--a--b"
+  snapshot = cache / "snapshots" / "0123"
+  snapshot.mkdir(parents=True)
+  (cache / "blobs").mkdir()
+  save_file(TENSORS, cache / "blobs" / "4567")
+  (snapshot / "model.safetensors").symlink_to("../../blobs/4567")
+  check(redundancy(snapshot))
+  with pytest.raises(InputError, match=r"there are some in .*snapshots/0123\."):
+    redundancy(cache)
+  (cache / "blobs" / "4567").unlink()
+  with pytest.raises(InputError, match="is not there"):
+    redundancy(snapshot / "model.safetensors")
 
 
 def test_npz(tmp_path):
@@ -134,6 +161,31 @@ def test_orbax_of_several_trees(tmp_path):
     redundancy(tmp_path / "two")
 
 
+def test_steps_with_a_prefix(tmp_path):
+  options = ocp.CheckpointManagerOptions(step_prefix="ckpt")
+  with ocp.CheckpointManager(tmp_path, options=options) as manager:
+    for step in (9, 10):
+      tree = {f"Dense_{step}": {"kernel": jnp.ones((2, 3))}}
+      manager.save(step, args=ocp.args.StandardSave(tree))
+  assert [row.name for row in redundancy(tmp_path)] == ["Dense_10/kernel"]
+  (tmp_path / "ckpt_10").rename(tmp_path / "other_10")
+  with pytest.raises(InputError, match=r"name one of ckpt_9, other_10"):
+    redundancy(tmp_path)
+
+
+def test_a_tree_beside_files(tmp_path):
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "tree", {"kernel": jnp.ones((2, 3))})
+  np.savez(tmp_path / "tree" / "metrics.npz", loss=normal(3, 4))
+  with pytest.raises(InputError, match=r"name one of metrics\.npz, itself, of orbax"):
+    redundancy(tmp_path / "tree")
+  # Folders that only look like steps are none.
+  for name in ("logs_1", "images_2", "3"):
+    (tmp_path / "model" / name).mkdir(parents=True)
+  save_file(TENSORS, tmp_path / "model" / "model.safetensors")
+  check(redundancy(tmp_path / "model"))
+
+
 # --- memory ----------------------------------------------------------------------
 
 
@@ -166,6 +218,17 @@ def test_pickles(tmp_path, name):
   for asked in (path, tmp_path):
     with pytest.raises(InputError, match=r"is a pickle.*\n.*weights_only=True"):
       redundancy(asked)
+
+
+def test_the_command_that_converts_a_pickle_runs_nothing_else(tmp_path):
+  path = tmp_path / "a'$(touch owned)`touch owned`.pt"
+  path.write_bytes(b"x")
+  with pytest.raises(InputError) as refusal:
+    redundancy(path)
+  command = shlex.split(str(refusal.value).splitlines()[-1])
+  assert command[:2] == ["python", "-c"] and len(command) == 3
+  compile(command[2], "program", "exec")
+  assert repr(str(path)) in command[2]
 
 
 def test_pickles_in_npz(tmp_path):
@@ -201,7 +264,17 @@ def test_index_may_not_leave_its_folder(tmp_path, shard):
 
 
 @pytest.mark.parametrize(
-  "text", ["", "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}']
+  "text",
+  [
+    "",
+    "{",
+    "[]",
+    "{}",
+    '{"weight_map": 3}',
+    '{"weight_map": {"a": 3}}',
+    "[" * 100_000,
+    json.dumps({"weight_map": {"a": "x" * 5000}}),
+  ],
 )
 def test_damaged_index(tmp_path, text):
   (tmp_path / "model.safetensors.index.json").write_text(text)
@@ -237,12 +310,65 @@ def test_damaged_files(tmp_path):
     redundancy(tmp_path / "model.npz")
 
 
+def array_file(header, data=b""):
+  text = header.encode().ljust(118, b" ")[:-1] + b"\n"
+  return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+def test_npz_whose_headers_lie(tmp_path):
+  for shape in ("(1000000, 1000000)", "(-3, 4)", "(3, 5)"):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
+    with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive:
+      archive.writestr("a.weight.npy", array_file(header, bytes(48)))
+    with pytest.raises(InputError, match="has 48 bytes, but says shape"):
+      redundancy(tmp_path / "m.npz")
+
+
+def test_npz_with_other_files(tmp_path):
+  file = io.BytesIO()
+  np.save(file, TENSORS["body.0.weight"])
+  with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive:
+    archive.writestr("body.0.weight.npy", file.getvalue())
+    archive.writestr("body.0.weight", "not the array")
+  assert [row.name for row in redundancy(tmp_path / "m.npz")] == ["body.0.weight"]
+  content = bytearray((tmp_path / "m.npz").read_bytes())
+  for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+    content[content.find(mark) + place] |= 1  # Encrypted.
+  (tmp_path / "m.npz").write_bytes(content)
+  with pytest.raises(InputError, match=r"cannot be read as \.npz.*encrypted"):
+    redundancy(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "float32", "npz", "orbax"])
+def test_files_that_are_damaged_after_they_were_opened(tmp_path, kind):
+  tensors = {f"{name}.weight": normal(60, 50) for name in "abc"}
+  path = tmp_path / "model"
+  if kind == "npz":
+    path = tmp_path / "model.npz"
+    np.savez(path, **tensors)
+  elif kind == "orbax":
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(path, tensors)
+  else:
+    path = tmp_path / "model.safetensors"
+    save_file({k: x.astype(np.dtype(kind)) for k, x in tensors.items()}, path)
+
+  def damage(done, total, name):
+    for file in [path] if path.is_file() else path.rglob("*"):
+      if name == "b.weight" and file.is_file():
+        os.truncate(file, file.stat().st_size // 3)
+
+  with pytest.raises(InputError, match="cannot be read"):
+    redundancy(path, progress=damage)
+
+
 def test_what_is_no_checkpoint(tmp_path):
   for name, match in (
     ("nothing", "is not there"),
     ("model.onnx", "must be .safetensors, .npz, or a folder"),
+    ("x" * 5000, "cannot be read"),
   ):
-    if name != "nothing":
+    if name == "model.onnx":
       (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InputError, match=match):
       redundancy(tmp_path / name)

@@ -5,6 +5,8 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
+import shlex
 from typing import Any
 
 from mhe_jax.report.errors import InputError
@@ -14,6 +16,8 @@ from mhe_jax.report.readers.orbax import read_orbax, tree_in
 from mhe_jax.report.readers.safetensors import read_file, read_index
 
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+# Of diffusers also with a variant, as .safetensors.index.fp16.json.
+_INDEX = re.compile(r".*\.safetensors\.index(\.[^.]+)?\.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +60,10 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
       have names twice.
   """
   path = pathlib.Path(path)
-  contents = _read(path)
+  try:
+    contents = _read(path)
+  except OSError as error:  # No permission, a name that is too long.
+    raise InputError(f"{path} cannot be read: {error}.") from error
   names = [tensor.name for tensor in contents.tensors]
   if len({*names}) < len(names):
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -74,7 +81,7 @@ def _read(path):
     raise InputError(f"checkpoint must be a file or a folder, but {path} is not there.")
   if path.suffix == ".safetensors":
     return read_file(path)
-  if path.name.endswith(".safetensors.index.json"):
+  if _INDEX.fullmatch(path.name):
     return read_index(path)
   if path.suffix == ".npz":
     return read_npz(path)
@@ -88,43 +95,58 @@ def _read(path):
 
 def _read_folder(folder):
   files = sorted(path for path in folder.iterdir() if path.is_file())
-  indices = [path for path in files if path.name.endswith(".safetensors.index.json")]
-  single = [path for path in files if path.suffix in (".safetensors", ".npz")]
-  if len(indices) == 1:
-    return read_index(indices[0])
-  if not indices and len(single) == 1:
-    return _read(single[0])
-  if indices or single:
-    names = ", ".join(path.name for path in indices or single)
-    raise InputError(f"{folder} holds several checkpoints; name one of {names}.")
+  indices = [path for path in files if _INDEX.fullmatch(path.name)]
+  # An index stands for the files that it names.
+  found = indices or [p for p in files if p.suffix in (".safetensors", ".npz")]
   tree = tree_in(folder)
+  candidates = [*found, *([tree] if tree else [])]
+  if len(candidates) > 1:
+    names = ", ".join("itself, of orbax" if p == folder else p.name for p in candidates)
+    raise InputError(f"{folder} holds several checkpoints; name one of {names}.")
   if tree is not None:
     return read_orbax(tree)
+  if found:
+    return _read(found[0])
   pickles = [path for path in files if path.suffix in _PICKLES]
   if pickles:
     raise InputError(_refusal(pickles[0]))
   raise InputError(
     f"{folder} holds no checkpoint: no .safetensors, index of these, .npz, or tree of "
-    "orbax."
+    f"orbax{_in_folders_below(folder)}."
   )
 
 
+def _in_folders_below(folder) -> str:
+  """Where a checkpoint may be instead: parts of a pipeline, snapshots of a cache."""
+  places = {
+    path.parent
+    for pattern in ("*", "*/*")
+    for path in folder.glob(f"{pattern}/*.safetensors")
+  }
+  return f"; there are some in {', '.join(map(str, sorted(places)[:4]))}" * bool(places)
+
+
 def _refusal(path):
-  target = path.with_suffix(".safetensors")
+  # The name is a stranger's, and the command is to be copied to a shell.
+  source, target = str(path), str(path.with_suffix(".safetensors"))
+  program = (
+    "import torch; from safetensors.torch import save_file; "
+    f"x = torch.load({source!r}, map_location='cpu', weights_only=True); "
+    "x = next((x[k] for k in ('state_dict', 'model') if k in x), x); "
+    "save_file({k: v.clone().contiguous() for k, v in x.items() if "
+    f"torch.is_tensor(v)}}, {target!r})"
+  )
   return (
     f"{path} is a pickle, which can run any code when it is loaded; it is not read. "
     "Where PyTorch is installed, this converts it, without running code in it:\n"
-    '  python -c "import torch; from safetensors.torch import save_file; '
-    f"x = torch.load('{path}', map_location='cpu', weights_only=True); "
-    "x = x.get('state_dict', x); save_file({k: v.clone().contiguous() for k, v in "
-    f"x.items() if torch.is_tensor(v)}}, '{target}')\""
+    f"  python -c {shlex.quote(program)}"
   )
 
 
 def _config(folder) -> dict[str, Any]:
   try:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-  except (OSError, ValueError):
+  except (OSError, ValueError, RecursionError):
     return {}
   if not isinstance(config, dict):
     return {}

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -33,8 +34,18 @@ def tree_in(folder: pathlib.Path) -> pathlib.Path | None:
     raise InputError(f"{folder} holds several trees; name one of {names}.")
   if items:
     return items[0]
-  steps = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
-  return tree_in(max(steps, key=lambda path: int(path.name))) if steps else None
+  # A manager may give its steps a prefix; those of several are of several managers.
+  matches = [
+    match
+    for path in sorted(folder.iterdir())
+    if (match := re.fullmatch(r"((?:.*_)?)([0-9]+)", path.name))
+    and any(path.glob(f"*/{_TREE}"))
+  ]
+  if len({match[1] for match in matches}) > 1:
+    names = ", ".join(match[0] for match in matches)
+    raise InputError(f"{folder} holds several series of steps; name one of {names}.")
+  steps = {int(match[2]): folder / match[0] for match in matches}
+  return tree_in(steps[max(steps)]) if steps else None
 
 
 def read_orbax(tree: pathlib.Path) -> Contents:
@@ -91,6 +102,9 @@ def _load(ocp, folder, structure, number) -> np.ndarray:
     item=jax.tree.unflatten(structure, like),
     restore_args=jax.tree.unflatten(structure, how),
   )
-  with _quiet():
-    restored = _checkpointer(ocp).restore(folder, args=arguments)
+  try:
+    with _quiet():
+      restored = _checkpointer(ocp).restore(folder, args=arguments)
+  except Exception as error:  # As above.
+    raise InputError(f"{folder} cannot be read by orbax: {error}.") from error
   return np.asarray(jax.tree.leaves(restored)[number])

@@ -57,11 +57,18 @@ def read_index(index: pathlib.Path) -> Contents:
     weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     shards = sorted({*weight_map.values()})
     paths = {shard: _beside(index, shard) for shard in shards}
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    if isinstance(error, InputError):
-      raise
+    missing = [shard for shard, path in paths.items() if not path.is_file()]
+  except InputError:
+    raise
+  except (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OSError,
+    RecursionError,
+  ) as error:
     raise InputError(f"{index} is not an index of safetensors: {error!r}.") from error
-  missing = [shard for shard, path in paths.items() if not path.is_file()]
   if missing:
     raise InputError(
       f"{index} names {len(missing)} of {len(shards)} files that are not there: "
@@ -118,8 +125,11 @@ def _load(path, name) -> np.ndarray:
 
 def _load_bytes(path, name, shape, dtype) -> np.ndarray:
   """A tensor whose dtype the library does not give, from where the header says."""
-  with open(path, "rb") as file:  # The library has checked the header.
-    (length,) = struct.unpack("<Q", file.read(8))
-    start, end = json.loads(file.read(length))[name]["data_offsets"]
-    file.seek(8 + length + start)
-    return np.frombuffer(file.read(end - start), dtype).reshape(shape)
+  try:
+    with open(path, "rb") as file:  # The library has checked the header, then.
+      (length,) = struct.unpack("<Q", file.read(8))
+      start, end = json.loads(file.read(length))[name]["data_offsets"]
+      file.seek(8 + length + start)
+      return np.frombuffer(file.read(end - start), dtype).reshape(shape)
+  except (OSError, ValueError, KeyError, struct.error) as error:
+    raise InputError(f"{name!r} of {path} cannot be read: {error!r}.") from error
