@@ -1,6 +1,6 @@
 """Logs hold the energy, at no second evaluation; the page's blocks write them."""
 
-import functools
+import dataclasses
 import json
 import os
 import pathlib
@@ -84,10 +84,11 @@ def transformed_and_layers(params):
   return transformed(params), layer_excess(params, Riesz(2.0), rules=RULES)
 
 
-def compiled(function, *arguments):
-  """Matrix products and operations of what XLA makes of a function."""
-  program = jax.jit(function).lower(*arguments).compile()
-  return program.as_text().count(" dot("), program.cost_analysis()["flops"]
+def compiled(function, params):
+  """Matrix products and operations of what XLA makes of a function; what it returns."""
+  program = jax.jit(function).lower(params).compile()
+  products, flops = program.as_text().count(" dot("), program.cost_analysis()["flops"]
+  return products, flops, program(params)
 
 
 def test_layers_of_the_loss_are_logged_without_a_product_more():
@@ -102,10 +103,12 @@ def test_layers_of_the_loss_are_logged_without_a_product_more():
   assert logged[0] == plain[0]
   assert plain[1] <= logged[1] < 1.001 * plain[1]
   # They are the energies of the loss, as excess.
-  _, found = in_the_loss(params)
-  expected = layer_excess(params, Riesz(2.0), rules=RULES)
-  for path, value in expected.items():
-    np.testing.assert_allclose(found[path], value, rtol=1e-5)
+  _, found = logged[2]
+  for name, (d, n) in SIZES.items():
+    w = np.asarray(params[name]["kernel"]).T
+    assert w.shape == (n, d)
+    expected = excess_by_hand(w, half_space=name != "head")
+    np.testing.assert_allclose(found[f"{name}/kernel"], expected, rtol=1e-4)
 
 
 def test_xla_merges_the_layers_with_the_energy_of_a_transformation():
@@ -123,21 +126,16 @@ def test_xla_merges_the_layers_with_the_energy_of_a_transformation():
 # --- The experiment.
 
 
-@functools.cache
-def smoke_config():
-  settings = training.SETTINGS["smoke"]
-  return quickstart.Config(
-    depth=settings["depth"], width=settings["width"], steps=settings["steps"],
-    images_per_class=settings["images_per_class"], measure_every=settings["every"],
-  )  # fmt: skip
+SMOKE = training.SETTINGS["smoke"]
+CONFIG = training.config_of(SMOKE["depth"], SMOKE["width"], SMOKE["steps"])
 
 
 def test_the_log_of_the_experiment_costs_what_is_said(as_users):
-  state = training.new_state(smoke_config(), 0)
-  batch = np.ones((4, 14, 14, 1), np.float32), np.zeros(4, np.int32)
+  state = training.new_state(CONFIG, 0)
+  batch = np.ones((40, 14, 14, 1), np.float32), np.zeros(40, np.int32)
   products = {
     (arm, logged): products_of(
-      training.make_train_step(smoke_config(), arm, logged=logged), state, *batch
+      training.make_train_step(CONFIG, arm, logged=logged), state, *batch
     )
     for arm in training.ARMS
     for logged in (False, True)
@@ -161,7 +159,10 @@ def smoke(tmp_path_factory):
 
 def test_runs_are_those_of_quickstart(smoke, as_users):
   """Energy in the loss, there in the optimizer: the same training, the same excess."""
-  result, config = json.loads((smoke / "training.json").read_text()), smoke_config()
+  result = json.loads((smoke / "training.json").read_text())
+  config = dataclasses.replace(
+    CONFIG, images_per_class=SMOKE["images_per_class"], measure_every=SMOKE["every"]
+  )
   assert result["steps"] == [0, 3, 4]
   run = result["runs"]["energy"][0]
   expected = quickstart.train(

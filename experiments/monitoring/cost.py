@@ -1,5 +1,6 @@
 """What a log costs: steps with metrics and without, and a look at all layers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,30 +9,35 @@ import rich.progress
 import scipy.stats
 
 from experiments.benchmarks.timing import ratio, time_in_turns
-from experiments.monitoring.training import ARMS, make_train_step, new_state
-from experiments.quickstart import training as quickstart
+from experiments.monitoring.training import (
+  ARMS,
+  config_of,
+  make_train_step,
+  new_state,
+)
 from experiments.quickstart.training import RULES
 from mhe_jax import Riesz, describe, nearest_neurons, neuron_matrices
 
 SETTINGS: dict[str, dict[str, Any]] = {
-  "full": {"depth": 15, "width": 8, "rounds": 241},
-  "smoke": {"depth": 3, "width": 4, "rounds": 8},
+  "full": {"depth": 15, "width": 8, "steps": 200, "rounds": 241},
+  "smoke": {"depth": 3, "width": 4, "steps": 5, "rounds": 8},
 }
 
 
-def compute(depth: int, width: int, rounds: int) -> dict[str, Any]:
+def compute(depth: int, width: int, steps: int, rounds: int) -> dict[str, Any]:
   """Times training steps and looks at the network, in turns.
 
   Args:
     depth: convolutions of the network.
     width: their channels.
+    steps: of the schedule.
     rounds: of the turns.
 
   Returns:
     ``{"seconds": {name: [rounds]}, "batch_size": images}``. Of a name "ARM, logged" a
     step puts metrics out; "energy, read" also takes them to the host.
   """
-  config = quickstart.Config(depth=depth, width=width)
+  config = config_of(depth, width, steps)
   rng = np.random.default_rng(0)
   images = rng.normal(size=(config.batch_size, 14, 14, 1)).astype(np.float32)
   batch = images, rng.integers(10, size=config.batch_size).astype(np.int32)
@@ -45,7 +51,7 @@ def compute(depth: int, width: int, rounds: int) -> dict[str, Any]:
   def angles(params):
     return {k: nearest_neurons(w)[0] for k, w in neuron_matrices(params).items()}
 
-  functions = {arm: step_of(arm, False) for arm in ARMS}
+  functions: dict[str, Callable[[], Any]] = {arm: step_of(arm, False) for arm in ARMS}
   functions |= {f"{arm}, logged": step_of(arm, True) for arm in ARMS}
   functions["energy, read"] = lambda: jax.device_get(functions["energy, logged"]()[1])
   functions["describe"] = lambda: describe(state.params, Riesz(2.0), rules=RULES).rows

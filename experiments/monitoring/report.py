@@ -84,16 +84,16 @@ def _name(path):
 
 
 def draw(result: dict[str, Any]):
-  """A panel an arm: the excess of the layers over the steps, coloured by depth."""
-  import matplotlib  # noqa: PLC0415  (only when called)
+  """A panel an arm: the excess of the layers over the steps, colored by depth."""
+  from matplotlib import cm, colormaps, colors  # noqa: PLC0415  (only when called)
 
   figure, (panels,) = subplots(1, len(ARMS), (9.0, 4.2))
   steps, depth = result["steps"], result["settings"]["depth"]
   # From the second color on: the first is too dark beside the black line.
-  colors = matplotlib.colormaps["plasma"].resampled(depth + 2)(np.arange(1, depth + 1))
-  scale = matplotlib.cm.ScalarMappable(
-    matplotlib.colors.Normalize(-0.5, depth - 0.5),
-    matplotlib.colors.ListedColormap(colors),
+  shades = colormaps["plasma"].resampled(depth + 2)(np.arange(1, depth + 1))
+  scale = cm.ScalarMappable(
+    colors.Normalize(-0.5, depth - 0.5),
+    colors.ListedColormap(shades),
   )
   for panel, arm in zip(panels, ARMS):
     curves = medians(result, arm)
@@ -103,7 +103,7 @@ def draw(result: dict[str, Any]):
         panel.plot(steps, curve, color="#777777", linestyle="--", label="classifier")
       else:
         layer = int(_name(path).removeprefix("conv"))
-        panel.plot(steps, curve, color=colors[layer], linewidth=1.3)
+        panel.plot(steps, curve, color=shades[layer], linewidth=1.3)
     panel.axhline(
       1.0, color="black", linewidth=1.2, linestyle=":", label="random directions: 1"
     )

@@ -4,6 +4,7 @@ The excess is a metric of the training step. With the energy it is what the loss
 of; without, it is evaluated for the log alone.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -32,13 +33,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
 _OBJECTIVE = RelativeExcess(Riesz(2.0), log=True)
 
 
+def config_of(depth: int, width: int, steps: int) -> quickstart.Config:
+  """Of the network, its optimizer and the weight; the rest is not used here."""
+  return quickstart.Config(
+    learning_rates=(RATE,), depth=depth, width=width, steps=steps
+  )
+
+
+@functools.cache  # To be compiled once, for training and for timing.
 def make_train_step(
   config: quickstart.Config, arm: Arm, *, logged: bool = True
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
   """A compiled ``train_step(state, images, labels)``: the new state and the metrics.
 
   Args:
-    config: of the network, its optimizer and the weight.
+    config: of :func:`config_of`.
     arm: with the energy in the loss or without.
     logged: whether there are metrics: the excess of every layer at the parameters
       before the step.
@@ -106,24 +115,22 @@ def compute(
     ``{"steps": [logged], "runs": {arm: [{"seed": seed, "test_error": percent,
     "excess": {path: [excess at each logged step]}}]}}``, seeds in their order.
   """
-  config = quickstart.Config(
-    learning_rates=(RATE,), depth=depth, width=width,
-    images_per_class=images_per_class, steps=steps, seeds=tuple(seeds),
-  )  # fmt: skip
+  config = config_of(depth, width, steps)
   images, labels = quickstart.load_digits()
   logged = [s for s in range(steps) if s % every == 0 or s == steps - 1]
   runs = {arm: [] for arm in ARMS}
   for arm in ARMS:
-    train_step = make_train_step(config, arm)
+    train_step = make_train_step(config, arm, logged=True)
     for seed in seeds:
-      runs[arm].append(_train(config, train_step, images, labels, seed, logged))
+      split = quickstart.split(labels, images_per_class, seed)
+      runs[arm].append(_train(config, train_step, images, labels, split, seed, logged))
       on_run()
   return {"steps": logged, "runs": runs}
 
 
-def _train(config, train_step, images, labels, seed, logged):
+def _train(config, train_step, images, labels, split, seed, logged):
   """One run, with the images, initialization and order of experiments.quickstart."""
-  train_rows, test_rows = quickstart.split(labels, config.images_per_class, seed)
+  train_rows, test_rows = split
   rng = np.random.default_rng(1000 + seed)
   state, order, history = new_state(config, seed), np.array([], int), []
   for step in range(config.steps):
