@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
+from safetensors.numpy import save_file
 
 from mhe_jax import Gaussian, Riesz, relative_excess
+from mhe_jax.objectives.pair_energy import PairEnergy
 from mhe_jax.report import redundancy
 from mhe_jax.report.chance import excess_spread, twin_angle, verdict
 from mhe_jax.report.measures import geometry_of
@@ -95,6 +97,25 @@ def test_zero_rows(tmp_path):
   assert math.isnan(row.smallest_angle) and math.isnan(row.relative_excess)
 
 
+@pytest.mark.parametrize("exact_up_to", [32768, 10])
+def test_dead_neurons_do_not_make_a_layer_diverse(tmp_path, exact_up_to):
+  w = np.zeros((60, 8))
+  w[::5] = normal(12, 8)
+  row, alive = row_of(tmp_path, w, exact_up_to=exact_up_to), row_of(tmp_path, w[::5])
+  assert row.zero_neurons == 48
+  assert row.relative_excess == pytest.approx(alive.relative_excess)
+  assert row.verdict == alive.verdict == "at chance"
+  # The energy has the pairs of dead neurons, at right angles: as relative_excess has.
+  assert row.energy < alive.energy
+  if exact_up_to > 60:
+    best, random = PairEnergy(Riesz(1.0)).scale(60, 8, half_space=True)
+    expected = best + float(relative_excess(w, half_space=True)) * (random - best)
+    assert row.energy == pytest.approx(expected)
+  w[5:] = 0.0
+  row = row_of(tmp_path, w, exact_up_to=exact_up_to)
+  assert math.isnan(row.relative_excess) and row.verdict == "unknown"
+
+
 def test_effective_rank_is_roy_and_vetterlis(tmp_path):
   w = normal(40, 20) * np.exp(normal(20, seed=1))
   for matrix in (w, w[:8]):
@@ -154,13 +175,36 @@ def test_damaged_layers_are_told(tmp_path):
   )
 
 
-@pytest.mark.parametrize("norm", [1e30, 1e-30])
-def test_norms_do_not_matter(tmp_path, norm):
-  w = normal(40, 20).astype(np.float32)
-  row = row_of(tmp_path, (w * norm).astype(np.float32))
-  expected = row_of(tmp_path, w)
-  for name in ("relative_excess", "smallest_angle", "effective_rank"):
-    np.testing.assert_allclose(getattr(row, name), getattr(expected, name), rtol=1e-4)
+@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize(
+  ("dtype", "norms"),
+  [
+    # Also so small that they are subnormal, and so large that reciprocals are.
+    ("float32", [1e30, 1e-30, 5e37, 1e-41]),
+    ("float64", [1e50, 1e-50, 1e300, 1e-308]),
+    ("bfloat16", [5e37, 1e-37]),
+    ("float16", [1e4, 1e-3]),
+  ],
+)
+def test_norms_do_not_matter(tmp_path, dtype, norms, x64):
+  w = normal(40, 20)
+  factors = np.resize([1.0, *norms], 40)[:, None]
+  tensors = {"one": w, "rows": w * factors}
+  tensors |= {f"all{i}": w * norm for i, norm in enumerate(norms)}
+  path = tmp_path / "m.safetensors"
+  save_file(
+    {f"{k}.weight": x.astype(np.dtype(dtype)) for k, x in tensors.items()}, path
+  )
+  with jax.enable_x64(x64):
+    report = redundancy(path)
+  expected = report["one.weight"]
+  # What is rounded off of bfloat16, or where it is subnormal, is another matter.
+  rtol = 1e-3 if dtype in ("float32", "float64") else 2e-2
+  for row in report:
+    assert row.zero_neurons == 0
+    for name in ("relative_excess", "smallest_angle", "effective_rank"):
+      got, wanted = getattr(row, name), getattr(expected, name)
+      np.testing.assert_allclose(got, wanted, rtol=rtol, err_msg=row.name)
 
 
 # --- samples ---------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Change:
 
 
 def change_of(w: np.ndarray, base: np.ndarray) -> Change:
-  r"""Compares two sets ``[n, d]`` in float64 and O(n d) memory.
+  r"""Compares two sets ``[n, d]`` of any float dtypes, in float64 and O(n d) memory.
 
   With D = U - V and S = U + V, the Gram matrices differ by (D S^T + S D^T) / 2, so that
   no small difference of large numbers is taken:
@@ -61,6 +61,8 @@ def change_of(w: np.ndarray, base: np.ndarray) -> Change:
   unrotated = math.nan
   if product is not None:
     unrotated = math.sqrt(max(0.0, sizes - 2.0 * nuclear_norm(product)) / n)
+    # That map may be none at all: what did not move is 0, not its rounding.
+    unrotated = min(unrotated, math.sqrt(moved / n))
   of_base = _norm(base)
   return Change(
     cosine_change=math.sqrt(max(0.0, squared - own) / pairs) if pairs else math.nan,
@@ -116,7 +118,7 @@ def _norm(w, base=None) -> float:
   for start in range(0, len(w), at_once):
     x = w[start : start + at_once].astype(np.float64)
     if base is not None:
-      x -= base[start : start + at_once]
+      x -= base[start : start + at_once].astype(np.float64)
     x /= scale
     total += float(np.sum(x * x))
   return scale * math.sqrt(total)

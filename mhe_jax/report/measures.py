@@ -53,36 +53,64 @@ class Geometry:
   zero_neurons: int = 0
 
 
+# Between these, squares and reciprocals of norms are in the range of float32.
+_SMALL, _LARGE = 2.0**-60, 2.0**60
+
+
 def as_computed(w: np.ndarray) -> np.ndarray:
-  """A matrix in the dtype of its computations: float32 for everything smaller."""
-  return np.asarray(w).astype(compute_dtype(w.dtype), copy=False)
+  """Directions of a matrix ``[n, d]``, in the dtype of their computations.
+
+  That is float32 for everything smaller. Rows that it cannot hold, or whose smallest
+  weights it would lose (float64 without x64, and subnormal numbers, which devices take
+  for 0), are scaled by a power of two, which changes no direction and rounds nothing.
+  """
+  w = np.asarray(w)
+  dtype = compute_dtype(w.dtype)
+  wide = w if w.dtype.itemsize >= dtype.itemsize else w.astype(dtype)
+  largest = np.max(np.abs(wide), axis=1, initial=0.0)
+  is_far = ((largest < _SMALL) | (largest > _LARGE)) & np.isfinite(largest)
+  is_far &= largest > 0
+  if is_far.any():
+    exponents = np.frexp(largest)[1]
+    wide = np.where(is_far[:, None], np.ldexp(wide, -exponents[:, None]), wide)
+  return wide.astype(dtype, copy=False)
 
 
 def energy_of(
   w: np.ndarray, potential: Potential, *, half_space: bool, exact_up_to: int
 ) -> Energy:
-  """Energy of a set ``[n, d]``: of more than ``exact_up_to`` neurons, an estimate."""
+  """Energy of a set ``[n, d]``: of more than ``exact_up_to`` neurons, an estimate.
+
+  In the energy a neuron without a direction counts as orthogonal to all others. The
+  excess is that of the others, or dead neurons would make any layer look diverse.
+  """
   n, d = w.shape
-  nan = Energy(math.nan, math.nan, math.nan, math.nan)
   if not np.isfinite(w).all():
-    return nan
-  if n <= exact_up_to:
-    energy, error = hyperspherical_energy(w, potential, half_space=half_space), 0.0
-  else:
-    energy, error = sampled_energy_and_error(
-      jax.random.key(0),  # The same rows each time, and of both in a comparison.
-      w,
-      potential,
-      num_samples=min(NUM_SAMPLES, n),
-      half_space=half_space,
-    )
-  energy, error = float(energy), float(error)
-  best, random = scale_of(potential, n, d, half_space)
-  if not has_direction(jnp.asarray(w)).any():
+    return Energy(math.nan, math.nan, math.nan, math.nan)
+  energy, error = _energy_and_error(w, potential, half_space, exact_up_to)
+  is_row = has_direction(jnp.asarray(w))
+  alive = int(np.sum(is_row))
+  if alive < 2:
     return Energy(energy, error, math.nan, math.nan)
-  return Energy(
-    energy, error, (energy - best) / (random - best), error / (random - best)
+  of_alive = energy, error
+  if alive < n:
+    of_alive = _energy_and_error(w[is_row], potential, half_space, exact_up_to)
+  best, random = scale_of(potential, alive, d, half_space)
+  excess, excess_error = of_alive[0] - best, of_alive[1]
+  return Energy(energy, error, excess / (random - best), excess_error / (random - best))
+
+
+def _energy_and_error(w, potential, half_space, exact_up_to) -> tuple[float, float]:
+  if len(w) <= exact_up_to:
+    return float(hyperspherical_energy(w, potential, half_space=half_space)), 0.0
+  energy, error = sampled_energy_and_error(
+    jax.random.key(0),  # The same rows each time, and of both in a comparison.
+    w,
+    potential,
+    num_samples=min(NUM_SAMPLES, len(w)),
+    half_space=half_space,
   )
+  return float(energy), float(error)
 
 
 def geometry_of(w: np.ndarray, *, half_space: bool, exact_up_to: int) -> Geometry:

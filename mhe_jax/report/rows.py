@@ -31,10 +31,11 @@ class RedundancyRow:
     n: neurons of a set.
     d: weights of a neuron.
     half_space: whether w and -w count as one direction.
-    relative_excess: 0 is the lower bound, 1 random directions.
+    relative_excess: 0 is the lower bound, 1 random directions; of neurons that are not
+      zero.
     excess_error: its standard error; 0 if it is exact.
     verdict: ``"redundant"``, ``"at chance"``, ``"below chance"`` or ``"unknown"``.
-    energy: mean pair energy.
+    energy: mean pair energy; neurons that are zero count as orthogonal to all others.
     energy_error: its standard error; 0 if it is exact.
     smallest_angle: in degrees.
     closest: the two neurons at it, by number; of several sets, that of the set first.
@@ -166,7 +167,10 @@ def redundancy_row(
     at = int(np.nanargmin(angles))
     pair = geometries[at].closest
     closest = pair if sets == 1 or pair is None else (at, *pair)
-  spread = excess_spread(options.potential, n, d, half_space) / math.sqrt(sets)
+  # By chance, that of the neurons that have an excess: the living of each set.
+  alive = [n - g.zero_neurons for g in geometries if n - g.zero_neurons > 1]
+  spreads = [excess_spread(options.potential, k, d, half_space) for k in alive]
+  spread = _root_sum(spreads) / len(spreads) if spreads else math.nan
   return RedundancyRow(
     **_about(layer, half_space, options),
     dtype=str(tensor.dtype),
@@ -192,11 +196,11 @@ def comparison_row(
   half_space = options.half_space and layer.part.role == "hidden"
   before, after, changes = [], [], []
   for pair in zip(layer.part.matrices(tensor), layer.part.matrices(base)):
-    w, v = map(as_computed, pair)
+    w, v = pair
     for energies, x in ((before, v), (after, w)):
       energies.append(
         energy_of(
-          x,
+          as_computed(x),
           options.potential,
           half_space=half_space,
           exact_up_to=options.exact_up_to,
@@ -252,11 +256,11 @@ def _mean_energy(energies: list[Energy]) -> Energy:
 def _mean_change(changes: list[Change]) -> dict[str, Any]:
   means = {}
   for field in dataclasses.fields(Change):
-    values = np.array([getattr(change, field.name) for change in changes])
+    values = [getattr(change, field.name) for change in changes]
     if field.name == "norm_ratio":
       means[field.name] = float(np.mean(values))
-    else:
-      means[field.name] = float(np.sqrt(np.mean(values**2)))
+    else:  # hypot does not overflow where squares do.
+      means[field.name] = math.hypot(*values) / math.sqrt(len(values))
   return means
 
 
