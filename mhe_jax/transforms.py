@@ -1,7 +1,6 @@
-"""optax transformations that add the hyperspherical energy to training."""
+"""The optax transformation that adds the gradient of the energy to updates."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -182,9 +181,9 @@ def add_hyperspherical_energy(
       if _is_update(new_leaves[layer.index]) and not is_plain_zero(weight)
     }
     energy, grads = jax.value_and_grad(energy_of)(leaves)
-    scale = _weight_at(weight, state.count)
+    scale = weight_at(weight, state.count)
     for index, grad in grads.items():
-      new_leaves[index] = _add_scaled(new_leaves[index], scale, grad)
+      new_leaves[index] = add_scaled(new_leaves[index], scale, grad)
     count = jnp.asarray(optax.safe_increment(state.count))
     state = HypersphericalEnergyState(count, energy)
     return treedef.unflatten(new_leaves), state
@@ -192,135 +191,7 @@ def add_hyperspherical_energy(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def with_hyperspherical_energy(
-  optimizer: optax.GradientTransformation,
-  weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
-  potential: Potential | Objective = Riesz(1.0),
-  *,
-  half_space: bool = True,
-  hidden_weight: jax.typing.ArrayLike = 1.0,
-  output_weight: jax.typing.ArrayLike = 1.0,
-  rules: Sequence[LayerRule] | None = None,
-  key: jax.Array | None = None,
-) -> optax.GradientTransformationExtraArgs:
-  """An optimizer that minimizes the loss plus the energy (the coupled form).
-
-  It takes the same steps as ``optimizer`` does on the gradients of
-  ``loss + weight * network_energy``. An optimizer that is given the ``value`` of the
-  loss, as ``optax.polyak_sgd``, is given that of the sum. One that evaluates the loss
-  itself, as the line search of ``optax.lbfgs`` does its ``value_fn``, raises an error:
-  there, add ``weight * network_energy(params)`` to the loss.
-
-  Args:
-    optimizer: any complete optimizer, such as ``optax.adam(1e-3)``.
-    weight: weight of the energy, a number or an optax schedule.
-    potential: the pair potential, or any :class:`Objective`.
-    half_space: as in :func:`add_hyperspherical_energy`, like all that follow.
-    hidden_weight: weight of the hidden layers.
-    output_weight: weight of the output layers.
-    rules: see :class:`LayerRule`.
-    key: a PRNG key, for objectives that draw random numbers.
-
-  Returns:
-    A gradient transformation, whose state is the pair of a
-    :class:`HypersphericalEnergyState` and the state of ``optimizer``.
-
-  Raises:
-    TypeError, ValueError: as :func:`add_hyperspherical_energy`; and, from ``update``,
-      where the optimizer calls ``value_fn``, ``grad_fn`` or ``obj_fn``.
-
-  Example:
-    >>> import optax
-    >>> from mhe_jax import Riesz, with_hyperspherical_energy
-    >>> tx = with_hyperspherical_energy(optax.adam(1e-3), 0.1, Riesz(2.0))
-  """
-  regularizer = add_hyperspherical_energy(
-    weight,
-    potential,
-    half_space=half_space,
-    hidden_weight=hidden_weight,
-    output_weight=output_weight,
-    rules=rules,
-    key=key,
-  )
-  optimizer = optax.with_extra_args_support(optimizer)
-
-  def init_fn(params):
-    return regularizer.init(params), optimizer.init(params)
-
-  def update_fn(updates, state, params=None, **extra_args):
-    before, inner = state
-    updates, after = regularizer.update(updates, before, params)
-    if not is_plain_zero(weight):
-      scale = _weight_at(weight, before.count)
-      extra_args = _of_the_whole_loss(extra_args, scale, after)
-    updates, inner = optimizer.update(updates, inner, params, **extra_args)
-    return updates, (after, inner)
-
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def with_decoupled_hyperspherical_energy(
-  scaler: optax.GradientTransformation,
-  learning_rate: optax.ScalarOrSchedule,
-  weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
-  potential: Potential | Objective = Riesz(1.0),
-  *,
-  half_space: bool = True,
-  hidden_weight: jax.typing.ArrayLike = 1.0,
-  output_weight: jax.typing.ArrayLike = 1.0,
-  rules: Sequence[LayerRule] | None = None,
-  key: jax.Array | None = None,
-) -> optax.GradientTransformationExtraArgs:
-  """An optimizer beside whose steps the energy is descended (the decoupled form).
-
-  As the decay of AdamW: the energy's gradient is scaled by the learning rate, but
-  enters neither the moments nor the division by them. Nor does the energy enter the
-  ``value`` that a scaler is given, or its line search: they are of the loss alone.
-
-  Args:
-    scaler: the optimizer without its learning rate, such as
-      ``optax.scale_by_adam()``; not a complete optimizer such as ``optax.adam``,
-      whose steps are negative already and would be turned around.
-    learning_rate: a number or an optax schedule.
-    weight: weight of the energy, a number or an optax schedule.
-    potential: the pair potential, or any :class:`Objective`.
-    half_space: as in :func:`add_hyperspherical_energy`, like all that follow.
-    hidden_weight: weight of the hidden layers.
-    output_weight: weight of the output layers.
-    rules: see :class:`LayerRule`.
-    key: a PRNG key, for objectives that draw random numbers.
-
-  Returns:
-    A gradient transformation, whose state has three parts: of ``scaler``, a
-    :class:`HypersphericalEnergyState`, and of the learning rate.
-
-  Raises:
-    TypeError, ValueError: as :func:`add_hyperspherical_energy`.
-
-  Example:
-    >>> import optax
-    >>> from mhe_jax import Riesz, with_decoupled_hyperspherical_energy
-    >>> tx = with_decoupled_hyperspherical_energy(
-    ...     optax.scale_by_adam(), 1e-3, 0.1, Riesz(2.0))
-
-  References:
-    Loshchilov and Hutter, `Decoupled Weight Decay Regularization
-    <https://arxiv.org/abs/1711.05101>`_, ICLR 2019.
-  """
-  regularizer = add_hyperspherical_energy(
-    weight,
-    potential,
-    half_space=half_space,
-    hidden_weight=hidden_weight,
-    output_weight=output_weight,
-    rules=rules,
-    key=key,
-  )
-  return optax.chain(scaler, regularizer, optax.scale_by_learning_rate(learning_rate))
-
-
-def _weight_at(weight, count):
+def weight_at(weight, count):
   """The number that a weight is, or that a schedule gives."""
   if callable(weight):
     weight = weight(count)
@@ -328,38 +199,12 @@ def _weight_at(weight, count):
   return weight
 
 
-def _of_the_whole_loss(extra_args, scale, state):
-  """Extra arguments about the loss, made to be about ``loss + scale * energy``."""
-  extra_args = dict(extra_args)
-  if extra_args.get("value") is not None:
-    extra_args["value"] = _add_scaled(extra_args["value"], scale, state.energy)
-  # To add the energy to these would count it twice where an optimizer reuses what it
-  # evaluated (optax.value_and_grad_from_state). An error if they are called at all.
-  for name in ("value_fn", "grad_fn", "obj_fn"):
-    if callable(extra_args.get(name)):
-      extra_args[name] = _without_energy(name, extra_args[name])
-  return extra_args
-
-
-def _without_energy(name, function):
-  @functools.wraps(function)  # Optimizers look up the arguments it takes.
-  def raising(*args, **kwargs):
-    del args, kwargs
-    raise ValueError(
-      f"the optimizer evaluates the loss itself, with {name}, which has no energy in "
-      "it. Use the optimizer without with_hyperspherical_energy, on a loss that has "
-      "the term weight * network_energy(params)."
-    )
-
-  return raising
-
-
 def _is_update(leaf) -> bool:
   """Whether there is an update to add to: frozen leaves have None or a mask."""
   return leaf is not None and not isinstance(leaf, optax.MaskedNode)
 
 
-def _add_scaled(update, scale, grad):
+def add_scaled(update, scale, grad):
   """``update + scale * grad`` in float32 or better, in the update's dtype.
 
   Saturates at the largest number of that dtype, as the gradient of the energy does;
