@@ -5,6 +5,7 @@ import sys
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import scipy.linalg
 from safetensors.numpy import save_file
@@ -181,6 +182,23 @@ def test_damaged_and_dead(tmp_path):
   assert not math.isnan(row.excess_before)
   row = compared(tmp_path, normal(6, 5), np.zeros((6, 5)))
   assert math.isnan(row.norm_ratio) and row.moved == pytest.approx(1.0)
+  # Said first, for it is what a script would look at.
+  w, zeros = normal(6, 5), np.zeros((6, 5))
+  after = {
+    "nan.weight": damaged,
+    "born.weight": w,
+    "dead.weight": zeros,
+    "same.weight": w,
+  }
+  before = {
+    "nan.weight": w,
+    "born.weight": zeros,
+    "dead.weight": zeros,
+    "same.weight": w,
+  }
+  summary = compared(tmp_path, after, before).summary
+  assert summary.startswith("1 of 4 layers changed; most of all born.weight")
+  assert summary.endswith("; 1 layer with NaN or infinity.")
 
 
 # --- reports -------------------------------------------------------------------------
@@ -235,6 +253,31 @@ def test_of_different_formats_and_dtypes(tmp_path):
   save_file({"w.weight": w}, tmp_path / "b.safetensors")
   (row,) = compare(tmp_path / "a.npz", tmp_path / "b.safetensors")
   assert 0 < row.weight_change < 1e-3 and row.cosine_change < 1e-3
+
+
+def test_names_that_formats_write_differently(tmp_path):
+  tree = {
+    "Dense_0": {"kernel": normal(5, 6), "bias": normal(6)},
+    "head": {"kernel": {"value": normal(6, 4)}},
+  }
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "tree", tree)
+  flat = {
+    "Dense_0.kernel": tree["Dense_0"]["kernel"],
+    "head.kernel": 2.0 * tree["head"]["kernel"]["value"],
+  }
+  save_file(flat, tmp_path / "flat.safetensors")
+  rules = [LayerRule(".*head.*", role="output")]
+  for a, b in (("tree", "flat.safetensors"), ("flat.safetensors", "tree")):
+    report = compare(tmp_path / a, tmp_path / b, rules=rules)
+    assert [row.role for row in report] == ["hidden", "output"]
+    assert [row.weight_change > 0 for row in report] == [False, True]
+    assert not report.unknown
+  # A name that could be either is taken as it stands.
+  both = {"a/b.weight": normal(4, 3), "a.b.weight": normal(4, 3, seed=1)}
+  report = compared(tmp_path, both, {"a.b.weight": normal(4, 3, seed=1)})
+  assert [(row.name, row.moved) for row in report] == [("a.b.weight", 0.0)]
+  assert report.unknown == {"a/b.weight": "not in the base"}
 
 
 def test_adapters_are_refused(tmp_path):

@@ -170,6 +170,7 @@ def test_damaged_layers_are_told(tmp_path):
     row = report[name]
     assert math.isnan(row.energy) and math.isnan(row.relative_excess)
     assert row.closest is None
+  assert report.summary.endswith("2 with NaN or infinity.")
   assert "NaN or infinity in: inf.weight, nan.weight" in str(report).replace(
     "nan.weight, inf.weight", "inf.weight, nan.weight"
   )

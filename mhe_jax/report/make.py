@@ -1,5 +1,6 @@
 """The two reports, made tensor by tensor."""
 
+import collections
 import dataclasses
 import importlib.metadata
 import itertools
@@ -16,6 +17,7 @@ from mhe_jax.report.checkpoint import Checkpoint, open_checkpoint
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.journal import Journal
 from mhe_jax.report.layers import Selected, StoredLayer, select_layers
+from mhe_jax.report.parts import dotted
 from mhe_jax.report.reports import ComparisonReport, RedundancyReport
 from mhe_jax.report.rows import (
   ComparisonRow,
@@ -119,7 +121,8 @@ def compare(
 ) -> ComparisonReport:
   """What did training, merging or editing do to the layers of a checkpoint?
 
-  Tensors of the same name and shape are compared; the others are listed. All but the
+  Tensors of the same name and shape are compared, whether keys are joined by slashes
+  or by dots; the others are listed. All but the
   energies is exact at every size, in O(n d^2) time and O(n d) memory.
 
   Args:
@@ -155,12 +158,13 @@ def compare(
   options = _options(potential, half_space, exact_up_to)
   opened, against = open_checkpoint(checkpoint), open_checkpoint(base)
   selected = select_layers(opened, rules)
-  in_base = {tensor.name: tensor for tensor in against.tensors}
-  _refuse_adapters(opened, in_base)
-  selected = _in_both(selected, opened, against, rules)
   header = _header(
     "comparison", options, rules, {"checkpoint": opened, "base": against}
   )
+  against = _named_alike(against, opened)
+  in_base = {tensor.name: tensor for tensor in against.tensors}
+  _refuse_adapters(opened, in_base)
+  selected = _in_both(selected, opened, against, rules)
 
   def row_of(layer, tensor, of_base):
     return comparison_row(layer, tensor, of_base, options)
@@ -245,6 +249,29 @@ def _refuse_adapters(opened: Checkpoint, in_base) -> None:
       "base. Merge it into its base first (merge_and_unload of peft), or report it "
       "alone."
     )
+
+
+def _named_alike(against: Checkpoint, opened: Checkpoint) -> Checkpoint:
+  """The base, its tensors by the names that the checkpoint has for them.
+
+  Formats write the same keys differently: with slashes or dots between them, and nnx
+  with ``value`` as the last.
+  """
+
+  def key(name):
+    return dotted(name).removesuffix(".value")
+
+  ours: dict[str, list[str]] = {}
+  for tensor in opened.tensors:
+    ours.setdefault(key(tensor.name), []).append(tensor.name)
+  counts = collections.Counter(key(tensor.name) for tensor in against.tensors)
+  tensors = []
+  for tensor in against.tensors:
+    same = ours.get(key(tensor.name), [])
+    is_clear = len(same) == counts[key(tensor.name)] == 1
+    name = same[0] if is_clear else tensor.name
+    tensors.append(dataclasses.replace(tensor, name=name))
+  return dataclasses.replace(against, tensors=tuple(tensors))
 
 
 def _in_both(selected: Selected, opened: Checkpoint, against, rules) -> Selected:

@@ -133,8 +133,11 @@ class RedundancyReport(_Report[RedundancyRow]):
       f"{len(by_verdict.get('at chance', []))} at chance",
       f"{len(by_verdict.get('below chance', []))} clearly more diverse than chance",
     ]
-    if unknown := len(by_verdict.get("unknown", [])):
-      parts.append(f"{unknown} without a scale")
+    unknown = by_verdict.get("unknown", [])
+    if damaged := sum(math.isnan(row.energy) for row in unknown):
+      parts.append(f"{damaged} with NaN or infinity")
+    if without := len(unknown) - damaged:
+      parts.append(f"{without} without a scale")
     return "; ".join(parts) + "."
 
   @property
@@ -199,7 +202,9 @@ class ComparisonReport(_Report[ComparisonRow]):
   def summary(self) -> str:
     if not self.rows:
       return "No layer is in both."
-    changed = [row for row in self.rows if row.weight_change > 0]
+    damaged = [row for row in self.rows if math.isnan(row.cosine_change)]
+    # Where all weights were zero, there is no ratio of norms, but they moved.
+    changed = [row for row in self.rows if row.weight_change > 0 or row.moved > 0]
     up = [row for row in changed if row.excess_change > 2 * row.excess_error + 1e-3]
     down = [row for row in changed if row.excess_change < -2 * row.excess_error - 1e-3]
     turned = [
@@ -214,6 +219,8 @@ class ComparisonReport(_Report[ComparisonRow]):
       parts.append(f"{len(up)} became more redundant, {len(down)} less")
     if turned:
       parts.append(f"{len(turned)} were little more than turned as a whole")
+    if damaged:
+      parts.append(f"{_layers(len(damaged), 'layer')} with NaN or infinity")
     return "; ".join(parts) + "."
 
   @property
