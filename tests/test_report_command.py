@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import save_file
 
@@ -166,6 +169,65 @@ def test_a_first_line_that_is_torn(model, tmp_path):
     redundancy(model, output=model)
 
 
+def test_two_reports_at_once(model, tmp_path):
+  output = tmp_path / "out"
+
+  def another(done, total, name):
+    if done == total:
+      return
+    with pytest.raises(InputError, match="is written by another report now"):
+      redundancy(model, output=output)
+
+  report = redundancy(model, output=output, progress=another)
+  assert redundancy(model, output=output).to_json() == report.to_json()
+
+
+@pytest.mark.parametrize(
+  ("kind", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_command_that_is_killed_goes_on(model, tmp_path, kind, code, capsys):
+  output = tmp_path / "out"
+  # It stops before the third layer, and waits for its end there.
+  program = (
+    "import sys, time\n"
+    "from mhe_jax.report import command, make\n"
+    "def stop(*arguments, row=make.redundancy_row, rows=[]):\n"
+    "  if len(rows) == 2:\n"
+    "    print('here', flush=True)\n"
+    "    time.sleep(60)\n"
+    "  rows.append(row(*arguments))\n"
+    "  return rows[-1]\n"
+    "make.redundancy_row = stop\n"
+    f"command.main([{str(model)!r}, '--output', {str(output)!r}])\n"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", program],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout is not None and process.stdout.readline() == "here\n"
+  process.send_signal(kind)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == code
+  if kind == signal.SIGINT:
+    assert err == "Stopped; the same command goes on.\n"
+  assert len((output / "rows.jsonl").read_text().splitlines()) == 3
+  assert run(model, "--output", output, capsys=capsys)[0] == 0
+  assert len((output / "rows.jsonl").read_text().splitlines()) == 6
+
+
+def test_rows_are_not_written_into_a_tree(tmp_path):
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "tree", {"kernel": np.ones((3, 2))})
+  for output in (tmp_path / "tree", tmp_path / "tree" / "report"):
+    with pytest.raises(InputError, match="output must not be in the checkpoint"):
+      redundancy(tmp_path / "tree", output=output)
+    assert not (output / "rows.jsonl").exists()
+  redundancy(tmp_path / "tree", output=tmp_path)
+  assert len(redundancy(tmp_path / "tree", output=tmp_path)) == 1
+
+
 # --- the command -------------------------------------------------------------------
 
 
@@ -198,6 +260,63 @@ def test_command(model, tmp_path, capsys):
   assert texts == [report.to_json(), report.to_csv(), report.to_html()]
 
 
+def test_files_that_cannot_be_written(model, tmp_path, capsys, monkeypatch):
+  folder, other = tmp_path / "folder", tmp_path / "other.npz"
+  folder.mkdir()
+  (tmp_path / "link").symlink_to(model)
+  np.savez(other, **np.load(model))
+  content, of_other = model.read_bytes(), other.read_bytes()
+  against = ["--against", other]
+  for arguments, match in (
+    (["--json", folder], "is a folder"),
+    (["--json", model], "is of a checkpoint"),
+    (["--csv", tmp_path / "link"], "is of a checkpoint"),
+    ([*against, "--html", other], "is of a checkpoint"),
+    (["--json", tmp_path / "config.json"], "is of a checkpoint"),
+    (["--json", folder / "x", "--csv", folder / ".." / "folder" / "x"], "different"),
+    (["--json", folder / ("x" * 5000)], "cannot be written"),
+  ):
+    code, out, err = run(model, *arguments, capsys=capsys)
+    assert code == 2 and not out and match in err, arguments
+  assert model.read_bytes() == content and other.read_bytes() == of_other
+  assert not [*folder.iterdir()]
+  monkeypatch.setattr("os.access", lambda path, mode: False)
+  code, out, err = run(model, "--json", folder / "x", capsys=capsys)
+  assert code == 2 and not out and "no permission" in err
+
+
+def test_no_row_is_lost_with_a_file(model, tmp_path, capsys):
+  # A disk that is full after hours.
+  csv_file = tmp_path / "x.csv"
+  code, out, err = run(model, "--json", "/dev/full", "--csv", csv_file, capsys=capsys)
+  assert code == 2 and "json cannot be written" in err
+  assert out == f"{redundancy(model)}\n" and csv_file.read_text()
+
+
+def test_streams_that_are_closed_or_lack_letters(tmp_path):
+  # More than a pipe holds.
+  (tmp_path / "program.py").write_text(
+    "from mhe_jax.report import command\n"
+    "command.redundancy = lambda *arguments, **options: '層 0\\n' * 100_000\n"
+    "command.main(['model'])\n"
+  )
+  program = f"{sys.executable} {tmp_path / 'program.py'}"
+  for command, expected in (
+    (f"{program} | head -n 1", "層 0\n"),
+    (f"PYTHONIOENCODING=ascii {program} 2>&-", "? 0\n" * 100_000 + "\n"),
+    (f"{program} >&-", ""),
+  ):
+    result = subprocess.run(
+      ["bash", "-o", "pipefail", "-c", command],
+      check=False,
+      capture_output=True,
+      text=True,
+      env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
+    assert (result.returncode, result.stderr) == (0, ""), command
+    assert result.stdout == expected
+
+
 def test_command_against(model, capsys):
   code, out, _ = run(model, "--against", model, capsys=capsys)
   assert code == 0 and out.startswith("0 of 5 layers changed.")
@@ -225,6 +344,10 @@ def test_a_bar_on_a_terminal(model, capsys, monkeypatch):
     (["--rule", "table=first"], "got 'first'"),
     (["--rule", "(=0"], "is not a regular expression"),
     (["--rule", "table=batch:0"], "must name an axis of neurons"),
+    (["--rule", "table=skip,output"], "must say one thing"),
+    (["--rule", "table=0,skip"], "must say one thing"),
+    (["--rule", "table=0,groups:2,groups:3"], "must say one thing"),
+    (["--rule", "table=0,groups:0"], "groups must be a whole number"),
     (["--rule", "nothing=0"], "matches no path"),
     (["--exact-up-to", "1"], "exact-up-to must be at least 2"),
     (["--json", "/nowhere/x.json"], "must be in a folder that is there"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import re
@@ -57,11 +58,15 @@ class Arguments:
 
 
 def main(arguments: list[str] | None = None) -> None:
-  """``mhe_jax``: prints a report; exit code 2 if it cannot be made.
+  """``mhe_jax``: prints a report; exit code 2 if it cannot be made as asked.
 
   Args:
     arguments: of the command; those of the process by default.
   """
+  for stream in (sys.stdout, sys.stderr):
+    # A terminal that lacks a letter of a name shows a question mark, not an error.
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="replace")
   try:
     import tyro  # noqa: PLC0415
   except ImportError:
@@ -100,9 +105,7 @@ def _run(arguments: Arguments) -> None:
     selected = select_layers(open_checkpoint(arguments.checkpoint), rules)
     print(estimate(selected.layers, potential, arguments.exact_up_to))
     return
-  for path in (arguments.json, arguments.csv, arguments.html):
-    if path is not None and not path.parent.is_dir():  # Not after hours.
-      raise InputError(f"{path} must be in a folder that is there.")
+  files = _files(arguments)
   with _bar() as progress:
     options: dict[str, Any] = dict(
       half_space=not arguments.full_space,
@@ -115,20 +118,57 @@ def _run(arguments: Arguments) -> None:
       report = redundancy(arguments.checkpoint, potential, **options)
     else:
       report = compare(arguments.checkpoint, arguments.against, potential, **options)
-  for path, text in (
-    (arguments.json, report.to_json),
-    (arguments.csv, report.to_csv),
-    (arguments.html, report.to_html),
-  ):
-    if path is not None:
-      path.write_text(text(), encoding="utf-8")
-  print(report, flush=True)
+  failed = []
+  for kind, path in files.items():
+    try:
+      text = getattr(report, f"to_{kind}")()
+      path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+      failed.append(f"{kind} cannot be written: {error}.")
+  print(report, flush=True)  # After hours, also if a file is lost.
+  if failed:
+    raise InputError("\n".join(failed))
+
+
+def _files(arguments) -> dict[str, pathlib.Path]:
+  """Files for the report; an error now and not after hours, if one cannot be."""
+  kinds = ("json", "csv", "html")
+  files = {k: path for k in kinds if (path := getattr(arguments, k)) is not None}
+  if not files:
+    return {}
+  taken = _files_of(arguments.checkpoint) | _files_of(arguments.against)
+  places: dict[pathlib.Path, str] = {}
+  for kind, path in files.items():
+    try:
+      place = path.resolve()
+      if not place.parent.is_dir():
+        raise InputError(f"{kind}: {path} must be in a folder that is there.")
+      if place.is_dir():
+        raise InputError(f"{kind} must be a file, but {path} is a folder.")
+    except OSError as error:
+      raise InputError(f"{kind}: {path} cannot be written: {error}.") from error
+    if not os.access(place if place.exists() else place.parent, os.W_OK):
+      raise InputError(f"{kind}: {path} cannot be written: no permission.")
+    if place in places:
+      raise InputError(f"{kind} and {places[place]} must be different files: {path}.")
+    if place in taken:
+      raise InputError(f"{kind}: {path} is of a checkpoint, and would be overwritten.")
+    places[place] = kind
+  return files
+
+
+def _files_of(checkpoint) -> set[pathlib.Path]:
+  """What must not be overwritten."""
+  if checkpoint is None:
+    return set()
+  files = open_checkpoint(checkpoint).files
+  return {path.resolve() for path in (*files, files[0].with_name("config.json"))}
 
 
 @contextlib.contextmanager
 def _bar() -> Iterator[Progress | None]:
   """A progress bar on stderr, if that is a terminal and rich is there."""
-  if not sys.stderr.isatty():
+  if sys.stderr is None or not sys.stderr.isatty():  # None: it was closed.
     yield None
     return
   try:
@@ -164,26 +204,30 @@ def rule_of(text: str) -> LayerRule:
   pattern, separator, what = text.rpartition("=")
   if not separator:
     raise InputError(f"rule must be PATTERN=AXES, got {text!r}.")
-  neurons, batch, groups, role = [], [], 1, "hidden"
+  neurons, batch, groups, roles = [], [], [], []
   for word in filter(None, map(str.strip, what.split(","))):
     if re.fullmatch(r"-?\d+", word):
       neurons.append(int(word))
     elif match := re.fullmatch(r"batch:(-?\d+)", word):
       batch.append(int(match[1]))
     elif match := re.fullmatch(r"groups:(\d+)", word):
-      groups = int(match[1])
+      groups.append(int(match[1]))
     elif word in ("skip", "output", "hidden"):
-      role = word
+      roles.append(word)
     else:
       raise InputError(
         "rule must end with axes (0 or -2,-1), batch:AXIS, groups:COUNT, skip or "
         f"output, got {word!r} in {text!r}."
       )
-  if not neurons and (batch or groups > 1):
+  if not neurons and (batch or groups):
     raise InputError(f"rule must name an axis of neurons, got {text!r}.")
+  if len(groups) > 1 or len(roles) > 1 or (neurons and "skip" in roles):
+    raise InputError(f"rule must say one thing, got {text!r}.")
   try:
-    axes = NeuronAxes(tuple(neurons), tuple(batch), groups) if neurons else None
-    return LayerRule(pattern, axes, role)
+    axes = None
+    if neurons:
+      axes = NeuronAxes(tuple(neurons), tuple(batch), *groups)
+    return LayerRule(pattern, axes, *roles)
   except ValueError as error:
     raise InputError(f"rule {text!r}: {error}") from None
 

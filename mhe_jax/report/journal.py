@@ -8,6 +8,11 @@ from typing import Any
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.tables import from_plain, to_plain
 
+try:
+  import fcntl
+except ImportError:  # Not on Windows.
+  fcntl = None
+
 
 class Journal:
   """A file of JSON lines: of what the rows are, and then one row each.
@@ -25,7 +30,8 @@ class Journal:
     rows: those that are there, by name.
 
   Raises:
-    InputError: the file is of something else, or cannot be written.
+    InputError: the file is of something else, or cannot be written, or another report
+      writes it now.
   """
 
   def __init__(self, path: pathlib.Path, row_class: type, header: dict[str, Any]):
@@ -36,10 +42,22 @@ class Journal:
     except OSError as error:
       raise InputError(f"output must be a folder to write to: {error}.") from error
     try:
+      self._lock(path)
       self._take_up(path, row_class, to_plain(header))
     except BaseException:
       self.close()
       raise
+
+  def _lock(self, path):
+    """Until the file is closed, also by a kill; where the disk has locks."""
+    if fcntl is None:
+      return
+    try:
+      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise InputError(f"{path} is written by another report now.") from None
+    except OSError:  # Of some network disks.
+      pass
 
   def _take_up(self, path, row_class, header):
     self._file.seek(0)
@@ -73,9 +91,12 @@ class Journal:
     self.rows[row.name] = row
 
   def _write(self, content):
-    self._file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
-    self._file.flush()
-    os.fsync(self._file.fileno())
+    try:
+      self._file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
+      self._file.flush()
+      os.fsync(self._file.fileno())
+    except OSError as error:
+      raise InputError(f"{self._file.name} cannot be written: {error}.") from error
 
   def close(self) -> None:
     """Closes the file."""

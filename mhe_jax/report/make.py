@@ -18,6 +18,7 @@ from mhe_jax.report.errors import InputError
 from mhe_jax.report.journal import Journal
 from mhe_jax.report.layers import Selected, StoredLayer, select_layers
 from mhe_jax.report.parts import dotted
+from mhe_jax.report.readers.orbax import TREE
 from mhe_jax.report.reports import ComparisonReport, RedundancyReport
 from mhe_jax.report.rows import (
   ComparisonRow,
@@ -88,6 +89,7 @@ def redundancy(
   """
   options = _options(potential, half_space, exact_up_to)
   opened = open_checkpoint(checkpoint)
+  _check_output(output, opened)
   selected = select_layers(opened, rules)
   header = _header("redundancy", options, rules, {"checkpoint": opened})
 
@@ -157,6 +159,7 @@ def compare(
   """
   options = _options(potential, half_space, exact_up_to)
   opened, against = open_checkpoint(checkpoint), open_checkpoint(base)
+  _check_output(output, opened, against)
   selected = select_layers(opened, rules)
   header = _header(
     "comparison", options, rules, {"checkpoint": opened, "base": against}
@@ -201,6 +204,17 @@ def _header(kind, options, rules, checkpoints: dict[str, Checkpoint]) -> dict[st
     "rules": [str(rule) for rule in rules or ()],
     **{name: opened.fingerprint for name, opened in checkpoints.items()},
   }
+
+
+def _check_output(output, *checkpoints: Checkpoint) -> None:
+  """Rows in a tree of orbax, all files of which count, would make it another."""
+  if output is None:
+    return
+  folder = pathlib.Path(output).resolve()
+  for checkpoint in checkpoints:
+    for path in checkpoint.files:
+      if path.name == TREE and path.parent.resolve() in (folder, *folder.parents):
+        raise InputError(f"output must not be in the checkpoint, got {output}.")
 
 
 def _rows(layers, row_of, load, output, header, row_class, progress) -> tuple:

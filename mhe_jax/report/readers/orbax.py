@@ -14,7 +14,7 @@ from mhe_jax.layers.trees import keys_of
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.readers.base import Contents, Tensor, import_reader
 
-_TREE = "_METADATA"
+TREE = "_METADATA"  # A file in the folder of a tree.
 
 
 def tree_in(folder: pathlib.Path) -> pathlib.Path | None:
@@ -26,9 +26,9 @@ def tree_in(folder: pathlib.Path) -> pathlib.Path | None:
   Raises:
     InputError: there are several, of which one must be named.
   """
-  if (folder / _TREE).is_file():
+  if (folder / TREE).is_file():
     return folder
-  items = sorted(path for path in folder.iterdir() if (path / _TREE).is_file())
+  items = sorted(path for path in folder.iterdir() if (path / TREE).is_file())
   if len(items) > 1:
     names = ", ".join(str(item) for item in items)
     raise InputError(f"{folder} holds several trees; name one of {names}.")
@@ -39,7 +39,7 @@ def tree_in(folder: pathlib.Path) -> pathlib.Path | None:
     match
     for path in sorted(folder.iterdir())
     if (match := re.fullmatch(r"((?:.*_)?)([0-9]+)", path.name))
-    and any(path.glob(f"*/{_TREE}"))
+    and any(path.glob(f"*/{TREE}"))
   ]
   if len({match[1] for match in matches}) > 1:
     names = ", ".join(match[0] for match in matches)
