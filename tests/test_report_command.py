@@ -77,6 +77,40 @@ def test_names_do_not_reach_the_terminal_as_commands(tmp_path):
   assert "\x1b" not in text and "?[31m" in text and "?[2J" in text
 
 
+def test_names_stay_in_their_line(tmp_path):
+  tensors = {
+    "a\n0 of 9 layers.weight": normal(6, 5),
+    "b\n1 of 9": normal(6, 5),
+    f"{'x' * 5000}.weight": normal(6, 5),
+    "\u202ec.weight": normal(6, 5),  # Writes to the left, in a browser too.
+  }
+  save_file(tensors, tmp_path / "m.safetensors")
+  # The table reads no newline in names: a rule does.
+  rules = [
+    LayerRule(r"a[\s\S]*", NeuronAxes(0)),
+    LayerRule(".*c.weight", NeuronAxes(0)),
+  ]
+  report = redundancy(tmp_path / "m.safetensors", rules=rules)
+  assert len(report) == 3 and {row.name for row in report} < {*tensors}
+  lines = str(report).splitlines()
+  assert max(map(len, lines)) < 500
+  assert not any(line.startswith(("0 of 9", "1 of 9")) for line in lines)
+  page = report.to_html()
+  assert "\u202e" not in page and "x" * 200 not in page
+  assert "x" * 5000 in report.to_csv() and "x" * 5000 in report.to_json()
+
+
+def test_spreadsheets_run_no_names(tmp_path):
+  names = ["=cmd|' /C calc'!A0.weight", "+a.weight", "-a.weight", "@a.weight"]
+  save_file({name: normal(6, 5) for name in names}, tmp_path / "m.safetensors")
+  report = redundancy(tmp_path / "m.safetensors")
+  rows = list(csv.DictReader(io.StringIO(report.to_csv())))
+  assert {row["name"] for row in rows} == {f"'{name}" for name in names}
+  assert [json_row["name"] for json_row in json.loads(report.to_json())["rows"]] == [
+    row.name for row in report
+  ]
+
+
 def test_text(model):
   report = redundancy(model)
   lines = str(report).splitlines()

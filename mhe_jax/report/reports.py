@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from mhe_jax.report import tables
 from mhe_jax.report.architectures import TIED
 from mhe_jax.report.rows import ComparisonRow, Options, RedundancyRow
-from mhe_jax.report.tables import number
+from mhe_jax.report.tables import number, shown
 
 Row = TypeVar("Row", RedundancyRow, ComparisonRow)
 
@@ -125,8 +125,10 @@ class RedundancyReport(_Report[RedundancyRow]):
     for row in self.rows:
       by_verdict.setdefault(row.verdict, []).append(row)
     redundant = by_verdict.get("redundant", [])
-    told = [f"{row.name} (excess {row.relative_excess:.2f})" for row in redundant]
-    names = f": {_some(told, 4)}" if told else ""
+    told = [
+      f"{shown(row.name)} (excess {row.relative_excess:.2f})" for row in redundant
+    ]
+    names = f": {', '.join(told[:4])}{', ...' if len(told) > 4 else ''}" if told else ""
     parts = [
       f"{len(redundant)} of {_layers(len(self.rows))} clearly more redundant than "
       f"chance{names}",
@@ -142,7 +144,7 @@ class RedundancyReport(_Report[RedundancyRow]):
 
   @property
   def _title(self) -> str:
-    return f"Redundancy of {pathlib.Path(self.checkpoint).name}"
+    return f"Redundancy of {shown(pathlib.Path(self.checkpoint).name)}"
 
   def _cells(self):
     header = [
@@ -151,7 +153,7 @@ class RedundancyReport(_Report[RedundancyRow]):
     ]  # fmt: skip
     cells = [
       [
-        row.name,
+        shown(row.name),
         *_size(row),
         _with_error(row.relative_excess, row.excess_error),
         "-" if math.isnan(row.smallest_angle) else f"{row.smallest_angle:.4g} deg",
@@ -215,7 +217,9 @@ class ComparisonReport(_Report[ComparisonRow]):
     parts = [f"{len(changed)} of {_layers(len(self.rows), 'layer')} changed"]
     if changed:
       most = changed[0]
-      parts.append(f"most of all {most.name} (its cosines by {most.cosine_change:.2g})")
+      parts.append(
+        f"most of all {shown(most.name)} (its cosines by {most.cosine_change:.2g})"
+      )
       parts.append(f"{len(up)} became more redundant, {len(down)} less")
     if turned:
       parts.append(f"{len(turned)} were little more than turned as a whole")
@@ -225,7 +229,7 @@ class ComparisonReport(_Report[ComparisonRow]):
 
   @property
   def _title(self) -> str:
-    names = (pathlib.Path(path).name for path in (self.checkpoint, self.base))
+    names = (shown(pathlib.Path(path).name) for path in (self.checkpoint, self.base))
     return " against ".join(names)
 
   def _cells(self):
@@ -235,7 +239,7 @@ class ComparisonReport(_Report[ComparisonRow]):
     ]  # fmt: skip
     cells = [
       [
-        row.name,
+        shown(row.name),
         *_size(row),
         number(row.excess_before),
         number(row.excess_after),
@@ -289,4 +293,4 @@ def _layers(count, name="layers are"):
 
 
 def _some(names: Sequence[str], count: int = 6) -> str:
-  return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+  return ", ".join(map(shown, names[:count])) + (", ..." if len(names) > count else "")

@@ -31,6 +31,12 @@ def printable(text: str) -> str:
   return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
+def shown(name: str) -> str:
+  """A name in a table or a sentence: on one line, and not longer than a line is."""
+  name = printable(name).replace("\n", "?")
+  return name if len(name) <= 120 else f"{name[:60]}...{name[-57:]}"
+
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem;
        padding: 0 1rem; color: #1a1a1a; background: #fff; }
@@ -120,6 +126,9 @@ def number(x: float, digits: int = 3) -> str:
 
 
 def _cell(x):
+  # Spreadsheets run what begins so, and names are a stranger's.
+  if isinstance(x, str) and x.startswith(("=", "+", "-", "@", "\t", "\r")):
+    return f"'{x}"
   if isinstance(x, float) and math.isnan(x):
     return ""
   if isinstance(x, tuple):
