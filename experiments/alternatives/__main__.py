@@ -12,6 +12,7 @@ replaced.
 """
 
 import functools
+import json
 import pathlib
 from typing import Any, Literal
 
@@ -59,11 +60,26 @@ def compute(
     of_arm = {**settings, **(chosen if arm in training.MUON else {}), "arm": arm}
     run = kept(folder / f"training_{arm}.json", of_arm, training.compute)
     results["runs"][arm] = run
-  of_cost = {key: settings[key] for key in ("depth", "width", *training.RATES)}
+  of_cost = {key: settings[key] for key in training.OF_COST}
   of_cost["rounds"] = training.COST_ROUNDS[preset]
   measure = functools.partial(training.measure_cost, progress=progress)
+  progress.update(task, advance=1, description="times of a step")
   results["cost"] = kept(folder / "cost.json", of_cost, measure)
+  progress.update(task, advance=1)
   return results
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+  """What :func:`compute` has left in a folder."""
+  results = {
+    name: json.loads((folder / f"{name}.json").read_text())
+    for name in ("minima", "muon_rates", "cost")
+  }
+  runs = {
+    arm: json.loads((folder / f"training_{arm}.json").read_text())
+    for arm in training.ARMS
+  }
+  return {**results, "runs": runs}
 
 
 def main(

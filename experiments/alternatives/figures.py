@@ -92,7 +92,7 @@ def draw_training(runs: dict[str, Any]):
   panels[0].invert_yaxis()
   panels[0].set_xlabel("test error, %: every seed, and the mean")
   panels[1].set_xscale("symlog", linthresh=1e-3)
-  panels[1].set_xlim(left=0.0)
+  panels[1].set_xlim(-1e-4, 4.0)
   panels[1].axvline(1.0, color="black", linewidth=0.6)
-  panels[1].set_xlabel("excess at the end, median layer: 0 = best, 1 = random")
+  panels[1].set_xlabel("excess at the end: 0 = best, 1 = random")
   return figure

@@ -153,6 +153,14 @@ def measures(x: jax.Array, half_space: bool) -> dict[str, list[float]]:
     s = 2; ``"angle"``, the smallest one in degrees; and ``"condition"``, the ratio of
     the largest singular value to the smallest of the min(n, d) that there are.
   """
+  return {
+    name: [round(float(v), 6) for v in values]
+    for name, values in _measures(x, half_space).items()
+  }
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _measures(x, half_space):
   found = {
     name: objective(x, half_space=half_space) for name, objective in MEASURES.items()
   }
@@ -161,7 +169,7 @@ def measures(x: jax.Array, half_space: bool) -> dict[str, list[float]]:
   found["angle"] = jnp.degrees(angles.min((1, 2)))
   sizes = jnp.linalg.svd(x, compute_uv=False)
   found["condition"] = sizes[:, 0] / sizes[:, -1]
-  return {name: [round(float(v), 6) for v in values] for name, values in found.items()}
+  return found
 
 
 def minimize_all(

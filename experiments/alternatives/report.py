@@ -39,7 +39,8 @@ def blocks(results: dict[str, Any]) -> dict[str, str]:
   return {
     "minimized": "\n\n".join(tables),
     "kept copies": _kept_copies(minima),
-    "trained": _trained(results["runs"], results["cost"]),
+    "conditions": _conditions(minima),
+    "trained": trained(results["runs"], results["cost"]),
     "settings": _settings(results),
   }
 
@@ -88,14 +89,25 @@ def _kept_copies(minima):
       bound = (n - d) / (d * (n - 1))
       above = np.mean(ends["orthonormality"]) / bound - 1.0
       sentences.append(
-        f"{n} neurons in {d} dimensions that start as pairs of copies, the closest "
-        f"{np.mean(case['before']['angle']):.1f}° apart in the mean, end with mean "
-        f"squared cosines within {_up(100 * above)}% of the bound and the closest pair "
-        f"{np.mean(ends['angle']):.1f}° apart by orthonormality, and "
-        f"{np.mean(case['ends']['energy, s = 2']['angle']):.1f}° by the energy "
-        "(half-space)."
+        f"{n} neurons in {d} dimensions, half-space, from pairs of copies: "
+        "orthonormality comes within "
+        f"{_up(100 * above)}% of the bound of the mean squared cosine, with the closest "
+        f"pair {np.mean(ends['angle']):.1f}° apart; the energy ends with "
+        f"{np.mean(case['ends']['energy, s = 2']['angle']):.1f}°."
       )
   return " ".join(sentences)
+
+
+def _conditions(minima):
+  """How far from tight frames the sets are, of the middle size."""
+  sizes = minima["settings"]["sizes"]
+  n, d = sizes[len(sizes) // 2]
+  ends = case_of(minima, n, d, "half", "random")["ends"]
+  found = ", ".join(f"{name} {np.mean(m['condition']):.2f}" for name, m in ends.items())
+  return (
+    f"Condition numbers of {n} neurons in {d} dimensions (half-space, from random "
+    f"directions; 1 for a tight frame), by what was minimized: {found}."
+  )
 
 
 def _up(x):
@@ -104,7 +116,8 @@ def _up(x):
   return f"{np.ceil(max(x, 1e-3) / step - 1e-9) * step:.3g}"
 
 
-def _trained(runs, cost):
+def trained(runs: dict[str, Any], cost: dict[str, Any]) -> str:
+  """The table of test errors, seed by seed against training without anything."""
   without = runs["without"]["test_error"]
   rivals = [arm for arm in ARMS if arm != "without"]
   pairs = [paired_difference(without, runs[arm]["test_error"]) for arm in rivals]
@@ -115,18 +128,21 @@ def _trained(runs, cost):
     against = "" if arm == "without" else difference(without, errors)
     p = "" if arm == "without" else f"{p_values[arm]:.1g}"
     excess = mean_and_spread(runs[arm]["excess"], 3)
-    lines.append([NAMES[arm], mean_and_spread(errors), against, p, excess, _time(cost, arm)])  # fmt: skip
+    time = f"{cost['ratio'][arm]:.2f}"
+    lines.append([NAMES[arm], mean_and_spread(errors), against, p, excess, time])
   header = [
     "method", "test error, %", "against nothing", "P, corrected", "excess at the end",
     "time of a step",
   ]  # fmt: skip
   muon = difference(runs["muon"]["test_error"], runs["muon_energy"]["test_error"])
   table = markdown(header, *lines)
-  return f"{table}\n\nMuon and energy against Muon alone: {muon}."
-
-
-def _time(cost, arm):
-  return f"{cost['ratio'][arm]:.2f}"
+  sure = [NAMES[arm] for arm in rivals if p_values[arm] < 0.05]
+  told = (
+    f"After the correction these are told apart from nothing: {', '.join(sure)}."
+    if sure
+    else "After the correction no method is told apart from nothing."
+  )
+  return f"{table}\n\n{told} Muon and energy against Muon alone: {muon}."
 
 
 def _settings(results):

@@ -5,7 +5,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -39,7 +39,6 @@ ARMS = (
 )  # fmt: skip
 MUON = ("muon", "muon_energy")
 
-RATES = ("rate", "weight", "adam_rate")
 _COMMON = {"rate": 0.1, "weight": 0.1, "adam_rate": 0.01}
 SETTINGS = {
   "full": {
@@ -47,7 +46,7 @@ SETTINGS = {
     "seeds": list(range(800, 808)), **_COMMON,
   },
   "smoke": {
-    "depth": 3, "width": 4, "images_per_class": 4, "steps": 2, "seeds": [800, 801],
+    "depth": 1, "width": 4, "images_per_class": 4, "steps": 2, "seeds": [800, 801],
     **_COMMON,
   },
 }  # fmt: skip
@@ -59,6 +58,7 @@ MUON_RATES = {
   },
   "smoke": {"rates": [0.1], "adam_rates": [0.01], "seeds": [850]},
 }  # fmt: skip
+OF_COST = ("depth", "width", "steps", "rate", "weight", "adam_rate")
 COST_ROUNDS = {"full": 41, "smoke": 1}
 
 
@@ -80,11 +80,6 @@ class SpectralCNN(CNN):
       if i + 1 in (stage, 2 * stage):
         x = nn.max_pool(x, (2, 2), (2, 2))
     return nn.Dense(10, name="head")(x.mean((1, 2)))
-
-
-def model_of(arm: str, depth: int, width: int) -> CNN:
-  """The network of an arm of ARMS."""
-  return (SpectralCNN if arm == "spectral" else CNN)(depth, width)
 
 
 def optimizer(
@@ -119,10 +114,32 @@ def _as_matrices(params):
   return jax.tree.map(lambda x: spec if x.ndim == 4 else None, params)
 
 
-def make_train_step(
-  model: CNN, tx: optax.GradientTransformationExtraArgs
-) -> Callable[[State, Any, Any], State]:
-  """A compiled ``train_step(state, images, labels)``."""
+class Trainer(NamedTuple):
+  """What trains the networks of an arm; its step is ``(state, images, labels)``."""
+
+  model: CNN
+  tx: optax.GradientTransformationExtraArgs
+  train_step: Callable[[State, Any, Any], State]
+
+  def start(self, seed: int) -> State:
+    """Before training."""
+    params, stats = quickstart.init(self.model, jax.random.key(seed))
+    return State(params, stats, self.tx.init(params))
+
+
+@functools.cache  # Compiled once for all seeds.
+def trainer(
+  arm: str,
+  depth: int,
+  width: int,
+  steps: int,
+  rate: float,
+  weight: float,
+  adam_rate: float,
+) -> Trainer:
+  """Of an arm of ARMS; its other arguments are those of :func:`compute`."""
+  model = (SpectralCNN if arm == "spectral" else CNN)(depth, width)
+  tx = optimizer(arm, steps, rate, weight, adam_rate)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def train_step(state, images, labels):
@@ -140,7 +157,7 @@ def make_train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     return State(optax.apply_updates(state.params, updates), stats, opt_state)
 
-  return train_step
+  return Trainer(model, tx, train_step)
 
 
 def compute(
@@ -173,24 +190,21 @@ def compute(
     (half-space, s = 2) at the end.
   """
   images, labels = _digits()
-  model = model_of(arm, depth, width)
-  tx = optimizer(arm, steps, rate, weight, adam_rate)
-  train_step = make_train_step(model, tx)
+  of_arm = trainer(arm, depth, width, steps, rate, weight, adam_rate)
   runs = {"test_error": [], "other_error": [], "excess": []}
   for seed in seeds:
     train_rows, test_rows = quickstart.split(labels, images_per_class, seed)
     rest = np.setdiff1d(np.arange(len(labels)), [*train_rows, *test_rows])
-    params, stats = quickstart.init(model, jax.random.key(seed))
-    state = State(params, stats, tx.init(params))
+    state = of_arm.start(seed)
     rng, order = np.random.default_rng([seed, 0]), np.array([], int)
     batch_size = Config.batch_size
     for _ in range(steps):
       if len(order) < batch_size:
         order = np.concatenate([order, rng.permutation(train_rows)])
       batch, order = order[:batch_size], order[batch_size:]
-      state = train_step(state, images[batch], labels[batch])
+      state = of_arm.train_step(state, images[batch], labels[batch])
     for name, rows in (("test_error", test_rows), ("other_error", rest)):
-      error, _ = quickstart.evaluate(model, state, images[rows], labels[rows])
+      error, _ = quickstart.evaluate(of_arm.model, state, images[rows], labels[rows])
       runs[name].append(round(float(error), 3))
     found = quickstart.excess(state.params)
     layers = [float(x) for path, x in found.items() if path != "head/kernel"]
@@ -227,6 +241,7 @@ def measure_cost(
   rounds: int,
   depth: int,
   width: int,
+  steps: int,
   rate: float,
   weight: float,
   adam_rate: float,
@@ -238,7 +253,8 @@ def measure_cost(
     rounds: in each of which every arm has a turn.
     depth: convolutions.
     width: their channels.
-    rate: as of :func:`optimizer`, like the next two.
+    steps: as of :func:`optimizer`, like the next three.
+    rate: of SGD and of Muon.
     weight: of what is added to the loss.
     adam_rate: of Adam beside Muon.
     progress: that is shown.
@@ -248,27 +264,24 @@ def measure_cost(
     the rounds of its time divided by that without anything.
   """
   images, labels = (x[: Config.batch_size] for x in _digits())
-  steps = {}
+  calls = {}
   for arm in ARMS:
-    model = model_of(arm, depth, width)
-    # Of a thousand steps, as many as are made here at most.
-    tx = optimizer(arm, 1000, rate, weight, adam_rate)
-    params, stats = quickstart.init(model, jax.random.key(0))
-    state = State(params, stats, tx.init(params))
-    steps[arm] = _stepper(make_train_step(model, tx), state, images, labels)
-  seconds = time_in_turns(steps, rounds, progress, "steps of every method")
+    of_arm = trainer(arm, depth, width, steps, rate, weight, adam_rate)
+    calls[arm] = _stepper(of_arm, images, labels)
+  seconds = time_in_turns(calls, rounds, progress, "steps of every method")
   return {
     "seconds": seconds,
     "ratio": {arm: round(ratio(seconds, arm, "without"), 4) for arm in ARMS},
   }
 
 
-def _stepper(train_step, state, images, labels):
+def _stepper(of_arm, images, labels):
   """A function that makes one more step at each call."""
+  state = of_arm.start(0)
 
   def step():
     nonlocal state
-    state = train_step(state, images, labels)
+    state = of_arm.train_step(state, images, labels)
     return state
 
   return step
