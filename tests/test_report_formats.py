@@ -422,6 +422,36 @@ def test_odd_tensors(tmp_path):
     assert "Not read 1" in text and "int4.weight" in text
 
 
+def test_integers_are_not_read_as_weights(tmp_path):
+  # GPTQ, AWQ, bitsandbytes, MLX, and what is beside their integers.
+  codes = {
+    "a.qweight": np.int32,
+    "b.weight": np.int8,
+    "c.weight": np.uint8,
+    "d.weight": np.uint32,
+    "e.weight": np.int16,
+    "f.qzeros": np.int32,
+  }
+  tensors = {name: np.ones((4, 8), dtype) for name, dtype in codes.items()}
+  scales = {
+    "a.scales": normal(4, 8),
+    "a.g_idx": np.ones(8, np.int32),
+    "b.SCB": normal(4),
+    "c.weight.absmax": normal(4),
+    "c.weight.quant_map": normal(16),
+    "c.weight.nested_absmax": normal(4, 2),
+    "d.biases": normal(4, 8),
+    "e.weight_scale": normal(4, 8),
+  }
+  np.savez(tmp_path / "m.npz", **tensors, **scales)
+  report = redundancy(tmp_path / "m.npz")
+  assert not report.rows
+  for name in codes:
+    assert "quantized weights" in report.unknown[name]
+  np.savez(tmp_path / "m.npz", **{"a.weight": normal(4, 8) + 1j})
+  assert "complex" in redundancy(tmp_path / "m.npz").unknown["a.weight"]
+
+
 def test_scales_beside_8_bit_floats(tmp_path):
   weight = normal(256, 256).astype(ml_dtypes.float8_e4m3fn)
   tensors = {
@@ -431,11 +461,16 @@ def test_scales_beside_8_bit_floats(tmp_path):
     "b.weight_scale": np.ones((256, 1), np.float32),
     "c.weight": weight,
     "c.weight_scale_inv": np.ones((2, 2), np.float32),
+    "d.weight": weight,
+    "d.weight_scale_inv": np.ones((16, 16), np.float32),  # As many as rows.
+    "e.weight": np.ones((4, 4), ml_dtypes.float8_e8m0fnu),  # Scales themselves.
   }
   save_file(tensors, tmp_path / "model.safetensors")
   report = redundancy(tmp_path)
   assert {row.name for row in report} == {"a.weight", "b.weight"}
-  assert "scale for each block" in report.unknown["c.weight"]
+  for name in ("c.weight", "d.weight"):
+    assert "scale for each block" in report.unknown[name]
+  assert "e.weight" in report.skipped
 
 
 def test_rules(tmp_path):

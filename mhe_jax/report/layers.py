@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from mhe_jax.layers.axes import NeuronAxes
@@ -11,7 +12,14 @@ from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, match
 from mhe_jax.report.architectures import read_name
 from mhe_jax.report.checkpoint import Checkpoint
 from mhe_jax.report.errors import InputError
-from mhe_jax.report.parts import NotNeurons, Part, Reading, Stored, Unknown
+from mhe_jax.report.parts import (
+  NotNeurons,
+  Part,
+  Reading,
+  Stored,
+  Unknown,
+  dotted,
+)
 from mhe_jax.report.readers.base import Tensor
 
 
@@ -85,9 +93,13 @@ def _read(tensor, stored, winner, reader) -> Reading:
     return NotNeurons("fewer than two axes")
   if tensor.dtype is None:
     return Unknown(f"stored as {tensor.stored_as}, which cannot be read")
+  if tensor.dtype == ml_dtypes.float8_e8m0fnu:  # Powers of two, without a sign.
+    return NotNeurons("scales of a quantized tensor")
   if not jnp.issubdtype(tensor.dtype, jnp.floating):
     return _not_floating(tensor)
   axes = reader.axes if reader is not None else None
+  if axes is None and stored.shapes[dotted(tensor.name)] != tensor.shape:
+    return Unknown("another name is the same but for slashes and dots; a rule tells")
   reading = (Part(axes, "by rule"),) if axes else read_name(tensor.name, stored)
   if isinstance(reading, Unknown) and winner is not None and not reading.is_named:
     reading = (Part(NeuronAxes(), "by rule, last axis"),)
@@ -109,7 +121,10 @@ def _read(tensor, stored, winner, reader) -> Reading:
 
 
 def _not_floating(tensor) -> NotNeurons | Unknown:
-  if tensor.dtype == np.uint8 or tensor.dtype == np.int8 or tensor.dtype == np.int32:
+  if jnp.issubdtype(tensor.dtype, jnp.complexfloating):
+    return Unknown(f"dtype {tensor.dtype}: complex weights are not read")
+  # All but int64, of numbers of tokens and places. MLX packs into uint32.
+  if jnp.issubdtype(tensor.dtype, jnp.integer) and tensor.dtype != np.int64:
     return Unknown(
       f"dtype {tensor.dtype}: quantized weights, if it is one, are not read"
     )
@@ -122,12 +137,14 @@ def _unless_scaled_by_blocks(tensor, stored, reading) -> Reading:
     return reading
   for suffix in ("_scale_inv", "_scale"):
     scale = stored.shapes.get(f"{tensor.name}{suffix}".replace("/", "."))
-    if scale is not None and np.prod(scale) not in (1, tensor.shape[0]):
+    if scale is None or np.prod(scale) == 1:
+      continue
+    rows = (tensor.shape[0],)
+    if scale not in (rows, (*rows, 1)):  # As many blocks as rows are blocks, too.
       return Unknown(
         "8-bit floats with a scale for each block, which change directions; convert it "
         "to bfloat16"
       )
-    is_of_rows = scale is not None and np.prod(scale) > 1
-    if is_of_rows and any(part.axes != NeuronAxes(0) for part in reading):
+    if any(part.axes != NeuronAxes(0) for part in reading):
       return Unknown("8-bit floats with a scale for each row, but neurons elsewhere")
   return reading
