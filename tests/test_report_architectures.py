@@ -98,6 +98,12 @@ def test_llama(tmp_path):
     ("embed_out.weight", ["gpt_neox.embed_in.weight"]),
     ("cls.predictions.decoder.weight", ["decoder.fc.weight"]),
     ("language_model.lm_head.weight", ["model.head.proj.weight"]),
+    ("lm_head.decoder.weight", ["lm_head.dense.weight"]),
+    ("bert.cls.predictions.decoder.weight", ["model.decoder.weight"]),
+    ("classifier.out_proj.weight", ["classifier.dense.weight"]),
+    ("vocab_projector.weight", ["vocab_transform.weight"]),
+    ("module.fc.weight", ["module.layer1.0.conv1.weight"]),
+    ("_orig_mod.module.classifier.6.weight", ["_orig_mod.module.classifier.0.weight"]),
   ],
 )
 def test_output_layers(tmp_path, output, others):
@@ -105,6 +111,17 @@ def test_output_layers(tmp_path, output, others):
   selected, _ = select(tmp_path, {**shapes, output: (4, 6)})
   roles = {layer.name: layer.part.role for layer in selected.layers}
   assert roles == {**dict.fromkeys(others, "hidden"), output: "output"}
+
+
+def test_convolutions_that_are_output_layers(tmp_path):
+  shapes = {
+    "classifier.1.weight": (10, 8, 1, 1),  # SqueezeNet.
+    "classifier.1.bias": (10,),
+    "head.fc.weight": (10, 8, 1, 1),  # timm.
+    "head.fc.bias": (10,),
+  }
+  selected, _ = select(tmp_path, shapes)
+  assert [layer.part.role for layer in selected.layers] == ["output", "output"]
 
 
 def test_bert_and_positions(tmp_path):
@@ -155,6 +172,8 @@ def test_tied_embeddings(tmp_path):
   assert report["model.embed_tokens.weight"].role == "hidden"
   select(tmp_path, {**shapes, "lm_head.weight": (6, 5)}, config)
   assert note not in str(redundancy(tmp_path))
+  selected, _ = select(tmp_path, {"shared.weight": (6, 5)}, config)  # T5.
+  assert "the output layer" in selected.layers[0].part.what
 
 
 def test_lora(tmp_path):
@@ -216,6 +235,25 @@ def test_names_of_gpt2_with_linear_layers(tmp_path):
     np.testing.assert_array_equal(found[name], tensors[name])
 
 
+def test_both_layouts_of_gpt2_in_a_model(tmp_path):
+  # A language model of GPT-2 and an encoder of CLIP: the own bias tells.
+  shapes = {
+    "gpt.h.0.mlp.c_fc.weight": (8, 32),
+    "gpt.h.0.mlp.c_fc.bias": (32,),
+    "clip.resblocks.0.mlp.c_fc.weight": (32, 8),
+    "clip.resblocks.0.mlp.c_fc.bias": (32,),
+    "clip.resblocks.0.mlp.c_proj.weight": (8, 32),
+    "clip.resblocks.0.mlp.c_proj.bias": (8,),
+  }
+  selected, _ = select(tmp_path, shapes)
+  sets = {layer.name: layer.shape for layer in selected.layers}
+  assert sets == {
+    "gpt.h.0.mlp.c_fc.weight": (1, 32, 8),
+    "clip.resblocks.0.mlp.c_fc.weight": (1, 32, 8),
+    "clip.resblocks.0.mlp.c_proj.weight": (1, 8, 32),
+  }
+
+
 def test_starcoder_shares_keys(tmp_path):
   shapes = {
     "transformer.h.0.attn.c_attn.weight": (12, 8),
@@ -235,6 +273,9 @@ def test_starcoder_shares_keys(tmp_path):
 def test_layouts_of_gpt2_that_nothing_tells(tmp_path):
   selected, _ = select(tmp_path, {"h.0.attn.c_proj.weight": (8, 8)})
   assert "(1 or 0)" in selected.unknown["h.0.attn.c_proj.weight"]
+  for name in ("h.0.attn.c_attn.base_layer.weight", "h.0.mlp.c_fc.base_layer.weight"):
+    selected, _ = select(tmp_path, {name: (8, 24)})
+    assert list(selected.unknown) == [name]
   contradiction = {"h.0.attn.c_attn.weight": (24, 8), "h.1.attn.c_attn.weight": (8, 24)}
   selected, _ = select(tmp_path, contradiction)
   assert set(selected.unknown) == set(contradiction)
@@ -256,8 +297,12 @@ def test_layouts_of_gpt2_that_nothing_tells(tmp_path):
       "transformer.h.0.self_attention.query_key_value.weight",
       {"model_type": "falcon", "num_attention_heads": 4, "multi_query": False},
     ),
+    (
+      "model.layers.0.self_attn.query_key_value.weight",
+      {"model_type": "persimmon", "num_attention_heads": 4},
+    ),
   ],
-  ids=["neox", "neox by name", "bloom", "falcon-rw"],
+  ids=["neox", "neox by name", "bloom", "falcon-rw", "persimmon"],
 )
 def test_rows_of_heads(tmp_path, name, config):
   selected, tensors = select(tmp_path, {name: (24, 8)}, config)
@@ -277,18 +322,30 @@ def test_falcon_7b(tmp_path):
   check_parts(matrices(selected, tensors), FALCON, parts, 12)
 
 
-def test_falcon_40b(tmp_path):
-  config = {
-    "model_type": "falcon",
-    "num_attention_heads": 4,
-    "num_kv_heads": 2,
-    "new_decoder_architecture": True,
-    "multi_query": True,
-  }
-  selected, tensors = select(tmp_path, {FALCON: (16, 8)}, config)
-  outputs = tensors[FALCON].T.reshape(8, 2, 4, 2)
+FALCON_40B = {
+  "model_type": "falcon",
+  "num_attention_heads": 4,
+  "num_kv_heads": 2,
+  "new_decoder_architecture": True,
+  "multi_query": True,
+}
+INTERNLM = {
+  "model_type": "internlm2",
+  "num_attention_heads": 4,
+  "num_key_value_heads": 2,
+}
+
+
+@pytest.mark.parametrize(
+  ("name", "config"),
+  [(FALCON, FALCON_40B), ("model.layers.0.attention.wqkv.weight", INTERNLM)],
+  ids=["falcon-40b", "internlm2"],
+)
+def test_groups_of_queries(tmp_path, name, config):
+  selected, tensors = select(tmp_path, {name: (16, 8)}, config)
+  outputs = tensors[name].T.reshape(8, 2, 4, 2)
   parts = {"q": outputs[:, :, :-2], "k": outputs[:, :, -2], "v": outputs[:, :, -1]}
-  check_parts(matrices(selected, tensors), FALCON, parts, 16)
+  check_parts(matrices(selected, tensors), name, parts, 16)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +355,8 @@ def test_falcon_40b(tmp_path):
     ({"model_type": "chatglm", "num_attention_heads": 4}, (24, 8)),
     ({"model_type": "bloom", "n_head": 5}, (24, 8)),
     ({"model_type": "bloom", "n_head": True}, (24, 8)),
+    ({**FALCON_40B, "num_attention_heads": 2, "num_kv_heads": 4}, (24, 8)),
+    ({**FALCON_40B, "num_attention_heads": 5}, (24, 8)),
   ],
 )
 def test_orders_that_nothing_tells(tmp_path, config, shape):
@@ -340,7 +399,12 @@ def test_queries_then_keys_then_values(tmp_path, name, config, sizes):
 
 @pytest.mark.parametrize(
   "name",
-  ["blocks.0.attn.qkv.weight", "visual.transformer.resblocks.0.attn.in_proj_weight"],
+  [
+    "blocks.0.attn.qkv.weight",
+    "visual.transformer.resblocks.0.attn.in_proj_weight",
+    "model.layers.0.self_attn.W_pack.weight",
+    "transformer.layers.0.0.to_qkv.weight",
+  ],
 )
 def test_thirds(tmp_path, name):
   selected, tensors = select(tmp_path, {name: (24, 8)})
@@ -348,6 +412,26 @@ def test_thirds(tmp_path, name):
   check_parts(matrices(selected, tensors), name, parts, 24)
   selected, _ = select(tmp_path, {name: (20, 8)})
   assert list(selected.unknown) == [name]
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "attention.qkv.weight",
+    "attention.qkv.linear.weight",
+    "self_attn.qkv_proj.base_layer.weight",
+    "self_attention.linear_qkv.weight",
+    "att_proj.weight",
+  ],
+)
+def test_projections_in_one_that_are_not_known(tmp_path, name):
+  # As one set of rows they would look like one layer.
+  selected, _ = select(tmp_path, {name: (24, 8)})
+  assert list(selected.unknown) == [name] and "0,groups:3" in selected.unknown[name]
+  selected, _ = select(tmp_path, {"input_blocks.1.1.qkv.weight": (24, 8, 1)})
+  assert not selected.layers
+  lora = name.replace("weight", "lora_A.weight")
+  assert len(select(tmp_path, {lora: (4, 8)})[0].layers) == 1
 
 
 # --- gates and experts -----------------------------------------------------------
@@ -468,7 +552,9 @@ CONVOLUTIONS = {
   "patch_embed.proj.weight": (8, 3, 16, 16),
   "stem.0.weight": (8, 8, 4, 4),
   "encoder.conv_layers.0.conv.weight": (8, 8, 3),
-  "blocks.0.conv_dw.weight": (8, 1, 3, 3),
+  "conv_of_gray_images.weight": (8, 1, 3, 3),
+  "vision_model.embeddings.patch_embedding.weight": (8, 3, 16, 16),
+  "down_blocks.0.attentions.0.proj_in.weight": (8, 8, 1, 1),
   "up_blocks.0.upsamplers.0.conv.weight": (8, 8, 3, 3),
 }
 
@@ -479,6 +565,26 @@ def test_convolutions(tmp_path):
   assert set(found) == set(CONVOLUTIONS)
   for name, w in found.items():
     np.testing.assert_array_equal(w, tensors[name].reshape(8, -1))
+
+
+def test_depthwise_convolutions(tmp_path):
+  # Filters of different channels are no neurons of one layer, as in Flax.
+  shapes = {
+    "stages.0.layers.0.dwconv.weight": (8, 1, 7, 7),
+    "blocks.0.conv_dw.weight": (8, 1, 3, 3),
+    "layers.0.mixer.conv1d.weight": (8, 1, 4),
+    "layers.0.mixer.conv1d.bias": (8,),
+    "a.depthwise.weight": (8, 1, 3),
+    "one.conv.weight": (8, 1, 3, 3),
+  }
+  selected, _ = select(tmp_path, shapes)
+  assert [layer.name for layer in selected.layers] == []
+  assert {"one.conv.weight"} == {*selected.unknown}
+  # Torchvision's names of these say nothing, but more than one is not of the input.
+  shapes = {"features.0.0.weight": (8, 3, 3, 3), "features.1.0.weight": (8, 1, 3, 3)}
+  assert len(select(tmp_path, shapes)[0].layers) == 2
+  selected, _ = select(tmp_path, {**shapes, "features.2.0.weight": (16, 1, 3, 3)})
+  assert {*selected.unknown} == {"features.1.0.weight", "features.2.0.weight"}
 
 
 def test_convolutions_that_a_bias_tells(tmp_path):
@@ -521,12 +627,22 @@ def test_transposed_convolutions(tmp_path):
     "deconv.weight": (6, 6, 2, 2),
     "convolutions.up1.up.weight": (8, 8, 3, 3),
     "ups.1.weight": (8, 8, 3),
+    "conv_up1.weight": (8, 8, 3, 3),  # Of ESRGAN, plain ones.
+    "conv_up1.bias": (8,),
+    "upconv1.weight": (8, 8, 3, 3),
+    "upconv2.weight": (8, 4, 2, 2),
+    "upconv2.bias": (4,),
+    "stem.conv_t.weight": (8, 8, 5, 1, 1),  # Over time.
     "deconv2.weight": (8, 3, 2, 2),
     "deconv2.bias": (6,),  # Two groups.
   }
   selected, tensors = select(tmp_path, shapes)
   found = matrices(selected, tensors)
-  assert set(found) == {"decoder.conv_transpose1.weight", "deconv.weight"}
+  assert set(found) == {
+    "decoder.conv_transpose1.weight",
+    "deconv.weight",
+    "upconv2.weight",
+  }
   for name, w in found.items():
     x = tensors[name]
     np.testing.assert_array_equal(w, x.transpose(1, 0, 2, 3).reshape(x.shape[1], -1))
@@ -534,6 +650,9 @@ def test_transposed_convolutions(tmp_path):
     "deconv2.weight",
     "convolutions.up1.up.weight",
     "ups.1.weight",
+    "conv_up1.weight",
+    "upconv1.weight",
+    "stem.conv_t.weight",
   }
 
 
@@ -568,6 +687,41 @@ def test_flax(tmp_path, separator):
   np.testing.assert_array_equal(found[name], tensors[name].reshape(-1, 6).T)
   name = "params/attention/query/kernel"
   np.testing.assert_array_equal(found[name], tensors[name].reshape(8, 8).T)
+
+
+def test_states_of_optimizers(tmp_path):
+  parameter = "Dense_0/kernel"
+  states = [
+    f"{state}/{parameter}"
+    for state in (
+      "opt_state/0/mu",
+      "optimizer/0/mu",
+      "optim_state/exp_avg",
+      "state/1/0/mu",  # Of a name that says nothing.
+      "state/1/0/nu",
+      "sgd/0/trace",
+    )
+  ]
+  shapes = dict.fromkeys([f"params/{parameter}", f"ema/{parameter}", *states], (8, 6))
+  selected, _ = select(tmp_path, {**shapes, "adam/count": (), "adam/mu/kernel": (3, 4)})
+  # Averages of parameters are parameters.
+  assert {x.name for x in selected.layers} == {
+    f"params/{parameter}",
+    f"ema/{parameter}",
+  }
+  reasons = {selected.skipped[name] for name in [*states, "adam/mu/kernel"]}
+  assert reasons == {"state of an optimizer"}
+  # The mean of an autoencoder is a layer.
+  shapes = dict.fromkeys(
+    ["encoder.mu.weight", "encoder.mu.out.weight", "encoder.sigma.out.weight"], (4, 8)
+  )
+  assert len(select(tmp_path, shapes)[0].layers) == 3
+
+
+def test_names_that_differ_in_separators(tmp_path):
+  shapes = {"a/attn/qkv.weight": (24, 8), "a.attn.qkv.weight": (12, 4)}
+  selected, _ = select(tmp_path, shapes)
+  assert len(selected.layers) == 3 and len(selected.unknown) == 1
 
 
 def test_what_flax_leaves_open(tmp_path):

@@ -7,6 +7,7 @@ then ``config.json`` decides, or the other tensors do, or nobody: the tensor is 
 docs/checkpoints.md has the table for people.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import cast
@@ -38,8 +39,11 @@ _NOT_KNOWN = "its name is not known; a rule says where its neurons are, if it ha
 
 def read_name(name: str, stored: Stored) -> Reading:
   """How a tensor of two axes or more is read, from its name and what is beside it."""
+  name = dotted(name)
+  if _is_moment(name, stored):
+    return NotNeurons(_STATE)
   for pattern, read in _TABLE:
-    if pattern.fullmatch(name := dotted(name)):
+    if pattern.fullmatch(name):
       return read(name, stored)
   return Unknown(_NOT_KNOWN, is_named=False)
 
@@ -80,7 +84,10 @@ def _weight(name, stored) -> Reading:
   if _NORM.search(last_module(name)):
     return Unknown("a norm by its name, but of several axes")
   if len(shape) > 2:
-    return convolution(name, stored)
+    reading = convolution(name, stored)
+    if isinstance(reading, tuple) and _is_output(name, stored):
+      return tuple(dataclasses.replace(part, role="output") for part in reading)
+    return reading
   if is_position_table(last_module(name)):
     return NotNeurons(POSITIONS)
   if _is_output(name, stored):
@@ -92,13 +99,19 @@ def _weight(name, stored) -> Reading:
 
 _NORM = re.compile(r"norm\d*$|^ln(_|\d|$)", re.IGNORECASE)
 _EMBEDDING = re.compile(r"embed|^w[tp]e$|^shared$")
-_OF_TOKENS = re.compile(r"(embed_tokens|word_embeddings|tok_embeddings|embed_in|wte)$")
+_OF_TOKENS = re.compile(
+  r"(embed_tokens|word_embeddings|tok_embeddings|embed_in|wte)$|^shared$"
+)
+# In wrappers: of several devices, and of torch.compile.
+_WRAPPED = r"(module\.|_orig_mod\.)*"
 _OUTPUT = re.compile(
   # Of language models, of classifiers of texts, and of timm's and torchvision's.
-  r"(.*\.)?(lm_head|embed_out)\.weight|(cls\.predictions\.)?decoder\.weight"
-  r"|(output|score|classifier|qa_outputs|fc|head|head\.fc|heads\.head)\.weight"
+  r"(.*\.)?(lm_head|lm_head\.decoder|generator_lm_head|lm_loss|embed_out)\.weight"
+  r"|(.*\.)?(predictions\.decoder|seq_relationship|vocab_projector)\.weight"
+  rf"|{_WRAPPED}(decoder|output|score|classifier|classifier\.out_proj|qa_outputs"
+  r"|fc|head|head_dist|head\.fc|heads\.head|last_linear)\.weight"
 )
-_NUMBERED_OUTPUT = re.compile(r"classifier\.(\d+)\.weight")
+_NUMBERED_OUTPUT = re.compile(rf"{_WRAPPED}classifier\.(?P<number>\d+)\.weight")
 
 
 def _is_tied(name, stored) -> bool:
@@ -118,7 +131,7 @@ def _is_output(name, stored) -> bool:
   numbers = (
     _NUMBERED_OUTPUT.fullmatch(n) for n, s in stored.shapes.items() if len(s) > 1
   )
-  return int(match[1]) == max(int(m[1]) for m in numbers if m)
+  return int(match["number"]) == max(int(m["number"]) for m in numbers if m)
 
 
 def _bias(name, _) -> Reading:
@@ -153,25 +166,62 @@ def _recurrent(name, stored) -> Reading:
 
 # --- the table -------------------------------------------------------------------
 
-_OPTIMIZER = r"(.*\.)?(opt_states?|optimizer(_state)?)\..*"
+_OPTIMIZER = r"(.*\.)?(opt(imizer|im)?s?_states?|optimizers?|optim)\..*"
+_MOMENT = re.compile(
+  r"((?P<state>.*)\.)?(mu|nu|trace|momentum(_buffer)?|exp_avg(_sq)?)\.(?P<rest>.*)"
+)
 
 
 def _of_optimizer(name, _) -> Reading:
-  return NotNeurons("state of an optimizer")
+  return NotNeurons(_STATE)
+
+
+_STATE = "state of an optimizer"
+
+
+def _is_moment(name, stored) -> bool:
+  """Whether a tensor is a moment of another, wherever the optimizer's state is.
+
+  The moments of optax are trees of the names of the parameters; Adam's have a count
+  beside them. A layer of this name has neither: the mu of an autoencoder.
+  """
+  match = _MOMENT.fullmatch(name)
+  if match is None:
+    return False
+  state, rest = match["state"] or "", match["rest"]
+  if stored.shapes.get(f"{state}.count".lstrip(".")) == ():
+    return True
+  if not state or "." not in rest:
+    return False
+  return any(
+    shape == stored.shapes[name]
+    for other, shape in stored.shapes.items()
+    if f".{other}".endswith(f".{rest}")
+    and not other.startswith(f"{state}.")
+    and not _MOMENT.fullmatch(other)
+  )
 
 
 def _lora_of_embedding(name, _) -> Reading:
   return Unknown("LoRA of an embedding; a rule says where its neurons are")
 
 
+# Names that hold several projections, or are of two orders, in modules not known above.
+_FUSED = re.compile(
+  r"(?!.*lora_)(.*\.)?(\w*(qkv|kqv)\w*|query_key_value|att_proj|W_pack"
+  r"|(c_attn|q_attn|c_fc|c_proj)\.\w+)(\.\w+)*\.weight",
+  re.IGNORECASE,
+)
 _TABLE: tuple[tuple[re.Pattern, Callable[[str, Stored], Reading]], ...] = (
   (re.compile(_OPTIMIZER), _of_optimizer),
   (re.compile(rf"(.*\.)?({'|'.join(WEIGHTS)})(\.value)?"), _flax),
   (re.compile(r"(.*[._])?(bias|scale|scale_inv)(\.value)?"), _bias),
   (fused.GPT2, fused.gpt2),
-  (re.compile(r"(.*\.)?query_key_value\.weight"), fused.interleaved),
+  (re.compile(r"(.*\.)?(query_key_value|wqkv)\.weight"), fused.interleaved),
   (re.compile(r"(.*\.)?(qkv_proj|Wqkv)\.weight"), fused.contiguous),
-  (re.compile(r"(.*\.)?attn\.qkv\.weight|(.*\.)?in_proj_weight"), fused.thirds),
+  (re.compile(r"(.*\.)?(attn\.qkv|W_pack|to_qkv)\.weight"), fused.thirds),
+  (re.compile(r"(.*\.)?in_proj_weight"), fused.thirds),
+  (_FUSED, fused.of_an_unknown_order),
   (re.compile(r"(.*\.)?[qkv]_proj_weight"), _weight),
   (re.compile(r"(.*\.)?gate_up_proj\.weight"), fused.gate_up),
   (re.compile(r"(.*\.)?experts\.(gate_up|gate|up|down)_proj"), fused.experts),

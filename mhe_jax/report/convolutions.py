@@ -3,23 +3,40 @@
 import re
 
 from mhe_jax.layers.axes import NeuronAxes
-from mhe_jax.report.parts import Part, Reading, Stored, Unknown
+from mhe_jax.layers.names import DEPTHWISE
+from mhe_jax.report.parts import NotNeurons, Part, Reading, Stored, Unknown
 
-_TRANSPOSED = re.compile(r"transpos|deconv|upconv|conv_?t\d?$|conv_?up", re.IGNORECASE)
-_PERHAPS_TRANSPOSED = re.compile(r"(.*\.)?(ups?|upsampl\w*|up\d+)(\.\d+)?")
+_TRANSPOSED = re.compile(r"transpos|deconv", re.IGNORECASE)
+# An upconv may also be a plain one after an interpolation, a conv_t one over time.
+_PERHAPS_TRANSPOSED = re.compile(
+  r"(^|\.)(ups?|upsampl\w*|up\d+)(\.\d+)?$|upconv|conv_?up|conv_?t\d?$", re.IGNORECASE
+)
 _CONVOLUTION = re.compile(
-  r"conv|downsample|(^|\.)features\.|(^|\.)patch_embed(ding)?s?\.|(^|\.)stem", re.I
+  r"conv|downsample|shortcut|(^|\.)proj_(in|out)$"
+  r"|(^|\.)(features\.|patch_embed(ding)?s?(\.|$)|stem|skip_connection)",
+  re.IGNORECASE,
+)
+# Also of Mamba, whose mixers have a filter over time for each channel.
+_DEPTHWISE = re.compile(
+  r"depthwise|dw_?conv|conv_?dw|(^|[._])dw([._]|$)|mixer\.conv1d$", re.IGNORECASE
 )
 
 
 def convolution(name: str, stored: Stored) -> Reading:
   """(out, in / groups, window...); transposed ones, (in, out / groups, window...)."""
   shape, module = stored.shapes[name], name.rpartition(".")[0]
+  if shape[1] == 1 and _DEPTHWISE.search(module):
+    return NotNeurons(DEPTHWISE)
   plain = (Part(NeuronAxes(0), "convolution, (out, in, window)"),)
   transposed = (Part(NeuronAxes(1), "transposed convolution, (in, out, window)"),)
   # The bias, or the norm that follows in a Sequential, has an entry for each output.
   entries = stored.shapes.get(f"{module}.bias") or _of_the_next(module, stored)
   outputs = entries[0] if entries else None
+  if _has_one_channel(shape) and sum(map(_has_one_channel, stored.shapes.values())) > 1:
+    return Unknown(
+      "filters of one channel, as others here: depthwise, which are no neurons of one "
+      "layer, or of inputs with one channel; a rule says which (skip or 0)"
+    )
   if _TRANSPOSED.search(module):
     if outputs in (None, shape[1]):
       return transposed
@@ -29,13 +46,17 @@ def convolution(name: str, stored: Stored) -> Reading:
     return plain
   if outputs == shape[1] != shape[0]:
     return transposed
-  is_named = _CONVOLUTION.search(module) and not _PERHAPS_TRANSPOSED.fullmatch(module)
+  is_named = _CONVOLUTION.search(module) and not _PERHAPS_TRANSPOSED.search(module)
   if is_named and outputs in (None, shape[0]):
     return plain
   return Unknown(
     f"{len(shape)} axes: a convolution has its neurons on axis 0, a transposed one on "
     "axis 1, and nothing says which it is; a rule does (0 or 1)"
   )
+
+
+def _has_one_channel(shape):
+  return len(shape) > 2 and shape[1] == 1 < shape[0]
 
 
 def _of_the_next(module, stored):

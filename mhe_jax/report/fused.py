@@ -30,7 +30,9 @@ def _parts(labels, sizes, axis, what) -> tuple[Part, ...]:
 
 def gpt2(name: str, stored: Stored) -> Reading:
   """GPT-2 stores (in, out); others use its names for PyTorch's (out, in)."""
-  shape, in_out = stored.shapes[name], _votes_for_in_out(stored)
+  shape = stored.shapes[name]
+  # Its own bias before those of others: a model may have parts of both kinds.
+  in_out = _vote_of_bias(name, shape, stored) or _votes_for_in_out(stored)
   if len(shape) != 2:
     return Unknown("a matrix of GPT-2, but not of two axes")
   if len(in_out) != 1:
@@ -58,14 +60,19 @@ def gpt2(name: str, stored: Stored) -> Reading:
 def _votes_for_in_out(stored) -> set[bool]:
   votes = set()
   for name, shape in stored.shapes.items():
-    if not GPT2.fullmatch(name) or len(shape) != 2 or shape[0] == shape[1]:
+    if not GPT2.fullmatch(name) or len(shape) != 2:
       continue
-    bias = stored.shapes.get(f"{name.removesuffix('.weight')}.bias")
-    if bias and bias[0] in shape:
-      votes.add(shape[1] == bias[0])
-    elif last_module(name) == "c_attn" and max(shape) == 3 * min(shape):
+    votes |= _vote_of_bias(name, shape, stored)
+    if last_module(name) == "c_attn" and max(shape) == 3 * min(shape):
       votes.add(shape[1] > shape[0])
   return votes
+
+
+def _vote_of_bias(name, shape, stored) -> set[bool]:
+  bias = stored.shapes.get(f"{name.removesuffix('.weight')}.bias")
+  if not bias or bias[0] not in shape or shape[0] == shape[1]:
+    return set()
+  return {shape[1] == bias[0]}
 
 
 def interleaved(name: str, stored: Stored) -> Reading:
@@ -81,13 +88,18 @@ def interleaved(name: str, stored: Stored) -> Reading:
     )
   per_head = (0, 1, 2)
   is_falcon = kind in ("falcon", "RefinedWeb", "RefinedWebModel")
-  if kind in ("gpt_neox", "bloom"):
+  if kind in ("gpt_neox", "gpt_neox_japanese", "bloom", "persimmon"):
     return _of_heads(shape, (heads, 3), per_head, kind)
-  if is_falcon and stored.config.get("new_decoder_architecture", kind == "RefinedWeb"):
-    sharing = stored.number("num_kv_heads", "n_head_kv") or heads
+  is_grouped = is_falcon and stored.config.get(
+    "new_decoder_architecture", kind == "RefinedWeb"
+  )
+  if is_grouped or kind == "internlm2":
+    sharing = stored.number("num_kv_heads", "n_head_kv", "num_key_value_heads") or heads
+    if heads % sharing:
+      return Unknown(f"{heads} heads that are no multiple of {sharing} keys of {kind}")
     size = heads // sharing + 2  # Queries that share a key and a value, and these.
     chosen = (slice(0, size - 2), size - 2, size - 1)
-    return _of_heads(shape, (sharing, size), chosen, "falcon, grouped queries")
+    return _of_heads(shape, (sharing, size), chosen, f"{kind}, grouped queries")
   if is_falcon and stored.config.get("multi_query", True):
     chosen = (slice(0, heads), heads, heads + 1)
     return _of_heads(shape, (1, heads + 2), chosen, "falcon, one key for all queries")
@@ -140,6 +152,14 @@ def thirds(name: str, stored: Stored) -> Reading:
   if len(shape) != 2 or shape[0] != 3 * shape[1]:
     return Unknown("query, key and value in one, but not of equal sizes")
   return _parts(_QKV, (shape[1],) * 3, 0, "rows, q k v")
+
+
+def of_an_unknown_order(name: str, stored: Stored) -> Reading:
+  """A projection by its name, of an architecture, or in a wrapper, not known here."""
+  return Unknown(
+    "query, key and value in one, or a matrix of GPT-2's names, in an order that is "
+    "not known; a rule says it (0, of equal thirds 0,groups:3)"
+  )
 
 
 def gate_up(name: str, stored: Stored) -> Reading:
