@@ -23,6 +23,7 @@ from experiments.runs.results import Results
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
   "README.md",
+  "docs/alternatives.md",
   "docs/concepts.md",
   "docs/layers.md",
   "docs/many.md",

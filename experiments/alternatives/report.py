@@ -91,7 +91,7 @@ def _kept_copies(minima):
       sentences.append(
         f"{n} neurons in {d} dimensions, half-space, from pairs of copies: "
         "orthonormality comes within "
-        f"{_up(100 * above)}% of the bound of the mean squared cosine, with the closest "
+        f"{_up(100 * above)}% of the bound of the mean squared cosine, the closest "
         f"pair {np.mean(ends['angle']):.1f}° apart; the energy ends with "
         f"{np.mean(case['ends']['energy, s = 2']['angle']):.1f}°."
       )
@@ -111,9 +111,10 @@ def _conditions(minima):
 
 
 def _up(x):
-  """Rounded up to one digit, and at least a thousandth."""
-  step = 10.0 ** np.floor(np.log10(max(x, 1e-3)))
-  return f"{np.ceil(max(x, 1e-3) / step - 1e-9) * step:.3g}"
+  """Rounded up to one digit; at least a hundredth, which the JSON's digits tell."""
+  x = max(x, 1e-2)
+  step = 10.0 ** np.floor(np.log10(x))
+  return f"{np.ceil(x / step - 1e-9) * step:.3g}"
 
 
 def trained(runs: dict[str, Any], cost: dict[str, Any]) -> str:
