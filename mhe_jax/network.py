@@ -97,7 +97,7 @@ def layer_excess(
     >>> params = {"body": {"kernel": jnp.eye(4)}, "head": {"kernel": jnp.eye(4)}}
     >>> rules = [LayerRule("head/kernel", role="output")]
     >>> excess = layer_excess(params, Riesz(2.0), rules=rules)
-    >>> {path: round(float(x), 4) for path, x in excess.items()}
+    >>> {path: abs(round(float(x), 4)) for path, x in excess.items()}
     {'body/kernel': 0.0, 'head/kernel': 0.2}
   """
   objective = as_objective(potential)
@@ -174,9 +174,10 @@ def network_energy(
   check_weight("output_weight", output_weight)
   selection = select(params, rules)
   warn_of_unread(selection)
-  return weighted_energy(
+  energy, _ = weighted_energy(
     selection.layers, objective, half_space, hidden_weight, output_weight, key
   )
+  return energy
 
 
 def _values_of(
@@ -229,16 +230,21 @@ def counted_layers(
 
 def weighted_energy(
   layers: Sequence[Layer], objective, half_space, hidden_weight, output_weight, key
-) -> jax.Array:
-  """The sum of :func:`network_energy`, of layers that are selected already."""
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The sum of :func:`network_energy`, of layers that are selected already.
+
+  Returns:
+    The sum, and the terms without their weights: ``{path: energy}``.
+  """
   dtype = compute_dtype(*(layer.compute_dtype for layer in layers))
   role_weight = {"hidden": hidden_weight, "output": output_weight}
   layers = counted_layers(layers, hidden_weight, output_weight)
   values = _values_of(layers, objective, half_space, key)
+  energies = {path: x.sum() for path, x in values.items()}
   terms = [
     jnp.asarray(role_weight[layer.role], dtype)
     * layer.weight
-    * values[layer.path].sum().astype(dtype)
+    * energies[layer.path].astype(dtype)
     for layer in layers
   ]
-  return jnp.stack(terms).sum() if terms else jnp.zeros([], dtype)
+  return jnp.stack(terms).sum() if terms else jnp.zeros([], dtype), energies

@@ -31,10 +31,13 @@ class HypersphericalEnergyState(NamedTuple):
     energy: the network's energy at the parameters of the last update, unweighted by
       ``weight``, but weighted by ``hidden_weight``, ``output_weight`` and the rules;
       0 before the first.
+    layer_energies: what :func:`mhe_jax.layer_energies` gives, at the same parameters,
+      of the layers that count: ``{path: energy}``, unweighted.
   """
 
   count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
   energy: jax.Array
+  layer_energies: dict[str, jax.Array]
 
 
 def add_hyperspherical_energy(
@@ -59,11 +62,12 @@ def add_hyperspherical_energy(
   :func:`with_decoupled_hyperspherical_energy`. After the learning rate it would
   have the wrong sign.
 
-  The energy is read from the state of any optimizer around it by the name of its
-  part, ``optax.tree.get(opt_state, "HypersphericalEnergyState").energy``; where there
-  are several, as in the example. (The short ``optax.tree.get(opt_state, "energy")`` is
-  a KeyError if there are several, or a module is called energy.) A weight of 0, as a
-  plain number, only monitors it, at the cost of the energy without its gradient.
+  The energy, and that of each layer, is read from the state of any optimizer around it
+  by the name of its part, ``optax.tree.get(opt_state,
+  "HypersphericalEnergyState").energy``; where there are several, as in the example.
+  (The short ``optax.tree.get(opt_state, "energy")`` is a KeyError if there are several,
+  or a module is called energy.) A weight of 0, as a plain number, only monitors it, at
+  the cost of the energy without its gradient.
 
   Under ``optax.inject_hyperparams``, which makes every number a part of the state, a
   weight is cast to the parameters' dtype; in a bfloat16 model pass
@@ -101,8 +105,8 @@ def add_hyperspherical_energy(
     >>> grads = {"Dense_0": {"kernel": jnp.zeros((2, 2))}}
     >>> updates, state = tx.update(grads, state, params)
     >>> own = optax.tree.get(state, "HypersphericalEnergyState")
-    >>> round(float(own.energy), 4)
-    0.75
+    >>> round(float(own.energy), 4), list(own.layer_energies)
+    (0.75, ['Dense_0/kernel'])
     >>> bool(updates["Dense_0"]["kernel"][1, 0] < 0)  # away from the other neuron
     True
 
@@ -132,7 +136,12 @@ def add_hyperspherical_energy(
     layers = select(params, rules).layers
     dtype = compute_dtype(*(layer.compute_dtype for layer in layers))
     return HypersphericalEnergyState(
-      count=jnp.zeros([], jnp.int32), energy=jnp.zeros([], dtype)
+      count=jnp.zeros([], jnp.int32),
+      energy=jnp.zeros([], dtype),
+      layer_energies={
+        layer.path: jnp.zeros([], layer.compute_dtype)
+        for layer in counted_layers(layers, hidden_weight, output_weight)
+      },
     )
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -180,12 +189,12 @@ def add_hyperspherical_energy(
       for layer in counted_layers(layers, hidden_weight, output_weight)
       if _is_update(new_leaves[layer.index]) and not is_plain_zero(weight)
     }
-    energy, grads = jax.value_and_grad(energy_of)(leaves)
+    (energy, of_layers), grads = jax.value_and_grad(energy_of, has_aux=True)(leaves)
     scale = weight_at(weight, state.count)
     for index, grad in grads.items():
       new_leaves[index] = add_scaled(new_leaves[index], scale, grad)
     count = jnp.asarray(optax.safe_increment(state.count))
-    state = HypersphericalEnergyState(count, energy)
+    state = HypersphericalEnergyState(count, energy, of_layers)
     return treedef.unflatten(new_leaves), state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,5 +1,6 @@
 """The energy in the state of an optimizer: read, saved, added to and removed."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +19,10 @@ from two_layers import (
 
 from mhe_jax import (
   HypersphericalEnergyState,
+  LayerRule,
   Riesz,
   add_hyperspherical_energy,
+  layer_energies,
   network_energy,
   with_decoupled_hyperspherical_energy,
   with_hyperspherical_energy,
@@ -83,6 +86,11 @@ def test_own_states_are_found_by_their_name(name):
   energies = [own.energy for own in found]
   np.testing.assert_allclose(energies, expected_energies(*weights), rtol=1e-12)
   assert [int(own.count) for own in found] == [1] * len(weights)
+  of_layers = layer_energies(AWKWARD, Riesz(2.0))
+  for own in found:
+    assert own.layer_energies.keys() == of_layers.keys()
+    for path, energy in of_layers.items():
+      np.testing.assert_allclose(own.layer_energies[path], energy, rtol=1e-12)
   if len(weights) == 1:
     assert optax.tree.get(state, OWN) is found[0]
   with pytest.raises(KeyError, match="multiple values"):
@@ -108,6 +116,24 @@ def test_own_states_of_an_nnx_optimizer():
   own = optax.tree.get(optimizer.opt_state, OWN)
   np.testing.assert_allclose([inside, own.energy[...]], [expected] * 2, rtol=1e-6)
   assert int(own.count[...]) == 1
+  (path, energy), *others = own.layer_energies.items()
+  assert path == "energy/kernel" and not others
+  np.testing.assert_allclose(energy[...], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [{"hidden_weight": 0}, {"output_weight": 0.0}])
+def test_layers_that_do_not_count_are_not_in_the_state(weights):
+  rules = [LayerRule("head/kernel", role="output")]
+  params = make_params(dtypes=("bfloat16", "float32"))
+  tx = add_hyperspherical_energy(WEIGHT, Riesz(2.0), rules=rules, **weights)
+  state = tx.init(params)
+  _, after = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), state, params)
+  counted = "head/kernel" if "hidden_weight" in weights else "body/kernel"
+  assert list(state.layer_energies) == list(after.layer_energies) == [counted]
+  # As a carry of a loop, which the state must be.
+  chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+  energy = layer_energies(params, Riesz(2.0), rules=rules)[counted]
+  np.testing.assert_allclose(after.layer_energies[counted], energy, rtol=1e-6)
 
 
 # --- Runs that were saved without the energy, or go on without it.
