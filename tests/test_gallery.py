@@ -13,7 +13,7 @@ import scipy.special
 
 from experiments.gallery import __main__ as command
 from experiments.gallery import angles, limits, plane, sphere
-from experiments.gallery.kept import kept
+from experiments.kept import kept
 from mhe_jax import Riesz, hyperspherical_energy
 
 ROOT = pathlib.Path(__file__).parent.parent

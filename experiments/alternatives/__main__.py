@@ -22,7 +22,7 @@ from rich.console import Console
 
 from experiments.alternatives import figures, minima, report, training
 from experiments.errors import make_folder, told_in_a_line
-from experiments.gallery.kept import kept
+from experiments.kept import kept
 from experiments.report.figures import save_all
 from experiments.report.pages import filled
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from experiments.errors import make_folder, told_in_a_line
 from experiments.gallery import angles, limits, plane, sphere
-from experiments.gallery.kept import kept
+from experiments.kept import kept
 from experiments.report.figures import save_all
 
 SUBJECTS = {"sphere": sphere, "plane": plane, "angles": angles, "limits": limits}

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from experiments.errors import make_folder, told_in_a_line
-from experiments.gallery.kept import kept
+from experiments.kept import kept
 from experiments.monitoring import cost, report, training
 from experiments.report.figures import save_all
 from experiments.report.pages import filled
