@@ -386,6 +386,7 @@ def test_a_bar_on_a_terminal(model, capsys, monkeypatch):
     (["--exact-up-to", "1"], "exact-up-to must be at least 2"),
     (["--json", "/nowhere/x.json"], "must be in a folder that is there"),
     (["--against", "/nowhere"], "is not there"),
+    (["--estimate", "--json", "x.json"], "estimate makes no report"),
   ],
 )
 def test_bad_arguments_are_told_in_a_line(model, arguments, match, capsys):

@@ -228,7 +228,11 @@ def test_the_command_that_converts_a_pickle_runs_nothing_else(tmp_path):
   command = shlex.split(str(refusal.value).splitlines()[-1])
   assert command[:2] == ["python", "-c"] and len(command) == 3
   compile(command[2], "program", "exec")
-  assert repr(str(path)) in command[2]
+  assert json.dumps(str(path)) in command[2]
+  path = tmp_path / "model.pt"
+  path.write_bytes(b"x")
+  with pytest.raises(InputError, match=r"python -c '[^']*'$"):  # To be read by people.
+    redundancy(path)
 
 
 def test_pickles_in_npz(tmp_path):

@@ -128,13 +128,16 @@ def _in_folders_below(folder) -> str:
 
 def _refusal(path):
   # The name is a stranger's, and the command is to be copied to a shell.
-  source, target = str(path), str(path.with_suffix(".safetensors"))
+  source, target = (
+    json.dumps(str(path)),
+    json.dumps(str(path.with_suffix(".safetensors"))),
+  )
   program = (
     "import torch; from safetensors.torch import save_file; "
-    f"x = torch.load({source!r}, map_location='cpu', weights_only=True); "
-    "x = next((x[k] for k in ('state_dict', 'model') if k in x), x); "
+    f'x = torch.load({source}, map_location="cpu", weights_only=True); '
+    'x = next((x[k] for k in ("state_dict", "model") if k in x), x); '
     "save_file({k: v.clone().contiguous() for k, v in x.items() if "
-    f"torch.is_tensor(v)}}, {target!r})"
+    f"torch.is_tensor(v)}}, {target})"
   )
   return (
     f"{path} is a pickle, which can run any code when it is loaded; it is not read. "

@@ -101,11 +101,13 @@ def _run(arguments: Arguments) -> None:
     raise InputError(f"exact-up-to must be at least 2, got {arguments.exact_up_to}.")
   rules = [rule_of(text) for text in arguments.rule]
   potential = potential_of(arguments.potential)
+  files = _files(arguments)
+  if arguments.estimate and files:
+    raise InputError("estimate makes no report: leave out json, csv and html.")
   if arguments.estimate:
     selected = select_layers(open_checkpoint(arguments.checkpoint), rules)
     print(estimate(selected.layers, potential, arguments.exact_up_to))
     return
-  files = _files(arguments)
   with _bar() as progress:
     options: dict[str, Any] = dict(
       half_space=not arguments.full_space,
