@@ -45,7 +45,10 @@ def _project(x):
   # Scaling by the largest magnitude first keeps the squares of rows of norm
   # 1e30 or 1e-30 in range. The scale cancels, so it needs no gradient.
   scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True))
-  is_zero = scale < jnp.finfo(x.dtype).tiny  # False for NaN, which goes through.
+  tiny = float(jnp.finfo(x.dtype).tiny)
+  is_zero = scale < tiny  # False for NaN, which goes through, as infinity does.
+  # XLA divides by it with its reciprocal, which it would round to zero below ``tiny``.
+  scale = jnp.where(jnp.isinf(scale), scale, jnp.minimum(scale, 1.0 / tiny))
   scale = jnp.where(is_zero, 1.0, scale)
   y = jnp.where(is_zero, 0.0, x) / scale
   squared_norm = jnp.where(is_zero, 1.0, jnp.sum(y * y, -1, keepdims=True))

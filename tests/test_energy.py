@@ -240,6 +240,24 @@ class TestDtypes:
     rounding = max(float(jnp.finfo(dtype).eps), 1e-5)
     assert error < rounding * np.linalg.norm(exact_gradient)
 
+  @pytest.mark.parametrize("dtype", ("float64", "float32", "bfloat16", "float16"))
+  def test_norms_do_not_count_up_to_the_largest_numbers(self, dtype):
+    w = np.random.default_rng(3).uniform(-1.0, 1.0, (6, 4))
+    w[:, 0] = 1.0
+    # Powers of two: the largest is half of the largest number, or all of it.
+    largest = jnp.finfo(dtype).maxexp - 1
+    smallest = max(jnp.finfo(dtype).minexp, jnp.finfo(jnp.float32).minexp) + 10
+    w = w.astype(jnp.dtype(dtype))
+    expected = float(hyperspherical_energy(w))
+    value_and_grad = jax.jit(jax.value_and_grad(hyperspherical_energy))
+    for exponent in (largest, largest - 1, largest - 2, largest - 3, 0, smallest):
+      scaled = np.ldexp(w.astype(np.float64), exponent).astype(w.dtype)
+      value, gradient = value_and_grad(scaled)
+      # Weights of float16 that become subnormal are rounded.
+      rel = 1e-2 if dtype == "float16" else 1e-5
+      assert float(value) == pytest.approx(expected, rel=rel)
+      assert np.isfinite(np.asarray(gradient, np.float64)).all()
+
   def test_numpy_arrays_and_lists_are_taken(self):
     expected = float(hyperspherical_energy(jnp.asarray(NEURONS)))
     assert float(hyperspherical_energy(NEURONS)) == expected
