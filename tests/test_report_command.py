@@ -223,8 +223,10 @@ def test_a_command_that_is_killed_goes_on(model, tmp_path, kind, code, capsys):
   output = tmp_path / "out"
   # It stops before the third layer, and waits for its end there.
   program = (
-    "import sys, time\n"
+    "import signal, time\n"
     "from mhe_jax.report import command, make\n"
+    # What runs in the background of a shell has been told to ignore it.
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "def stop(*arguments, row=make.redundancy_row, rows=[]):\n"
     "  if len(rows) == 2:\n"
     "    print('here', flush=True)\n"
@@ -234,15 +236,15 @@ def test_a_command_that_is_killed_goes_on(model, tmp_path, kind, code, capsys):
     "make.redundancy_row = stop\n"
     f"command.main([{str(model)!r}, '--output', {str(output)!r}])\n"
   )
-  process = subprocess.Popen(
+  with subprocess.Popen(
     [sys.executable, "-c", program],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-  )
-  assert process.stdout is not None and process.stdout.readline() == "here\n"
-  process.send_signal(kind)
-  _, err = process.communicate(timeout=60)
+  ) as process:
+    assert process.stdout is not None and process.stdout.readline() == "here\n"
+    process.send_signal(kind)
+    _, err = process.communicate()
   assert process.returncode == code
   if kind == signal.SIGINT:
     assert err == "Stopped; the same command goes on.\n"
