@@ -113,13 +113,14 @@ def take(units: jax.Array, rows: jax.Array, axis_name: AxisName | None) -> jax.A
 def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
   """What this device adds to the sum over one set, and the gradient for its rows."""
   size_of_ring, own = num_devices(axis_name), (units, mask)
+  in_mesh_order = _in_mesh_order(axis_name)
   value, gradient = sum_tiles(energy, size, *own, with_gradient=with_gradient)
   if size_of_ring == 1:
     return value, gradient
 
   def send(tree, by=1):
     to = [(i, (i + by) % size_of_ring) for i in range(size_of_ring)]
-    return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, to), tree)
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, in_mesh_order, to), tree)
 
   def take_up(sums, pull, given):
     more, to_own, to_visitor = given
@@ -155,6 +156,17 @@ def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
     sums, pull = take_up(sums, send(pull), given)
   value, gradient = sums
   return value, add(gradient, send(pull, -num_steps))
+
+
+def _in_mesh_order(axis_name):
+  """The axes in the only order that ``ppermute`` knows.
+
+  It takes no other since JAX 0.12, and took any for that of the mesh before.
+  """
+  order = jax.sharding.get_abstract_mesh().axis_names
+  if not isinstance(axis_name, tuple) or not {*axis_name} <= {*order}:
+    return axis_name
+  return tuple(sorted(axis_name, key=order.index))
 
 
 def _half_between(between, own, visitor, is_second):
