@@ -148,7 +148,9 @@ def division(spec: P, shape: tuple[int, ...], sizes: Mapping[Any, int]) -> P:
   taken = {name for axes in batch for name in _names(axes)}
   of_rows = [name for name in _names(rows) if name not in taken]
   of_both = of_rows + [name for name in _names(weights) if name not in taken]
-  for names in (tuple(of_both), tuple(of_rows)):
+  for chosen in (of_both, of_rows):
+    # In the order of the mesh, which is that of the ring.
+    names = tuple(sorted(chosen, key=[*sizes].index))
     count = math.prod(sizes[name] for name in names)
     if count > 1 and shape[-2] % count == 0 and shape[-2] // count >= FEWEST_ROWS:
       return P(*batch, names[0] if len(names) == 1 else names, None)
