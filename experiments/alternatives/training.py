@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import rich.progress
@@ -65,21 +64,9 @@ COST_ROUNDS = {"full": 41, "smoke": 1}
 class SpectralCNN(CNN):
   """The CNN, its convolutions divided by their largest singular values."""
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Logits ``[batch, 10]`` of images ``[batch, 14, 14, 1]``."""
-    init = nn.initializers.he_normal()
-    stage = self.depth // 3
-    for i in range(self.depth):
-      conv = nn.Conv(
-        self.width, (3, 3), use_bias=False, kernel_init=init, name=f"conv{i}"
-      )
-      x = nn.SpectralNorm(conv, name=f"spectral{i}")(x, update_stats=train)
-      x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}")(x)
-      x = nn.relu(x)
-      if i + 1 in (stage, 2 * stage):
-        x = nn.max_pool(x, (2, 2), (2, 2))
-    return nn.Dense(10, name="head")(x.mean((1, 2)))
+  def convolve(self, i: int, x: jax.Array, train: bool) -> jax.Array:
+    norm = nn.SpectralNorm(self.convolution(i), name=f"spectral{i}")
+    return norm(x, update_stats=train)
 
 
 def optimizer(
@@ -143,17 +130,9 @@ def trainer(
 
   @functools.partial(jax.jit, donate_argnums=0)
   def train_step(state, images, labels):
-    def loss(params):
-      logits, new = model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
-        images, train=True, mutable=["batch_stats"],
-      )  # fmt: skip
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        jnp.asarray(logits), labels
-      )
-      return losses.mean(), new["batch_stats"]
-
-    grads, stats = jax.grad(loss, has_aux=True)(state.params)
+    grads, stats = jax.grad(quickstart.batch_loss, argnums=1, has_aux=True)(
+      model, state.params, state.batch_stats, images, labels
+    )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     return State(optax.apply_updates(state.params, updates), stats, opt_state)
 
@@ -196,12 +175,8 @@ def compute(
     train_rows, test_rows = quickstart.split(labels, images_per_class, seed)
     rest = np.setdiff1d(np.arange(len(labels)), [*train_rows, *test_rows])
     state = of_arm.start(seed)
-    rng, order = np.random.default_rng([seed, 0]), np.array([], int)
-    batch_size = Config.batch_size
-    for _ in range(steps):
-      if len(order) < batch_size:
-        order = np.concatenate([order, rng.permutation(train_rows)])
-      batch, order = order[:batch_size], order[batch_size:]
+    rng = np.random.default_rng([seed, 0])
+    for batch in quickstart.batches(train_rows, Config.batch_size, steps, rng):
       state = of_arm.train_step(state, images[batch], labels[batch])
     for name, rows in (("test_error", test_rows), ("other_error", rest)):
       error, _ = quickstart.evaluate(of_arm.model, state, images[rows], labels[rows])

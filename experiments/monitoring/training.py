@@ -58,13 +58,9 @@ def make_train_step(
   @jax.jit
   def train_step(state, images, labels):
     def loss(params):
-      logits, new = model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
-        images, train=True, mutable=["batch_stats"],
-      )  # fmt: skip
-      total = optax.softmax_cross_entropy_with_integer_labels(
-        jnp.asarray(logits), labels
-      ).mean()
+      total, stats = quickstart.batch_loss(
+        model, params, state.batch_stats, images, labels
+      )
       values = {}
       if arm == "energy":
         values = layer_energies(params, _OBJECTIVE, rules=RULES)
@@ -74,7 +70,7 @@ def make_train_step(
         values = layer_energies(jax.lax.stop_gradient(params), _OBJECTIVE, rules=RULES)
       # The objective is log(1 + excess).
       excess = {path: jnp.expm1(value) for path, value in values.items()}
-      return total, (new["batch_stats"], excess if logged else {})
+      return total, (stats, excess if logged else {})
 
     grads, (stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -132,11 +128,9 @@ def _train(config, train_step, images, labels, split, seed, logged):
   """One run, with the images, initialization and order of experiments.quickstart."""
   train_rows, test_rows = split
   rng = np.random.default_rng(1000 + seed)
-  state, order, history = new_state(config, seed), np.array([], int), []
-  for step in range(config.steps):
-    if len(order) < config.batch_size:
-      order = np.concatenate([order, rng.permutation(train_rows)])
-    batch, order = order[: config.batch_size], order[config.batch_size :]
+  state, history = new_state(config, seed), []
+  of_steps = quickstart.batches(train_rows, config.batch_size, config.steps, rng)
+  for step, batch in enumerate(of_steps):
     state, metrics = train_step(state, images[batch], labels[batch])
     if step in logged:
       history.append(jax.device_get(metrics))

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -66,17 +66,26 @@ class CNN(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Logits ``[batch, 10]`` of images ``[batch, 14, 14, 1]``."""
-    init = nn.initializers.he_normal()
     stage = self.depth // 3
     for i in range(self.depth):
-      x = nn.Conv(
-        self.width, (3, 3), use_bias=False, kernel_init=init, name=f"conv{i}"
-      )(x)
+      x = self.convolve(i, x, train)
       x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}")(x)
       x = nn.relu(x)
       if i + 1 in (stage, 2 * stage):
         x = nn.max_pool(x, (2, 2), (2, 2))
     return nn.Dense(10, name="head")(x.mean((1, 2)))
+
+  def convolve(self, i: int, x: jax.Array, train: bool) -> jax.Array:
+    """What convolution i makes of the channels ``[batch, ...]``."""
+    del train
+    return self.convolution(i)(x)
+
+  def convolution(self, i: int) -> nn.Conv:
+    """Convolution i, a module."""
+    init = nn.initializers.he_normal()
+    return nn.Conv(
+      self.width, (3, 3), use_bias=False, kernel_init=init, name=f"conv{i}"
+    )
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -115,23 +124,39 @@ def init(model: CNN, key: jax.Array) -> tuple[Any, Any]:
   return variables["params"], variables["batch_stats"]
 
 
+def batch_loss(
+  model: CNN, params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, Any]:
+  """Mean loss of a batch in training, and the new statistics of batch norm."""
+  logits, new = model.apply(
+    {"params": params, "batch_stats": batch_stats},
+    images, train=True, mutable=["batch_stats"],
+  )  # fmt: skip
+  losses = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), labels)
+  return losses.mean(), new["batch_stats"]
+
+
+def batches(
+  rows: np.ndarray, batch_size: int, steps: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+  """The rows of each step's batch: one permutation of all after another."""
+  order = np.array([], int)
+  for _ in range(steps):
+    if len(order) < batch_size:
+      order = np.concatenate([order, rng.permutation(rows)])
+    batch, order = order[:batch_size], order[batch_size:]
+    yield batch
+
+
 def make_train_step(config: Config, arm: str) -> Callable[..., State]:
   """A compiled ``train_step(state, rate, images, labels)`` of an arm of ARMS."""
   model = CNN(config.depth, config.width)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def train_step(state, rate, images, labels):
-    def loss(params):
-      logits, new = model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
-        images, train=True, mutable=["batch_stats"],
-      )  # fmt: skip
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        jnp.asarray(logits), labels
-      )
-      return losses.mean(), new["batch_stats"]
-
-    grads, stats = jax.grad(loss, has_aux=True)(state.params)
+    grads, stats = jax.grad(batch_loss, argnums=1, has_aux=True)(
+      model, state.params, state.batch_stats, images, labels
+    )
     tx = optimizer(config, arm, rate)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     return State(optax.apply_updates(state.params, updates), stats, opt_state)
@@ -226,13 +251,10 @@ def train(
     found = excess(state.params)
     history.append({k: round(float(v), 4) for k, v in found.items()})
 
-  order = np.array([], int)
-  for step in range(config.steps):
+  of_steps = batches(train_rows, config.batch_size, config.steps, rng)
+  for step, batch in enumerate(of_steps):
     if step % config.measure_every == 0:
       measure(step)
-    if len(order) < config.batch_size:
-      order = np.concatenate([order, rng.permutation(train_rows)])
-    batch, order = order[: config.batch_size], order[config.batch_size :]
     state = train_step(state, rate, images[batch], labels[batch])
   measure(config.steps)
   error, loss = evaluate(model, state, images[test_rows], labels[test_rows])
