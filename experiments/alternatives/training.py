@@ -168,7 +168,7 @@ def compute(
     of neither split; and ``"excess"``, the median of the convolutions' relative excess
     (half-space, s = 2) at the end.
   """
-  images, labels = _digits()
+  images, labels = quickstart.load_digits()
   of_arm = trainer(arm, depth, width, steps, rate, weight, adam_rate)
   runs = {"test_error": [], "other_error": [], "excess": []}
   for seed in seeds:
@@ -238,7 +238,7 @@ def measure_cost(
     ``"seconds"``, ``{arm: [rounds]}``, and ``"ratio"``, of every arm the median over
     the rounds of its time divided by that without anything.
   """
-  images, labels = (x[: Config.batch_size] for x in _digits())
+  images, labels = (x[: Config.batch_size] for x in quickstart.load_digits())
   calls = {}
   for arm in ARMS:
     of_arm = trainer(arm, depth, width, steps, rate, weight, adam_rate)
@@ -260,6 +260,3 @@ def _stepper(of_arm, images, labels):
     return state
 
   return step
-
-
-_digits = functools.cache(quickstart.load_digits)  # Reading them takes seconds.

