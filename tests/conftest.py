@@ -7,6 +7,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Most of the time of the tests is compilation. "0" compiles everything as for users.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
@@ -26,3 +28,14 @@ def as_users():
   """Flax's pooling and the schedules of optax promote dtypes."""
   with jax.numpy_dtype_promotion("standard"):
     yield
+
+
+@pytest.fixture(scope="module")
+def optimized():
+  """Compiled as for users: how a sum is rounded depends on it."""
+  before = jax.config.values["jax_disable_most_optimizations"]
+  jax.config.update("jax_disable_most_optimizations", False)
+  jax.clear_caches()  # Of what was compiled without.
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+  jax.clear_caches()

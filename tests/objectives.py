@@ -1,6 +1,5 @@
 """Potentials and objectives, and sets of neurons, that many tests go through."""
 
-import functools
 import itertools
 import math
 
@@ -56,10 +55,6 @@ KEY = jax.random.key(7)
 
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 every_space = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
-# Compilation takes nearly all of the time of these tests.
-hasty_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 
 def normal(*shape, seed=0, dtype=float):

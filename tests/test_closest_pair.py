@@ -11,6 +11,7 @@ from mhe_jax import LayerRule, NeuronAxes, describe
 from mhe_jax.pair_sum.closest_pair import smallest_angle
 
 HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
+pytestmark = pytest.mark.usefixtures("optimized")
 
 
 def normal(*shape, seed=0):

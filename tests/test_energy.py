@@ -17,7 +17,6 @@ from objectives import (
   FEW_POTENTIALS,
   cross_polytope,
   every_space,
-  hasty_jit,
   icosahedron,
   simplex,
 )
@@ -61,7 +60,7 @@ def with_antipodes(w):
 @every_space
 @pytest.mark.parametrize("potential", POTENTIALS, ids=str)
 def test_agrees_with_a_double_loop(potential, half_space):
-  @hasty_jit
+  @jax.jit
   def mean_and_sum(w):
     return [
       hyperspherical_energy(w, potential, half_space=half_space, reduction=reduction)
@@ -125,7 +124,7 @@ def test_half_space_is_the_energy_with_antipodes(potential, zero_row):
       hyperspherical_energy(both, potential, reduction=reduction),
     )
 
-  half_and_full = hasty_jit(half_and_full, static_argnames="reduction")
+  half_and_full = jax.jit(half_and_full, static_argnames="reduction")
   w = NEURONS * [[1], [1], [0 if zero_row else 1], [1], [1]]
   for reduction in ("mean", "sum"):
     half, full = half_and_full(w, reduction)

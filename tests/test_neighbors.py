@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import hasty_jit, transformations
+from objectives import transformations
 
 from mhe_jax.neurons import nearest_neurons
 from mhe_jax.pair_sum import neighbors
@@ -44,7 +44,7 @@ def loop(w, half_space, k, is_pair=True):
 
 def check(w, half_space, k, atol=1e-12, exact_indices=True):
   function = functools.partial(nearest_neurons, half_space=half_space, k=k)
-  theta, indices = hasty_jit(function)(w)
+  theta, indices = jax.jit(function)(w)
   expected, numbers = loop(w, half_space, k)
   assert theta.shape == indices.shape == (len(w), k) and indices.dtype == jnp.int32
   np.testing.assert_allclose(theta, expected, rtol=1e-7, atol=atol)
@@ -92,7 +92,7 @@ def test_any_shape(n, d, k, block_size, half_space):
   nearest = functools.partial(
     neighbors.nearest, half_space=half_space, k=k, block_size=block_size
   )
-  actual = hasty_jit(nearest)(units)
+  actual = jax.jit(nearest)(units)
   if d == 1:  # All are coincident or antipodal.
     units = jnp.round(units)
   _, expected = loop(units, half_space, k)
@@ -249,15 +249,14 @@ def test_masks(where, labels, half_space):
   if labels is not None:
     is_pair &= labels != labels[:, None]
   mask = Mask(*(None if x is None else jnp.asarray(x) for x in (where, labels)))
-  for k in (1, 5, 80):
-    for block_size in (32, 1024):
-      actual = hasty_jit(
-        functools.partial(
-          neighbors.nearest, half_space=half_space, k=k, block_size=block_size
-        )
-      )(units, mask=mask)
-      _, expected = loop(w, half_space, k, is_pair)
-      np.testing.assert_array_equal(actual, expected)
+  for k, block_size in ((1, 32), (5, 1024), (80, 32)):
+    actual = jax.jit(
+      functools.partial(
+        neighbors.nearest, half_space=half_space, k=k, block_size=block_size
+      )
+    )(units, mask=mask)
+    _, expected = loop(w, half_space, k, is_pair)
+    np.testing.assert_array_equal(actual, expected)
   cosines = np.asarray(units @ units.T)
   cosines = np.abs(cosines) if half_space else cosines
   cosines = np.where(is_pair & ~np.eye(90, dtype=bool), cosines, -np.inf).max(1)
@@ -284,15 +283,14 @@ def weighted(f):
 TRANSFORMATIONS = {"jit": lambda f, w, v: f(w), **transformations(weighted)}
 
 
-@HALF_SPACE
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_transformations(name, half_space, small_tiles):
+def test_transformations(name, small_tiles):
   w, v = normal(90, 3), normal(90, 3, seed=1)
   actual, expected = (
-    hasty_jit(functools.partial(TRANSFORMATIONS[name], f))(w, v)
+    jax.jit(functools.partial(TRANSFORMATIONS[name], f))(w, v)
     for f in (
-      lambda w: nearest_neurons(w, half_space=half_space, k=2)[0],
-      functools.partial(by_definition, half_space=half_space),
+      lambda w: nearest_neurons(w, half_space=True, k=2)[0],
+      functools.partial(by_definition, half_space=True),
     )
   )
   jax.tree.map(

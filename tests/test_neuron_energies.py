@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import FEW_POTENTIALS, every_space, hasty_jit, transformations
+from objectives import FEW_POTENTIALS, every_space, transformations
 
 from mhe_jax import Riesz, hyperspherical_energy
 from mhe_jax.neurons import neuron_energies
@@ -241,18 +241,17 @@ TRANSFORMATIONS = {
 }
 
 
-@every_space
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_transformations(name, half_space, monkeypatch):
+def test_transformations(name, monkeypatch):
   # As many tiles as there are of thousands of neurons.
   monkeypatch.setattr(layout, "default_block_size", lambda: 8)
   w, v = normal(37, 3), normal(37, 3, seed=1)
   expected, actual = (
-    hasty_jit(
+    jax.jit(
       functools.partial(
         TRANSFORMATIONS[name],
         # Of no other test, so that it is traced with these tiles.
-        functools.partial(f, potential=Riesz(1.5), half_space=half_space),
+        functools.partial(f, potential=Riesz(1.5), half_space=True),
       )
     )(w, v)
     for f in (dense, neuron_energies)

@@ -16,6 +16,7 @@ POTENTIALS = [
 ]
 IDS = {False: "full", True: "half"}.get
 HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=IDS)
+pytestmark = pytest.mark.usefixtures("optimized")
 
 A, B, C, D = np.array(
   [[0.6, -1.1, 0.7], [1.3, 0.4, -0.2], [-0.5, 0.9, 1.6], [0.2, -0.3, 1.0]]

@@ -12,7 +12,6 @@ from objectives import (
   KEY,
   cross_polytope,
   every_space,
-  hasty_jit,
   icosahedron,
   normal,
   simplex,
@@ -228,7 +227,7 @@ def test_one_projection_has_the_expectation_of_many():
   def sample(num):
     projected = Projected(Gaussian(1.0), 4, num_projections=num)
     one = jax.value_and_grad(lambda w, key: projected(w, key=key))
-    return hasty_jit(jax.vmap(one, (None, 0)))(jnp.asarray(w), keys)
+    return jax.jit(jax.vmap(one, (None, 0)))(jnp.asarray(w), keys)
 
   for one, many in zip(sample(1), sample(20)):
     error = np.hypot(np.std(one, 0), np.std(many, 0)) / math.sqrt(1000)
@@ -319,7 +318,7 @@ def test_no_descent_beats_the_bound(objective, half_space):
   n, d = 7, 3
   start = units_of(normal(8 * n, d)).reshape(8, n, d)
   rates = 0.3 * 0.97 ** np.arange(150)
-  _, values = hasty_jit(lambda w: jax.lax.scan(step, w, rates))(start)
+  _, values = jax.jit(lambda w: jax.lax.scan(step, w, rates))(start)
   best, random = objective.scale(n, d, half_space=half_space)
   assert best - 1e-9 <= float(jnp.min(values)) < best + 0.6 * (random - best)
 

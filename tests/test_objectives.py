@@ -13,7 +13,6 @@ from objectives import (
   SAMPLED,
   every_objective,
   every_space,
-  hasty_jit,
   normal,
 )
 from two_layers import (
@@ -35,7 +34,7 @@ def test_derivatives_and_invariances(name, half_space):
   f, rng = function_of(name, half_space), np.random.default_rng(3)
   directions = rng.normal(size=(2, *W.shape))
 
-  @hasty_jit
+  @jax.jit
   def derivatives(w):
     """Forward over reverse: the tangent of the value is of forward mode alone."""
     moved = lambda v: jax.jvp(jax.value_and_grad(f), (w,), (v,))  # noqa: E731
@@ -109,7 +108,7 @@ def test_degenerate_sets_are_finite_and_damaged_ones_nan(name, dtype, half_space
   with np.errstate(invalid="ignore"):
     w = np.array(sets).astype(jnp.dtype(dtype))
 
-  @hasty_jit
+  @jax.jit
   def values_and_gradient(w):
     values, pullback = jax.vjp(f, w)
     return values, *pullback(jnp.ones_like(values))
@@ -132,7 +131,7 @@ def test_few_neurons_and_few_dimensions(name):
   shapes = [(0, 3), (1, 3), (1, 0)]
   # On a line, and without dimensions, nothing is random.
   shapes += [] if "excess" in name else [(3, 1), (2, 0)]
-  results = hasty_jit(lambda sets: [jax.value_and_grad(f)(w) for w in sets])(
+  results = jax.jit(lambda sets: [jax.value_and_grad(f)(w) for w in sets])(
     [jnp.ones(shape, jnp.float32) for shape in shapes]
   )
   for shape, (value, gradient) in zip(shapes, results):
@@ -162,7 +161,7 @@ def test_sharded_neurons(axis_type, spec, half_space):
     names += ["log-determinant", "orthonormality", "uniformity"]
   w = jnp.asarray(normal(8, 8))
 
-  @hasty_jit
+  @jax.jit
   def values_and_gradients(w):
     return [jax.value_and_grad(function_of(name, half_space))(w) for name in names]
 

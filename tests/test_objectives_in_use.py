@@ -11,7 +11,6 @@ import pytest
 from objectives import (
   KEY,
   OBJECTIVES,
-  hasty_jit,
   normal,
 )
 from two_layers import (
@@ -180,7 +179,7 @@ def test_steps_of_a_chain(name, chain):
     updates, state = tx.update(data_gradient(params), state, params)
     return (optax.apply_updates(params, updates), state), None
 
-  @hasty_jit
+  @jax.jit
   def train(*carry):
     return jax.lax.scan(step, carry, length=4)[0]
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import every_space, hasty_jit, normal
+from objectives import every_space, normal
 
 from mhe_jax import (
   Potential,
@@ -50,7 +50,7 @@ def exact(potential, half_space):
 @pytest.mark.parametrize(("method", "potential"), CASES, ids=str)
 @every_space
 def test_values_and_gradients_are_right_on_average(method, potential, half_space):
-  @hasty_jit
+  @jax.jit
   def estimates(keys):
     def estimate(w, key):
       return sampled_energy_and_error(
@@ -76,7 +76,7 @@ def test_values_and_gradients_are_right_on_average(method, potential, half_space
 def test_of_a_quadratic_the_field_is_exact(half_space, num_samples):
   value, gradient = exact(Quadratic(), half_space)
 
-  @hasty_jit
+  @jax.jit
   @jax.value_and_grad
   def estimate(w):
     return sampled_energy(
@@ -138,7 +138,7 @@ def test_rows_are_the_classes_of_a_batch_with_all_others(half_space):
   def by_neuron(w, rows):
     return jnp.mean(neuron_energies(w, Riesz(2.0), half_space=half_space)[rows])
 
-  found, wanted = (hasty_jit(jax.value_and_grad(f)) for f in (of_rows, by_neuron))
+  found, wanted = (jax.jit(jax.value_and_grad(f)) for f in (of_rows, by_neuron))
   for rows in ([3, 0, 3, 3, 17, 26], [5], [5, 5]):
     value, gradient = found(jnp.asarray(W), jnp.array(rows))
     expected, slope = wanted(jnp.asarray(W), jnp.array(rows))

@@ -12,7 +12,6 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
-from objectives import hasty_jit
 from processes import finish, start
 from safetensors.numpy import save_file
 
@@ -70,9 +69,7 @@ def test_loss_and_gradient_of_shards_are_those_of_one_device(scale):
 
   with jax.numpy_rank_promotion("allow"):
     expected = jax.value_and_grad(whole, has_aux=True)(weights)
-  actual = hasty_jit(jax.value_and_grad(sharded, has_aux=True))(
-    weights, features, labels
-  )
+  actual = jax.jit(jax.value_and_grad(sharded, has_aux=True))(weights, features, labels)
   np.testing.assert_allclose(actual[0][0], expected[0][0], rtol=1e-12)
   np.testing.assert_array_equal(actual[0][1], expected[0][1])
   np.testing.assert_allclose(actual[1], expected[1], atol=1e-12 * scale)
@@ -85,7 +82,7 @@ def test_loss_of_equal_logits_and_of_one_that_is_right():
   def loss(logits):
     return cross_entropy(logits, labels, AXIS), are_right(logits, labels, AXIS)
 
-  sharded = hasty_jit(
+  sharded = jax.jit(
     jax.shard_map(
       loss, mesh=mesh_of(NUM_DEVICES), in_specs=P(None, AXIS), out_specs=P()
     )
@@ -103,7 +100,7 @@ def test_what_is_minimized_has_the_energy_in_relative_units(kind):
     SMOKE, classes=48, d=5, energy=kind, weight=0.5, num_samples=48
   )
   value_and_grad = {
-    name: hasty_jit(
+    name: jax.jit(
       jax.value_and_grad(
         training.make_losses(
           dataclasses.replace(config, energy=name), mesh_of(NUM_DEVICES)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from objectives import hasty_jit
 
 from mhe_jax import (
   Riesz,
@@ -59,7 +58,7 @@ def test_right_on_average(num_devices, half_space, method):
       axis_name="x",
     )  # fmt: skip
 
-  @hasty_jit
+  @jax.jit
   def many(keys):
     return jax.lax.map(functools.partial(on_ring(estimate, mesh), w), keys)
 
@@ -88,13 +87,13 @@ def test_rows_against_all(half_space):
     )
 
   sharded = on_ring(functools.partial(energy, axis_name="x"), mesh)
-  value, gradient = hasty_jit(sharded)(w, rows)
+  value, gradient = jax.jit(sharded)(w, rows)
   expected = jax.value_and_grad(energy)(w, rows)
   np.testing.assert_allclose(value, expected[0], rtol=1e-10)
   np.testing.assert_allclose(gradient, expected[1], atol=1e-10)
   of_all = neuron_energies(w, Riesz(1.0), half_space=half_space)
   np.testing.assert_allclose(value, of_all[rows].mean(), rtol=1e-10)
-  value, _ = hasty_jit(sharded)(w, jnp.array([3, 96]))
+  value, _ = jax.jit(sharded)(w, jnp.array([3, 96]))
   assert np.isnan(value)
 
 
@@ -106,12 +105,12 @@ def test_sharded_arrays_need_no_name(axis_type, method):
   sharded = jax.device_put(w, NamedSharding(mesh, P("x")))
   key = jax.random.key(2)
   sample = Sampled(Riesz(2.0), 64, method)
-  program = hasty_jit(jax.value_and_grad(lambda w, key: sample(w, key=key)))
+  program = jax.jit(jax.value_and_grad(lambda w, key: sample(w, key=key)))
   with jax.set_mesh(mesh):
     compiled = program.lower(sharded, key).compile()
     value, gradient = compiled(sharded, key)
     # A key that is made where the mesh is set.
-    again = hasty_jit(lambda w, i: sample(w, key=jax.random.key(i)))(sharded, 2)
+    again = jax.jit(lambda w, i: sample(w, key=jax.random.key(i)))(sharded, 2)
     np.testing.assert_allclose(value, again, rtol=1e-9)
   assert f"[{','.join(map(str, w.shape))}]" not in compiled.as_text()
   assert gradient.sharding.is_equivalent_to(sharded.sharding, 2)
@@ -132,7 +131,7 @@ def test_many_keys_at_once():
   w = neurons(n=1024)
   sharded = jax.device_put(w, NamedSharding(mesh, P("x")))
   one_by_one = [sample(w, key=key) for key in keys]
-  actual = hasty_jit(jax.vmap(lambda key: sample(w, key=key)))(keys)
+  actual = jax.jit(jax.vmap(lambda key: sample(w, key=key)))(keys)
   np.testing.assert_allclose(actual, one_by_one, rtol=1e-9)
   assert jax.vmap(lambda key: sample(sharded, key=key))(keys).shape == (3,)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import FEW_POTENTIALS, every_space, hasty_jit
+from objectives import FEW_POTENTIALS, every_space
 
 from mhe_jax import Gaussian, Riesz, hyperspherical_energy
 
@@ -46,19 +46,13 @@ def assert_close(actual, expected, rtol):
 @pytest.mark.parametrize("potential", FEW_POTENTIALS, ids=str)
 def test_value_and_gradient_are_those_of_dense(potential, half_space):
   # One tile; several, even and uneven; more tiles than rows would fill.
-  for n, block_size in (
-    (2, 2),
-    (5, 2),
-    (16, 16),
-    (17, 16),
-    (37, 8),
-    (64, 16),
-    (50, 37),
-  ):
+  sizes = [(2, 2), (5, 2), (16, 16), (17, 16), (37, 8), (64, 16), (50, 37)]
+  # What is done to the cosines of a tile does not depend on how many tiles there are.
+  for n, block_size in sizes if potential == Riesz(2.0) else [(17, 16), (37, 8)]:
     dense, tiled = engines(potential, half_space, block_size)
     w = normal(n, 4, seed=n)
-    expected = hasty_jit(jax.value_and_grad(dense))(w)
-    assert_close(hasty_jit(jax.value_and_grad(tiled))(w), expected, rtol=1e-12)
+    expected = jax.jit(jax.value_and_grad(dense))(w)
+    assert_close(jax.jit(jax.value_and_grad(tiled))(w), expected, rtol=1e-12)
 
 
 @hypothesis.settings(max_examples=12, deadline=None)
@@ -72,8 +66,8 @@ def test_any_shape_and_block_size(n, d, block_size, half_space):
   # Close pairs, which few dimensions have, do not amplify the rounding of its cosines.
   dense, tiled = engines(Gaussian(2.0), half_space, block_size)
   w = normal(n, d, seed=n)
-  expected = hasty_jit(jax.value_and_grad(dense))(w)
-  assert_close(hasty_jit(jax.value_and_grad(tiled))(w), expected, rtol=1e-12)
+  expected = jax.jit(jax.value_and_grad(dense))(w)
+  assert_close(jax.jit(jax.value_and_grad(tiled))(w), expected, rtol=1e-12)
 
 
 @every_space
@@ -101,8 +95,8 @@ def test_batches():
       energies, pullback = jax.vjp(energy, w)
       return energies, pullback(weights)
 
-    expected = hasty_jit(functools.partial(value_and_gradient, dense))(w)
-    actual = hasty_jit(functools.partial(value_and_gradient, tiled))(w)
+    expected = jax.jit(functools.partial(value_and_gradient, dense))(w)
+    actual = jax.jit(functools.partial(value_and_gradient, tiled))(w)
     assert_close(actual, expected, rtol=1e-12)
 
 
@@ -130,13 +124,12 @@ TRANSFORMATIONS = {
 }
 
 
-@every_space
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_transformations(name, half_space):
+def test_transformations(name):
   w, v = normal(37, 3), normal(37, 3, seed=1)
   expected, actual = (
-    hasty_jit(functools.partial(TRANSFORMATIONS[name], f))(w, v)
-    for f in engines(half_space=half_space)
+    jax.jit(functools.partial(TRANSFORMATIONS[name], f))(w, v)
+    for f in engines(half_space=True)
   )
   assert_close(actual, expected, rtol=1e-11)
 
@@ -259,9 +252,9 @@ def test_symbolic_shapes(shape, shapes):
     )
   for fixed in shapes:
     w = normal(*fixed)
-    expected = hasty_jit(functools.partial(value_and_gradient, dense))(w)
+    expected = jax.jit(functools.partial(value_and_gradient, dense))(w)
     for program in programs:
-      assert_close(hasty_jit(program)(w), expected, rtol=1e-12)
+      assert_close(jax.jit(program)(w), expected, rtol=1e-12)
 
 
 def test_symbolic_batch_of_masks():
@@ -274,8 +267,8 @@ def test_symbolic_batch_of_masks():
     rng = np.random.default_rng(b)
     where, labels = rng.random((b, 20)) < 0.7, rng.integers(0, 9, (b, 20))
     w = normal(b, 20, 4)
-    expected = hasty_jit(dense)(w, where, labels)
-    assert_close(hasty_jit(program)(w, where, labels), expected, rtol=1e-12)
+    expected = jax.jit(dense)(w, where, labels)
+    assert_close(jax.jit(program)(w, where, labels), expected, rtol=1e-12)
 
 
 def test_inside_shard_map():
