@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import shlex
@@ -56,14 +55,12 @@ def test_code_blocks_run_as_they_stand(page, tmp_path):
 
 
 def run(*arguments, cwd):
-  environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # As readers do.
   result = subprocess.run(
     [sys.executable, *arguments],
     check=False,
     capture_output=True,
     text=True,
     cwd=cwd,
-    env=environment,
   )
   assert result.returncode == 0, result.stderr
   return result.stdout

@@ -66,16 +66,15 @@ def small_tiles(monkeypatch):
 
 @HALF_SPACE
 def test_agrees_with_a_loop(half_space):
-  for n in (2, 3, 15, 16, 17, 70):
-    for k in {1, min(3, n - 1), n - 1}:
+  for n in (2, 3, 16, 17, 70):
+    for k in {1, n - 1}:
       check(normal(n, 4, seed=n), half_space, k)
 
 
 @HALF_SPACE
 def test_tiles_agree_with_a_loop(half_space, small_tiles):
-  for n, d in ((33, 3), (64, 8), (331, 2)):
-    for k in (1, 20):
-      check(normal(n, d, seed=n), half_space, k)
+  for n, d, k in ((33, 3, 20), (64, 8, 1), (331, 2, 20)):
+    check(normal(n, d, seed=n), half_space, k)
 
 
 @hypothesis.settings(max_examples=8, deadline=None)
