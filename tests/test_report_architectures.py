@@ -231,6 +231,51 @@ def test_depthwise_convolutions(tmp_path):
   assert {*selected.unknown} == {"features.1.0.weight", "features.2.0.weight"}
 
 
+GROUPED = {  # The second convolution of a block: its name, its norm; those before it.
+  "torchvision, timm": ("conv2", "bn2", "conv1", "bn1"),
+  "RegNet, timm": ("conv2.conv", "conv2.bn", "conv1.conv", "conv1.bn"),
+  "RegNet, torchvision": ("f.b.0", "f.b.1", "f.a.0", "f.a.1"),
+  "RegNet, transformers": (
+    *("layer.1.convolution", "layer.1.normalization"),
+    *("layer.0.convolution", "layer.0.normalization"),
+  ),
+}
+
+
+@pytest.mark.parametrize("names", GROUPED.values(), ids=GROUPED)
+def test_groups_of_convolutions_that_the_layer_before_tells(tmp_path, names):
+  second, norm, first, first_norm = (f"layer1.0.{name}" for name in names)
+
+  def read(inputs, outputs=12, given=12, normed=12):
+    shapes = {
+      f"{first}.weight": (given, 5, 1, 1),
+      f"{first_norm}.running_mean": (normed,),
+      f"{second}.weight": (outputs, inputs, 3, 3),
+      f"{norm}.weight": (12,),
+      f"{norm}.running_mean": (12,),
+    }
+    selected, tensors = select(tmp_path, shapes)
+    return selected, tensors[f"{second}.weight"], f"{second}.weight"
+
+  selected, w, name = read(inputs=3)
+  np.testing.assert_array_equal(
+    matrices(selected, {name: w, f"{first}.weight": normal(12, 5, 1, 1)})[name],
+    w.reshape(4, 3, -1),
+  )
+  for inputs in (12, 24, 5):  # All of them; more, as after a concatenation; others.
+    selected, w, name = read(inputs)
+    assert {layer.name: layer.shape for layer in selected.layers}[name] == (
+      *(1, 12, inputs * 9),
+    )
+  selected, _, name = read(inputs=1)
+  assert "depthwise" in selected.skipped[name]
+  selected, _, name = read(inputs=6)  # Two groups, or a gated linear unit.
+  assert "(0,groups:2 or 0)" in selected.unknown[name]
+  for changes in ({"outputs": 24}, {"given": 24}, {"normed": 6}):  # Norms of others.
+    selected, _, _ = read(inputs=3, **changes)
+    assert all(layer.part.axes.groups == 1 for layer in selected.layers)
+
+
 def test_convolutions_that_a_bias_tells(tmp_path):
   shapes = {
     "net.0.weight": (8, 3, 3, 3),  # 8 outputs: the first axis.

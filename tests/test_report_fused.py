@@ -260,6 +260,91 @@ def test_gate_and_up(tmp_path):
   check_parts(matrices(selected, tensors), name, parts, 12)
 
 
+@pytest.mark.parametrize(
+  ("module", "following"),
+  [
+    ("blocks.0.mlp.w12", "w3"),  # DINOv2, and
+    ("encoder.layer.0.mlp.weights_in", "weights_out"),  # of transformers.
+    ("layers.0.mlp.Wi", "Wo"),  # ModernBERT
+    ("blocks.0.mlp.fc1", "fc2"),  # timm
+    ("blocks.0.ff_proj", "ff_out"),  # OLMo
+    ("layers.0.mlp.dense_h_to_4h", "dense_4h_to_h"),  # ChatGLM
+  ],
+)
+def test_halves_that_are_multiplied(tmp_path, module, following):
+  name = f"{module}.weight"
+  after = f"{module.rpartition('.')[0]}.{following}.weight"
+  selected, tensors = select(tmp_path, {name: (12, 8), after: (8, 6)})
+  parts = dict(zip(("first", "second"), np.split(tensors[name].T, 2, axis=1)))
+  check_parts(matrices(selected, tensors), name, parts, 12)
+  for shape in ((8, 12), (8, 3)):  # A layer as others: nothing is halved after it.
+    selected, tensors = select(tmp_path, {name: (12, 8), after: shape})
+    np.testing.assert_array_equal(matrices(selected, tensors)[name], tensors[name])
+  selected, tensors = select(tmp_path, {name: (12, 8)})
+  np.testing.assert_array_equal(matrices(selected, tensors)[name], tensors[name])
+
+
+def test_latent_attention(tmp_path):
+  config = {
+    "model_type": "deepseek_v3", "num_attention_heads": 2, "kv_lora_rank": 6,
+    "qk_rope_head_dim": 4, "qk_nope_head_dim": 3, "v_head_dim": 5,
+  }  # fmt: skip
+  module = "model.layers.0.self_attn"
+  compressed, full = f"{module}.kv_a_proj_with_mqa.weight", f"{module}.kv_b_proj.weight"
+  shapes = {compressed: (10, 8), full: (16, 6)}
+  selected, tensors = select(tmp_path, shapes, config)
+  found = matrices(selected, tensors)
+  kv, k_rope = np.split(tensors[compressed].T, [6], axis=1)
+  check_parts(found, compressed, {"kv": kv, "k_rope": k_rope}, 10)
+  k, v = np.split(tensors[full].T.reshape(6, 2, 8), [3], axis=2)
+  check_parts(found, full, {"k": k, "v": v}, 16)
+  for others in ({}, {**config, "v_head_dim": 4, "kv_lora_rank": 5}):
+    selected, _ = select(tmp_path, shapes, others)
+    assert set(selected.unknown) == set(shapes)
+
+
+def test_mamba(tmp_path):
+  mixer = "backbone.layers.0.mixer"
+  shapes = {
+    f"{mixer}.A_log": (12, 4),
+    f"{mixer}.in_proj.weight": (24, 8),
+    f"{mixer}.conv1d.weight": (12, 1, 4),
+    f"{mixer}.x_proj.weight": (11, 12),
+    f"{mixer}.dt_proj.weight": (12, 3),
+    f"{mixer}.out_proj.weight": (8, 12),
+  }
+  selected, tensors = select(tmp_path, shapes)
+  assert not selected.unknown
+  found = matrices(selected, tensors)
+  for name, labels, ends in (
+    ("in_proj", ("x", "gate"), [12]),
+    ("x_proj", ("dt", "B", "C"), [3, 7]),
+  ):
+    key = f"{mixer}.{name}.weight"
+    parts = dict(zip(labels, np.split(tensors[key].T, ends, axis=1)))
+    check_parts(found, key, parts, len(tensors[key]))
+  shapes[f"{mixer}.in_proj.weight"] = (25, 8)
+  assert list(select(tmp_path, shapes)[0].unknown) == [f"{mixer}.in_proj.weight"]
+
+
+def test_mamba2(tmp_path):
+  mixer = "backbone.layers.0.mixer"
+  shapes = {
+    f"{mixer}.A_log": (3,),
+    f"{mixer}.in_proj.weight": (12 + 12 + 4 + 4 + 3, 8),
+    f"{mixer}.conv1d.weight": (20, 1, 4),
+    f"{mixer}.out_proj.weight": (8, 12),
+  }
+  selected, tensors = select(tmp_path, shapes)
+  key = f"{mixer}.in_proj.weight"
+  labels = ("gate", "x", "B", "C", "dt")
+  parts = dict(zip(labels, np.split(tensors[key].T, [12, 24, 28, 32], axis=1)))
+  check_parts(matrices(selected, tensors), key, parts, 35)
+  # Of no state space: a layer as others.
+  selected, tensors = select(tmp_path, {"attention.in_proj.weight": (24, 8)})
+  assert [layer.shape for layer in selected.layers] == [(1, 24, 8)]
+
+
 def test_mixtral(tmp_path):
   experts = "model.layers.0.block_sparse_moe"
   shapes = {

@@ -31,6 +31,7 @@ from mhe_jax.report.parts import (
   Unknown,
   dotted,
 )
+from mhe_jax.report.state_space import STATE_SPACE, state_space
 
 _ROWS = NeuronAxes(0)
 TIED = "embedding, a row each, and the output layer"
@@ -134,6 +135,14 @@ def _is_output(name, stored) -> bool:
   return int(match["number"]) == max(int(m["number"]) for m in numbers if m)
 
 
+def _maybe_gated(name, stored) -> Reading:
+  return fused.gated(name, stored) or _weight(name, stored)
+
+
+def _maybe_state_space(name, stored) -> Reading:
+  return state_space(name, stored) or _weight(name, stored)
+
+
 def _bias(name, _) -> Reading:
   return NotNeurons("a bias, or a scale, not neurons")
 
@@ -223,7 +232,10 @@ _TABLE: tuple[tuple[re.Pattern, Callable[[str, Stored], Reading]], ...] = (
   (re.compile(r"(.*\.)?in_proj_weight"), fused.thirds),
   (_FUSED, fused.of_an_unknown_order),
   (re.compile(r"(.*\.)?[qkv]_proj_weight"), _weight),
+  (re.compile(r"(.*\.)?(kv_a_proj_with_mqa|kv_b_proj)\.weight"), fused.latent),
   (re.compile(r"(.*\.)?gate_up_proj\.weight"), fused.gate_up),
+  (fused.MAYBE_GATED, _maybe_gated),
+  (STATE_SPACE, _maybe_state_space),
   (re.compile(r"(.*\.)?experts\.(gate_up|gate|up|down)_proj"), fused.experts),
   (_RECURRENT, _recurrent),
   (re.compile(r"(.*\.)?lora_embedding_[AB](\..*)?"), _lora_of_embedding),

@@ -17,6 +17,14 @@ _CONVOLUTION = re.compile(
   re.IGNORECASE,
 )
 # Also of Mamba, whose mixers have a filter over time for each channel.
+# A convolution of a block after another, each with its norm, as ResNeXt's and RegNet's
+# are called: the second's name; the names of both and their norms.
+_BLOCKS = (
+  (r"(.*\.)?conv(\d+)\.weight", "conv{0}", "bn{0}"),
+  (r"(.*\.)?conv(\d+)\.conv\.weight", "conv{0}.conv", "conv{0}.bn"),
+  (r"(.*\.layer\.)(\d+)\.convolution\.weight", "{0}.convolution", "{0}.normalization"),
+  (r"(.*\.f\.)(b)\.0\.weight", "{0}.0", "{0}.1"),
+)
 _DEPTHWISE = re.compile(
   r"depthwise|dw_?conv|conv_?dw|(^|[._])dw([._]|$)|mixer\.conv1d$", re.IGNORECASE
 )
@@ -28,6 +36,19 @@ def convolution(name: str, stored: Stored) -> Reading:
   if shape[1] == 1 and _DEPTHWISE.search(module):
     return NotNeurons(DEPTHWISE)
   plain = (Part(NeuronAxes(0), "convolution, (out, in, window)"),)
+  groups = _groups(name, stored)
+  if groups == 1:
+    return plain
+  if groups == 2 or (groups and shape[0] % groups):
+    return Unknown(
+      f"it reads a {'half' if groups == 2 else 'part'} of what the layer before it "
+      "gives: groups, or a gate between them; a rule says which (0,groups:2 or 0)"
+    )
+  if groups and shape[1] == 1:
+    return NotNeurons(DEPTHWISE)
+  if groups:
+    what = f"convolution, (out, in / {groups}, window), {groups} groups"
+    return (Part(NeuronAxes(0, groups=groups), what),)
   transposed = (Part(NeuronAxes(1), "transposed convolution, (in, out, window)"),)
   # The bias, or the norm that follows in a Sequential, has an entry for each output.
   entries = stored.shapes.get(f"{module}.bias") or _of_the_next(module, stored)
@@ -53,6 +74,31 @@ def convolution(name: str, stored: Stored) -> Reading:
     f"{len(shape)} axes: a convolution has its neurons on axis 0, a transposed one on "
     "axis 1, and nothing says which it is; a rule does (0 or 1)"
   )
+
+
+def _groups(name, stored):
+  """Of a convolution whose inputs are all that the one before it gives, normalized.
+
+  None where nothing says so: what is between could be more of them or less.
+  """
+  for pattern, convolution, norm in _BLOCKS:
+    if match := re.fullmatch(pattern, name):
+      prefix, this = match[1] or "", match[2]
+      before = "a" if this == "b" else int(this) - 1
+      outputs, inputs = stored.shapes[name][:2]
+      given = stored.shapes.get(f"{prefix}{convolution.format(before)}.weight", ())[:1]
+      normed, own = (
+        stored.shapes.get(f"{prefix}{norm.format(number)}.running_mean")
+        for number in (before, this)
+      )
+      if (
+        normed == given
+        and own == (outputs,)
+        and inputs
+        and given[0] % inputs == 0 < given[0]
+      ):
+        return given[0] // inputs
+  return None
 
 
 def _has_one_channel(shape):

@@ -18,8 +18,8 @@ def last_module(name: str) -> str:
   return name.rsplit(".", 2)[-2] if name.count(".") else ""
 
 
-def _parts(labels, sizes, axis, what) -> tuple[Part, ...]:
-  """Parts one after the other along an axis of a matrix."""
+def contiguous_parts(labels, sizes, axis, what) -> tuple[Part, ...]:
+  """Parts of these sizes, one after the other along an axis of a matrix."""
   parts, start = [], 0
   for label, size in zip(labels, sizes):
     index = (slice(None),) * axis + (slice(start, start + size),)
@@ -51,10 +51,10 @@ def gpt2(name: str, stored: Stored) -> Reading:
   elif is_multi_query and out > size and (out - size) % 2 == 0:
     sizes = (size, (out - size) // 2, (out - size) // 2)  # Heads share key and value.
   elif out == 2 * size:  # Of cross-attention; its queries are in q_attn.
-    return _parts("kv", (size, size), axis, what)
+    return contiguous_parts("kv", (size, size), axis, what)
   else:
     return Unknown("query, key and value in one, of sizes that nothing tells")
-  return _parts(_QKV, sizes, axis, what)
+  return contiguous_parts(_QKV, sizes, axis, what)
 
 
 def _votes_for_in_out(stored) -> set[bool]:
@@ -115,13 +115,13 @@ def _heads(name, stored, *settings):
   return None if re.search(r"vis(ion|ual)", name) else stored.number(*settings)
 
 
-def _of_heads(shape, sizes, chosen, kind) -> Reading:
+def _of_heads(shape, sizes, chosen, kind, labels=_QKV) -> Reading:
   """Rows that are (*sizes, head_dim): q, k and v are chosen of the second."""
   if shape[0] % (sizes[0] * sizes[1]):
     return Unknown(f"{shape[0]} rows are not {sizes[0]} x {sizes[1]} heads of {kind}")
   view = (*sizes, shape[0] // sizes[0] // sizes[1], shape[1])
   parts = []
-  for label, index in zip(_QKV, chosen):
+  for label, index in zip(labels, chosen):
     axes = NeuronAxes((0, 1, 2) if isinstance(index, slice) else (0, 1))
     what = f"rows by head, as of {kind}"
     parts.append(Part(axes, what, label, view, (slice(None), index)))
@@ -143,7 +143,7 @@ def contiguous(name: str, stored: Stored) -> Reading:
     return Unknown(f"rows that are no {heads} + 2 x {sharing} heads")
   size = shape[0] // (heads + 2 * sharing)
   sizes = (heads * size, sharing * size, sharing * size)
-  return _parts(_QKV, sizes, 0, f"rows, as of {kind}")
+  return contiguous_parts(_QKV, sizes, 0, f"rows, as of {kind}")
 
 
 def thirds(name: str, stored: Stored) -> Reading:
@@ -151,7 +151,26 @@ def thirds(name: str, stored: Stored) -> Reading:
   shape = stored.shapes[name]
   if len(shape) != 2 or shape[0] != 3 * shape[1]:
     return Unknown("query, key and value in one, but not of equal sizes")
-  return _parts(_QKV, (shape[1],) * 3, 0, "rows, q k v")
+  return contiguous_parts(_QKV, (shape[1],) * 3, 0, "rows, q k v")
+
+
+def latent(name: str, stored: Stored) -> Reading:
+  """Key and value of DeepSeek's latent attention: compressed, and then by head."""
+  shape, heads = stored.shapes[name], stored.number("num_attention_heads")
+  rank, turned = stored.number("kv_lora_rank"), stored.number("qk_rope_head_dim")
+  plain, value = stored.number("qk_nope_head_dim"), stored.number("v_head_dim")
+  if last_module(name) == "kv_a_proj_with_mqa":
+    if rank and turned and shape[0] == rank + turned:
+      what = "rows, what is compressed, then the key of positions"
+      return contiguous_parts(("kv", "k_rope"), (rank, turned), 0, what)
+  elif heads and plain and value and shape[0] == heads * (plain + value):
+    chosen, sizes = (slice(0, plain), slice(plain, None)), (heads, plain + value)
+    return _of_heads(shape, sizes, chosen, "latent attention", ("k", "v"))
+  return Unknown(
+    "key and value in one; their sizes are in config.json (kv_lora_rank, "
+    "qk_rope_head_dim, qk_nope_head_dim, v_head_dim, num_attention_heads), which has "
+    "others or is not there"
+  )
 
 
 def of_an_unknown_order(name: str, stored: Stored) -> Reading:
@@ -167,7 +186,34 @@ def gate_up(name: str, stored: Stored) -> Reading:
   shape = stored.shapes[name]
   if len(shape) != 2 or shape[0] % 2:
     return Unknown("gate and up in one, but not two equal halves of rows")
-  return _parts(("gate", "up"), (shape[0] // 2,) * 2, 0, "rows, gate then up")
+  return contiguous_parts(("gate", "up"), (shape[0] // 2,) * 2, 0, "rows, gate then up")
+
+
+# What gives two halves, and what is given their product.
+_GATED = {
+  "w12": "w3",
+  "weights_in": "weights_out",
+  "Wi": "Wo",
+  "fc1": "fc2",
+  "ff_proj": "ff_out",
+  "dense_h_to_4h": "dense_4h_to_h",
+}
+MAYBE_GATED = re.compile(rf"(.*\.)?({'|'.join(_GATED)})\.weight")
+
+
+def gated(name: str, stored: Stored) -> tuple[Part, ...]:
+  """Two halves that are multiplied, if the next layer has half as many inputs.
+
+  Which of them is activated differs between architectures of the same names. Not a
+  fused tensor, nothing is returned.
+  """
+  shape, module = stored.shapes[name], last_module(name)
+  following = f"{name.removesuffix(f'{module}.weight')}{_GATED[module]}.weight"
+  inputs = stored.shapes.get(following, ())[1:]
+  if len(shape) != 2 or inputs != (shape[0] // 2,) or shape[0] % 2:
+    return ()
+  what = "rows, two halves that are multiplied"
+  return contiguous_parts(("first", "second"), (shape[0] // 2,) * 2, 0, what)
 
 
 def experts(name: str, stored: Stored) -> Reading:
