@@ -129,7 +129,7 @@ def main(
     classes = results_of(classifier.EXPERIMENT, preset, results)
     tokens = results_of(embedding.EXPERIMENT, preset, results)
     texts = blocks(classes, tokens)
-    page = filled(output / "scale.md", "Very many neurons", texts)
+    page = filled(output / "scale.md", "100,000 classes and tokens", texts)
     make_folder(output / "images")
   (output / "scale.md").write_text(page)
   pictures = save_all(
