@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data import Split, batches, load, select
+from experiments.data import Split, batches, digits, load, select
+from experiments.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,13 @@ def test_digits_are_of_equal_numbers_and_disjoint():
   assert len(data.classes) == 10
   everything = np.concatenate([data.train.images, data.test.images]).reshape(5000, -1)
   assert len(np.unique(everything, axis=0)) == 5000
+
+
+@pytest.mark.parametrize("name", ("_PACKAGE", "_FILE"))
+def test_digits_need_their_package_and_its_file(monkeypatch, name):
+  monkeypatch.setattr(digits, name, "not there")
+  with pytest.raises(InputError, match="digits needs the images that the package"):
+    digits.read_digits()
 
 
 @pytest.mark.parametrize("nested", ["", "plain_text/"])
