@@ -233,6 +233,7 @@ def test_depthwise_convolutions(tmp_path):
 
 GROUPED = {  # The second convolution of a block: its name, its norm; those before it.
   "torchvision, timm": ("conv2", "bn2", "conv1", "bn1"),
+  "detectron2": ("conv2", "conv2.norm", "conv1", "conv1.norm"),
   "RegNet, timm": ("conv2.conv", "conv2.bn", "conv1.conv", "conv1.bn"),
   "RegNet, torchvision": ("f.b.0", "f.b.1", "f.a.0", "f.a.1"),
   "RegNet, transformers": (

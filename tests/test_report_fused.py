@@ -269,6 +269,10 @@ def test_gate_and_up(tmp_path):
     ("blocks.0.mlp.fc1", "fc2"),  # timm
     ("blocks.0.ff_proj", "ff_out"),  # OLMo
     ("layers.0.mlp.dense_h_to_4h", "dense_4h_to_h"),  # ChatGLM
+    ("layers.0.mlp.linear_fc1", "linear_fc2"),  # Megatron
+    ("encoder.layer.0.mlp.gated_layers", "wo"),  # MosaicBERT
+    ("encoder.layer.0.mlp.up_gated_layer", "down_layer"),  # Jina's BERT
+    ("encoder.layer.0.mlp.up_gate_proj", "down_proj"),  # GTE
   ],
 )
 def test_halves_that_are_multiplied(tmp_path, module, following):
@@ -282,6 +286,19 @@ def test_halves_that_are_multiplied(tmp_path, module, following):
     np.testing.assert_array_equal(matrices(selected, tensors)[name], tensors[name])
   selected, tensors = select(tmp_path, {name: (12, 8)})
   np.testing.assert_array_equal(matrices(selected, tensors)[name], tensors[name])
+
+
+def test_halves_of_a_convolution_that_are_multiplied(tmp_path):
+  module = "encoder.layers.0.conv_module"  # Of a Conformer.
+  name = f"{module}.pointwise_conv1.weight"
+  shapes = {
+    name: (12, 6, 1),
+    f"{module}.depthwise_conv.weight": (6, 1, 31),
+    f"{module}.pointwise_conv2.weight": (6, 6, 1),
+  }
+  selected, tensors = select(tmp_path, shapes)
+  parts = dict(zip(("first", "second"), np.split(tensors[name][..., 0].T, 2, axis=1)))
+  check_parts(matrices(selected, tensors), name, parts, 12)
 
 
 def test_latent_attention(tmp_path):
@@ -301,6 +318,8 @@ def test_latent_attention(tmp_path):
   for others in ({}, {**config, "v_head_dim": 4, "kv_lora_rank": 5}):
     selected, _ = select(tmp_path, shapes, others)
     assert set(selected.unknown) == set(shapes)
+  selected, _ = select(tmp_path, {full: (16, 3, 2)}, config)
+  assert "not of two axes" in selected.unknown[full]
 
 
 def test_mamba(tmp_path):

@@ -21,6 +21,7 @@ _CONVOLUTION = re.compile(
 # are called: the second's name; the names of both and their norms.
 _BLOCKS = (
   (r"(.*\.)?conv(\d+)\.weight", "conv{0}", "bn{0}"),
+  (r"(.*\.)?conv(\d+)\.weight", "conv{0}", "conv{0}.norm"),
   (r"(.*\.)?conv(\d+)\.conv\.weight", "conv{0}.conv", "conv{0}.bn"),
   (r"(.*\.layer\.)(\d+)\.convolution\.weight", "{0}.convolution", "{0}.normalization"),
   (r"(.*\.f\.)(b)\.0\.weight", "{0}.0", "{0}.1"),

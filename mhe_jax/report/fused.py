@@ -159,6 +159,8 @@ def latent(name: str, stored: Stored) -> Reading:
   shape, heads = stored.shapes[name], stored.number("num_attention_heads")
   rank, turned = stored.number("kv_lora_rank"), stored.number("qk_rope_head_dim")
   plain, value = stored.number("qk_nope_head_dim"), stored.number("v_head_dim")
+  if len(shape) != 2:
+    return Unknown("key and value in one, but not of two axes")
   if last_module(name) == "kv_a_proj_with_mqa":
     if rank and turned and shape[0] == rank + turned:
       what = "rows, what is compressed, then the key of positions"
@@ -197,6 +199,11 @@ _GATED = {
   "fc1": "fc2",
   "ff_proj": "ff_out",
   "dense_h_to_4h": "dense_4h_to_h",
+  "linear_fc1": "linear_fc2",
+  "gated_layers": "wo",
+  "up_gated_layer": "down_layer",
+  "up_gate_proj": "down_proj",
+  "pointwise_conv1": "pointwise_conv2",
 }
 MAYBE_GATED = re.compile(rf"(.*\.)?({'|'.join(_GATED)})\.weight")
 
@@ -209,8 +216,8 @@ def gated(name: str, stored: Stored) -> tuple[Part, ...]:
   """
   shape, module = stored.shapes[name], last_module(name)
   following = f"{name.removesuffix(f'{module}.weight')}{_GATED[module]}.weight"
-  inputs = stored.shapes.get(following, ())[1:]
-  if len(shape) != 2 or inputs != (shape[0] // 2,) or shape[0] % 2:
+  inputs = stored.shapes.get(following, ())[1:2]
+  if inputs != (shape[0] / 2,):
     return ()
   what = "rows, two halves that are multiplied"
   return contiguous_parts(("first", "second"), (shape[0] // 2,) * 2, 0, what)
