@@ -197,7 +197,6 @@ SPECS = [
   P("y", "x", None), P(None, None, "x"), P("y"),
 ]  # fmt: skip
 OF_MATRICES = 5
-IS_LATER = jax.__version_info__ >= (0, 11)
 
 
 @every_type
@@ -218,10 +217,7 @@ def test_sharded_arrays_are_not_gathered(axis_type, spec):
   assert_close(actual, expected, 2e-5)
   assert actual[1].sharding.is_equivalent_to(sharded.sharding, w.ndim)
   text = program.as_text()
-  # Since JAX 0.11 the compiler gathers where nothing but weights is sharded.
-  of_weights = not any(spec[:-1]) and len(spec) == w.ndim
-  if not (axis_type == AxisType.Auto and of_weights and IS_LATER):
-    assert " all-gather(" not in text
+  assert " all-gather(" not in text
   only_sets = batch and spec == P("y")
   assert (" collective-permute(" in text) != only_sets
 

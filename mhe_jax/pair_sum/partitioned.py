@@ -187,8 +187,15 @@ def _partition(function, mesh, operands, results):
     whole = lambda _, units, mask, shared: function(None, units, mask, *shared)  # noqa: E731
     as_it_is = jax.tree.map(lambda x: x.sharding, operands)
     return mesh, whole, jax.tree.map(lambda _: units.sharding, results), as_it_is
-  spec = division(_spec(mesh, units), units.shape, mesh.shape)
+  seen = _spec(mesh, units)
+  spec = division(seen, units.shape, mesh.shape)
   *batch, rows, _ = spec
+  function = functools.partial(function, rows)
+  # Since JAX 0.11 a compiler that is told to divide rows instead of weights gathers
+  # all of them first.
+  moved = _names((*seen, *[None] * units.ndim)[units.ndim - 1])
+  if moved and _names(rows) == (*_names(seen[-2]), *moved):
+    spec, function = seen, _turned(function, moved, units.ndim)
   place = functools.partial(NamedSharding, mesh)
   of_all = lambda tree, spec: jax.tree.map(lambda _: place(spec), tree)  # noqa: E731
   of_results = jax.tree.map(
@@ -196,7 +203,7 @@ def _partition(function, mesh, operands, results):
   )
   return (
     mesh,
-    lambda _, units, mask, shared: function(rows, units, mask, *shared),
+    lambda _, units, mask, shared: function(units, mask, *shared),
     of_results,
     (
       of_all(constants, P()),
@@ -205,6 +212,31 @@ def _partition(function, mesh, operands, results):
       of_all(shared, P()),
     ),
   )
+
+
+def _turned(function, names, ndim):
+  """Of a function of rows, one of columns: each device gets its rows of all devices.
+
+  Args:
+    function: of the rows ``[*batch, n / devices, d]`` of a device, and of others.
+    names: of the axes of the mesh by which columns are sharded, and rows are then.
+    ndim: of the arrays of rows.
+
+  Returns:
+    The function of ``[*batch, n, d / devices]``, whose pulls are of this shape.
+  """
+  rows, columns = ndim - 2, ndim - 1
+
+  def turn(x, split, join):
+    return jax.lax.all_to_all(x, names, split, join, tiled=True)
+
+  def turned(units, *others):
+    results = function(turn(units, rows, columns), *others)
+    return jax.tree.map(
+      lambda x: turn(x, columns, rows) if x.ndim == ndim else x, results
+    )
+
+  return turned
 
 
 def _spec(mesh, units):
