@@ -1,6 +1,5 @@
 """Energies of many neurons, estimated from some of them."""
 
-import functools
 from collections.abc import Hashable
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from mhe_jax.pair_sum.partitioned import by_type
 from mhe_jax.pair_sum.some_rows import rows_against_all
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
-from mhe_jax.sphere import evaluate, normalize
+from mhe_jax.sphere import evaluate, evaluate_with_aux, normalize
 
 
 def sampled_energy(
@@ -95,21 +94,15 @@ def sampled_energy(
     raise ValueError(
       f"one of num_samples and rows must be given, got {num_samples} and {rows!r}."
     )
-  axis_name = check_axis_name(axis_name)
   if num_samples is not None:
     objective = Sampled(potential, num_samples, method, exact=num_samples)
-    if axis_name is None:
-      return objective(neurons, half_space=half_space, key=key)
-    neurons = as_neurons(neurons)
-    objective.check_key(key)
-    check_sharded(axis_name, {"neurons": neurons}, {"key": key})
-    of_sample = _OfSample(objective, bool(half_space), axis_name)
-    return evaluate(of_sample, neurons, key, axis_name=axis_name)
+    return _estimated(objective, neurons, key, half_space, axis_name)[0]
   if key is not None or method != "field":
     raise ValueError(
       "key must be None and method left out where rows, which are not drawn, are "
       f"given, got {key!r} and {method!r}."
     )
+  axis_name = check_axis_name(axis_name)
   check_potential(potential)
   neurons, rows = as_neurons(neurons, whole=False), _as_rows(rows)
   check_sharded(axis_name, {"neurons": neurons}, {"rows": rows})
@@ -155,36 +148,27 @@ def sampled_energy_and_error(
     >>> bool(error < 1e-4 * energy)
     True
   """
-  energy = sampled_energy(
-    key,
-    neurons,
-    potential,
-    num_samples=num_samples,
-    half_space=half_space,
-    method=method,
-    axis_name=axis_name,
-  )
   objective = Sampled(potential, num_samples, method, exact=num_samples)
-  of_sample = _OfSample(objective, bool(half_space), check_axis_name(axis_name))
-  return energy, _error(of_sample, as_neurons(neurons, whole=False), key)
+  return _estimated(objective, neurons, key, half_space, axis_name)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _error(of_sample, neurons, key):
-  return of_sample.with_error(jax.lax.stop_gradient(neurons), key)[1]
+def _estimated(objective, neurons, key, half_space, axis_name):
+  """Estimates and their errors."""
+  axis_name = check_axis_name(axis_name)
+  neurons = objective.checked(neurons, key)
+  check_sharded(axis_name, {"neurons": neurons}, {"key": key})
+  of_sample = _OfSample(objective, bool(half_space), axis_name)
+  return evaluate_with_aux(of_sample, neurons, key, axis_name=axis_name)
 
 
 class _OfSample(NamedTuple):
-  """A function of neurons and a key, hashable."""
+  """A function of neurons and a key, to values and their errors, hashable."""
 
   objective: Sampled
   half_space: bool
   axis_name: Hashable | None
 
   def __call__(self, neurons, key):
-    return self.with_error(neurons, key)[0]
-
-  def with_error(self, neurons, key):
     return self.objective.with_error(
       normalize(neurons), half_space=self.half_space, key=key, axis_name=self.axis_name
     )

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,9 +56,6 @@ def _project(x):
   return y * inverse_norm, jnp.where(is_zero, 0.0, inverse_norm / scale)
 
 
-# Jitted here, so that eager calls are fast, and a network traces each distinct
-# shape once: jit caches the inner trace.
-@functools.partial(jax.jit, static_argnums=0, static_argnames="axis_name")
 def evaluate(
   function: Callable[..., jax.Array],
   neurons: jax.Array,
@@ -78,6 +75,32 @@ def evaluate(
   Returns:
     What ``function`` returns.
   """
+  alone = _Alone(function)
+  return evaluate_with_aux(alone, neurons, *operands, axis_name=axis_name)[0]
+
+
+class _Alone(NamedTuple):
+  """A function without auxiliary data, hashable."""
+
+  function: Callable[..., jax.Array]
+
+  def __call__(self, *arguments):
+    return self.function(*arguments), ()
+
+
+# Jitted here, so that eager calls are fast, and a network traces each distinct
+# shape once: jit caches the inner trace.
+@functools.partial(jax.jit, static_argnums=0, static_argnames="axis_name")
+def evaluate_with_aux(
+  function: Callable[..., tuple[jax.Array, Any]],
+  neurons: jax.Array,
+  *operands: Any,
+  axis_name: Hashable | None = None,
+) -> tuple[jax.Array, Any]:
+  """As :func:`evaluate`, of a function that returns auxiliary data, too.
+
+  These, a tree of floating-point arrays, are constants to derivatives.
+  """
   return _saturating(function, axis_name, neurons, operands)
 
 
@@ -96,11 +119,12 @@ def _saturating_jvp(function, axis_name, primals, tangents):
   """
   (neurons, operands), (tangent, _) = primals, tangents
   dtype = compute_dtype(neurons.dtype)
-  value, pullback = jax.vjp(
-    lambda neurons: function(neurons, *operands), neurons.astype(dtype)
+  value, pullback, aux = jax.vjp(
+    lambda neurons: function(neurons, *operands), neurons.astype(dtype), has_aux=True
   )
   (gradient,) = pullback(jnp.ones_like(value))
   largest = float(jnp.finfo(neurons.dtype).max)
   gradient = jnp.clip(gradient, -largest, largest)
-  of_rows = jnp.sum(gradient * tangent.astype(dtype), (-2, -1))
-  return value, of_rows if axis_name is None else jax.lax.psum(of_rows, axis_name)
+  turn = jnp.sum(gradient * tangent.astype(dtype), (-2, -1))
+  turn = turn if axis_name is None else jax.lax.psum(turn, axis_name)
+  return (value, aux), (turn, jax.tree.map(jnp.zeros_like, aux))

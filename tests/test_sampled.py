@@ -102,6 +102,24 @@ def test_few_neurons_are_not_sampled():
   )
 
 
+@pytest.mark.parametrize("method", ("field", "minibatch"))
+def test_the_error_is_that_of_the_same_sample(method):
+  """Computed once: no product more than for the energy alone."""
+
+  def num_products(estimate, of):
+    options = dict(num_samples=6, method=method)
+    function = jax.grad(lambda w: of(estimate(KEYS[0], w, Riesz(2.0), **options)))
+    return str(jax.make_jaxpr(function)(jnp.asarray(W))).count("dot_general")
+
+  with_error = num_products(sampled_energy_and_error, lambda x: x[0] + x[1])
+  assert with_error == num_products(sampled_energy, lambda x: x) > 0
+  # A constant: its derivative is none.
+  slope = jax.grad(
+    lambda w: sampled_energy_and_error(KEYS[0], w, num_samples=6, method=method)[1]
+  )(jnp.asarray(W))
+  assert not slope.any()
+
+
 def test_twins_and_clusters_do_not_drown_in_noise():
   """Where the pull of the paper's mini-batch is many times the true one."""
   rng = np.random.default_rng(0)

@@ -119,6 +119,11 @@ class Objective(abc.ABC):
         ``jax.export``); a key is needed and missing; or :meth:`evaluate` returns
         another shape or dtype than it should.
     """
+    neurons = self.checked(neurons, key)
+    return evaluate(_Evaluation(self, bool(half_space)), neurons, key)
+
+  def checked(self, neurons: jax.typing.ArrayLike, key: jax.Array | None) -> jax.Array:
+    """The neurons as an array, or an error of :meth:`__call__`: before compilation."""
     if isinstance(neurons, jax.Array) and jnp.issubdtype(neurons.dtype, jnp.integer):
       raise TypeError(
         f"neurons must be a real floating-point array, got dtype {neurons.dtype}. If "
@@ -133,7 +138,7 @@ class Objective(abc.ABC):
       )
     check_hashable(self)
     self.check_key(key)
-    return evaluate(_Evaluation(self, bool(half_space)), neurons, key)
+    return neurons
 
   def check_key(self, key: jax.Array | None) -> None:
     """Raises unless ``key`` is one PRNG key, if one is needed: before compilation."""
