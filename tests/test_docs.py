@@ -15,6 +15,7 @@ from experiments.benchmarks import input_pipeline, sampled_tables, train_step
 from experiments.benchmarks import tables as benchmark_tables
 from experiments.classification import report
 from experiments.classification.presets import Config
+from experiments.faces import report as faces_report
 from experiments.numerics import accuracy_tables
 from experiments.quickstart.summary import in_words, pooled_in_words
 from experiments.report.pages import fill
@@ -149,3 +150,12 @@ def test_classification_is_what_the_report_generates():
   assert page.count("<!-- end of ") == len(texts)
   readme = (ROOT / "README.md").read_text()
   assert fill(readme, {"summary": texts["summary"]}) == readme
+
+
+def test_faces_is_what_the_report_generates():
+  page, readme = ((ROOT / name).read_text() for name in ("docs/faces.md", "README.md"))
+  results = Results(faces_report.RESULTS, faces_report.Config)
+  texts = faces_report.blocks("cpu", results)
+  assert fill(page, texts) == page
+  assert page.count("<!-- end of ") == len(texts)
+  assert fill(readme, {"faces": faces_report.in_words("cpu", results)}) == readme

@@ -23,12 +23,12 @@ from experiments.classification.details import inside, losses, rounding
 from experiments.classification.figures import draw_all
 from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import Config
-from experiments.errors import InputError, make_folder, told_in_a_line
+from experiments.errors import make_folder, told_in_a_line
 from experiments.report.answers import table_and_answers
 from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import columns_of
 from experiments.report.markdown import markdown
-from experiments.report.pages import fill, filled
+from experiments.report.pages import fill_file, filled
 from experiments.report.statistics import holm, paired_difference
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
@@ -177,10 +177,7 @@ def main(
     path = output / "classification.md"
     page = filled(path, "Classification", texts)
     if readme is not None:
-      if not readme.is_file():
-        raise InputError(f"readme must be a file, got {readme}.")
-      summary_alone = {"summary": texts["summary"]}
-      readme.write_text(fill(readme.read_text(), summary_alone, str(readme)))
+      fill_file(readme, {"summary": texts["summary"]})
     make_folder(output / "images")
   path.write_text(page)
   pictures = draw_all(preset, found, output / "images")

@@ -1,6 +1,6 @@
 """Every table and figure of the experiments with faces, from the JSON of the runs.
 
-  python -m experiments.faces.report --output docs
+  python -m experiments.faces.report --output docs --readme README.md
   python -m experiments.faces.report --preset smoke --results FOLDER
 
 Writes OUTPUT/faces.md and OUTPUT/images/faces_*.png. Of a page that is there already,
@@ -10,6 +10,7 @@ being a sweep, "summary", or "details of SWEEP".
 
 import pathlib
 
+import numpy as np
 import tyro
 from rich.console import Console
 
@@ -23,7 +24,7 @@ from experiments.report.answers import table_and_answers
 from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import columns_of
 from experiments.report.markdown import markdown
-from experiments.report.pages import filled
+from experiments.report.pages import fill_file, filled, wrapped
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
 
@@ -60,6 +61,30 @@ def _effect(first, second):
   return difference(first, second) or "no convergence"
 
 
+def in_words(preset: Preset, results: Results[Config]) -> str:
+  """The same in two sentences, and what the class weights did; empty without runs."""
+  columns = columns_of(sweeps_of(preset)["best"], results)
+  column = next((column for column in columns if column.has_rival), None)
+  if column is None:
+    return ""
+  run, rival = column.runs(column.rival)[0], column.values(column.rival)
+  rows = [row for row in column.arms if row != column.rival]
+  effects = [
+    f"{column.arms[row].config.energy.name} {_effect(rival, column.values(row))}"
+    for row in rows
+  ]
+  excess = [
+    f"{np.mean(column.values(row, 'class_excess')):.2f}"
+    for row in (column.rival, *rows)
+  ]
+  return wrapped(
+    f"SphereFace+ on LFW, {run['classes']} people to train on, {len(column.seeds)} new "
+    f"seeds: verification errors of {mean_and_spread(rival)}% without the energy; "
+    f"differences in points {', '.join(effects)}. Relative excess of the class weights "
+    f"without it and with each: {', '.join(excess)}."
+  )
+
+
 def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   """What is generated, by name."""
   texts = {"summary": summary(preset, results)}
@@ -78,6 +103,7 @@ def main(
   preset: Preset = "cpu",
   results: pathlib.Path = RESULTS,
   output: pathlib.Path = pathlib.Path("runs"),
+  readme: pathlib.Path | None = None,
 ) -> None:
   """Makes the tables and figures.
 
@@ -85,6 +111,7 @@ def main(
     preset: whose runs.
     results: folder of their JSON files.
     output: folder of faces.md and images; "docs" for those of the documentation.
+    readme: a page whose sentences between the marks of "faces" are replaced, too.
   """
   console = Console()
   with told_in_a_line(console):
@@ -92,6 +119,8 @@ def main(
     texts = blocks(preset, found)
     path = output / "faces.md"
     page = filled(path, "Faces", texts)
+    if readme is not None:
+      fill_file(readme, {"faces": in_words(preset, found)})
     make_folder(output / "images")
   path.write_text(page)
   pictures = draw_all(preset, found, output / "images")

@@ -1,6 +1,6 @@
 """Every table and figure of the experiments in GANs, from the JSON of the runs alone.
 
-  python -m experiments.gan.report --output docs
+  python -m experiments.gan.report --output docs --readme README.md
   python -m experiments.gan.report --preset smoke --results FOLDER
 
 Writes OUTPUT/gan.md and OUTPUT/images/gan_*.png. Of a page that is there already, only
@@ -20,10 +20,10 @@ from experiments.gan.figures import draw_all
 from experiments.gan.plan import sweeps_of
 from experiments.gan.presets import Config
 from experiments.report.answers import table_and_answers
-from experiments.report.cells import mean_and_spread
+from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import Column, columns_of
 from experiments.report.markdown import markdown
-from experiments.report.pages import filled
+from experiments.report.pages import fill_file, filled, wrapped
 from experiments.runs.plan import Sweep
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
@@ -97,6 +97,25 @@ def _note(column: Column[Config], finished: list[dict]) -> str:
   return text
 
 
+def in_words(preset: Preset, results: Results[Config]) -> str:
+  """What the energy did to the Frechet distances; empty without runs."""
+  sentences = []
+  for column in columns_of(sweeps_of(preset)["four"], results):
+    effects = []
+    for row, rival in (("MHE", "baseline"), ("SN + MHE", "SN")):
+      if {row, rival} <= column.arms.keys():
+        before = column.values(rival)
+        effect = difference(before, column.values(row)) or "no convergence"
+        effects.append(f"{mean_and_spread(before)} of {rival}, {row} {effect}")
+    if effects:
+      sentences.append(
+        f"{column.title}, {len(column.seeds)} seeds: {'; '.join(effects)}."
+      )
+  if not sentences:
+    return ""
+  return wrapped(f"MHE-GAN, Frechet distances and differences. {' '.join(sentences)}")
+
+
 def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   """What is generated, by name."""
   texts = {}
@@ -137,6 +156,7 @@ def main(
   preset: Preset = "cpu",
   results: pathlib.Path = RESULTS,
   output: pathlib.Path = pathlib.Path("runs"),
+  readme: pathlib.Path | None = None,
 ) -> None:
   """Makes the tables and figures.
 
@@ -144,6 +164,7 @@ def main(
     preset: whose runs.
     results: folder of their JSON files.
     output: folder of gan.md and images; "docs" for those of the documentation.
+    readme: a page whose sentences between the marks of "gan" are replaced, too.
   """
   console = Console()
   with told_in_a_line(console):
@@ -153,6 +174,8 @@ def main(
     names = {picture.stem.removeprefix("gan_") for picture in drawn}
     path = output / "gan.md"
     page = filled(path, "MHE-GAN", blocks(preset, found) | pictures(names))
+    if readme is not None:
+      fill_file(readme, {"gan": in_words(preset, found)})
   path.write_text(page)
   console.print(f"Wrote {path} and {len(drawn)} pictures.", highlight=False)
 

@@ -1,6 +1,7 @@
 """Pages with parts that are generated, between marks."""
 
 import pathlib
+import textwrap
 
 from experiments.errors import InputError
 
@@ -26,6 +27,22 @@ def fill(page: str, texts: dict[str, str], name_of_page: str = "the page") -> st
     before, rest = page.split(start)
     page = f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}"
   return page
+
+
+def fill_file(path: pathlib.Path, texts: dict[str, str]) -> None:
+  """Fills a page that is there.
+
+  Raises:
+    InputError: it is not there, or a name has no place in it.
+  """
+  if not path.is_file():
+    raise InputError(f"readme must be a file, got {path}.")
+  path.write_text(fill(path.read_text(), texts, str(path)))
+
+
+def wrapped(text: str) -> str:
+  """A paragraph in lines of at most 88 columns."""
+  return textwrap.fill(text, 88, break_on_hyphens=False, break_long_words=False)
 
 
 def new_page(title: str, texts: dict[str, str]) -> str:
