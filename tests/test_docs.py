@@ -143,19 +143,22 @@ def test_benchmarks_states_the_committed_measurements():
   check_page("benchmarks.md", benchmark_tables.tables(result), claims)
 
 
-def test_classification_is_what_the_report_generates():
-  page = (ROOT / "docs" / "classification.md").read_text()
-  texts = report.blocks("cpu", Results(report.RESULTS, Config))
+def check_generated(name, texts, in_readme):
+  """A page, and what is of it in the README, are what a report makes of its results."""
+  page, readme = (
+    (ROOT / path).read_text() for path in (f"docs/{name}.md", "README.md")
+  )
   assert fill(page, texts) == page
   assert page.count("<!-- end of ") == len(texts)
-  readme = (ROOT / "README.md").read_text()
-  assert fill(readme, {"summary": texts["summary"]}) == readme
+  assert fill(readme, in_readme) == readme
+
+
+def test_classification_is_what_the_report_generates():
+  texts = report.blocks("cpu", Results(report.RESULTS, Config))
+  check_generated("classification", texts, {"summary": texts["summary"]})
 
 
 def test_faces_is_what_the_report_generates():
-  page, readme = ((ROOT / name).read_text() for name in ("docs/faces.md", "README.md"))
   results = Results(faces_report.RESULTS, faces_report.Config)
-  texts = faces_report.blocks("cpu", results)
-  assert fill(page, texts) == page
-  assert page.count("<!-- end of ") == len(texts)
-  assert fill(readme, {"faces": faces_report.in_words("cpu", results)}) == readme
+  words = {"faces": faces_report.in_words("cpu", results)}
+  check_generated("faces", faces_report.blocks("cpu", results), words)
