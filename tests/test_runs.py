@@ -35,6 +35,12 @@ from experiments.runs.train import OccupiedError, is_finished, train
 SMOKE, SLOW = PRESETS["smoke"], PRESETS["cpu"]
 
 
+@pytest.fixture(autouse=True)
+def saving_at_every_measurement(monkeypatch):
+  """However fast a run is; of processes of their own, it is the first that counts."""
+  monkeypatch.setattr(runner, "SAVING", math.inf)
+
+
 def start(*arguments):
   """The command of the task, as a process."""
   return subprocess.Popen(
@@ -114,6 +120,18 @@ def test_a_run_that_is_stopped_goes_on_from_its_last_measurement(tmp_path, last)
   whole = train(TASK, SMOKE, tmp_path / "whole")
   assert without_volatile(stopped) == without_volatile(whole)
   assert [path.suffix for path in (tmp_path / "a").iterdir()] == [".json"]
+
+
+def test_saving_takes_its_share_of_the_time_and_no_more(tmp_path, monkeypatch):
+  """A run that is faster than that goes on from an earlier measurement."""
+  monkeypatch.setattr(runner, "SAVING", 1e-9)
+  with pytest.raises(InterruptedError):
+    train(TASK, SMOKE, tmp_path, on_step=stop_at(5, []))
+  seen = []
+  stopped = train(TASK, SMOKE, tmp_path, on_step=seen.append)
+  assert seen == [3, 4, 5, 6, 6]  # Its first measurement is saved in any case.
+  whole = train(TASK, SMOKE, tmp_path / "whole")
+  assert without_volatile(stopped) == without_volatile(whole)
 
 
 def test_a_run_that_goes_on_elsewhere_lists_both_environments(tmp_path, monkeypatch):

@@ -40,8 +40,8 @@ class Config(RunSettings):
     authors: details in which the authors' code differs from what is usual today: see
       :class:`experiments.models.CNN`; crops are padded with mirrored pixels, not gray.
     curve_images: images on which the test error is measured on the way.
-    measurements: how often that is done, the energies are measured and the state is
-      saved.
+    measurements: how often that is done and the energies are measured; then the state
+      is saved, if it is time to.
     seed: of initialization, choice and order of the images, augmentation.
     rounding: unless it is 0, every parameter starts one rounding error off, up or down
       by this seed: what differs between such runs is what rounding alone does.

@@ -5,6 +5,7 @@ of the step alone, so that runs that share a seed share them, and a run that was
 stopped goes on as if it had not been.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 
@@ -46,14 +47,23 @@ def training_batches(
     Images uint8 ``[batch_size, height, width, channels]``, labels int32.
   """
 
-  def make(indices, rng):
+  # Grain's own shuffle goes image by image: four times the time of all the rest, more
+  # than a step takes on an accelerator.
+  @functools.lru_cache(maxsize=4)  # A batch that is made ahead may be of the next.
+  def order(epoch):
+    return np.random.default_rng([seed, 1, epoch]).permutation(rows)
+
+  def make(step, rng):
+    places = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = range(places[0] // len(rows), places[-1] // len(rows) + 1)
+    orders = np.concatenate([order(epoch) for epoch in epochs])
+    indices = orders[places - epochs[0] * len(rows)]
     images = _images(split, indices, size, rng if augment else None, reflect)
     return images, split.labels[indices]
 
-  batches = grain.MapDataset.source(rows.tolist()).seed(seed).shuffle().repeat()
-  batches = batches.batch(batch_size).random_map(make)
   first, last = steps
-  yield from batches[first:last].to_iter_dataset(_read_options())
+  batches = grain.MapDataset.range(last).seed(seed).random_map(make)
+  yield from batches[first:].to_iter_dataset(_read_options())
 
 
 def test_batches(

@@ -38,7 +38,7 @@ class Config(RunSettings):
     batch_size: images of an update.
     weight_decay: the loss has half of it times the squared norm of all kernels.
     flip: mirror images at random.
-    measurements: how often a run is measured on the way and its state is saved.
+    measurements: how often a run is measured on the way, and saved if it is time to.
     seed: of initialization, order of the images and flips.
   """
 

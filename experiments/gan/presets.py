@@ -32,7 +32,8 @@ class Config(RunSettings):
     critic: the classifier that scores.
     samples: that are scored at the end.
     curve_samples: that are scored on the way.
-    measurements: how often that is done, the excess is measured and the state is saved.
+    measurements: how often that is done and the excess is measured; then the state is
+      saved, if it is time to.
     seed: of initialization, order of the images, latents.
   """
 

@@ -72,7 +72,7 @@ class RunSettings(Settings):
   Attributes:
     dataset: what it learns from.
     steps: updates.
-    measurements: how often it is measured on the way and its state is saved.
+    measurements: how often it is measured on the way, and saved if it is time to.
     seed: of all that is random.
   """
 

@@ -17,6 +17,8 @@ from experiments.runs.results import settings_of
 from experiments.runs.settings import RunSettings
 from experiments.runs.task import Diverged, Run, S, Task
 
+SAVING = 0.05  # Share of the time that saving may take: fast runs are saved less often.
+
 
 class OccupiedError(InputError):
   """Another process trains this run."""
@@ -119,13 +121,14 @@ def _train(task, config, run: Run, checkpoints, on_step):
     log["environments"].append(environment())  # In another one, numbers differ.
   first = log["history"][-1]["step"]
   start = time.perf_counter() - log["seconds"]
+  next_save = start
   try:
     for step in run.steps(first, config.steps):
       on_step(step)
       if step % config.steps_between == 0:
         log["history"].append(run.measure(step))
         log["seconds"] = round(time.perf_counter() - start, 2)
-        checkpoints.save(step, run.state, log)
+        next_save = _saved(checkpoints, step, run.state, log, next_save)
     outcome = run.final_measures()
   except Diverged as error:
     outcome = {"diverged": str(error)}
@@ -137,6 +140,16 @@ def _train(task, config, run: Run, checkpoints, on_step):
     **log,
     **environment(),
   }
+
+
+def _saved(checkpoints, step, state, log, due):
+  """Saves if it is time to; when it is the next time."""
+  start = time.perf_counter()
+  if start < due:
+    return due
+  checkpoints.save(step, state, log)
+  end = time.perf_counter()
+  return end + (end - start) / SAVING
 
 
 def number(x: Any) -> float | None:
