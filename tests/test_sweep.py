@@ -33,7 +33,8 @@ def test_pairs_of_a_sweep_differ_in_the_regularizer_alone():
         rival = baselines[arm.column].config
         assert rival.regularizer == BASELINE
         # The rival that one would try first: another rate.
-        rate = rival.learning_rate if name == "warm" else arm.config.learning_rate
+        others = name in ("warm", "confirm")
+        rate = rival.learning_rate if others else arm.config.learning_rate
         plain = dataclasses.replace(
           arm.config, regularizer=BASELINE, learning_rate=rate
         )

@@ -5,10 +5,10 @@
   python -m experiments.classification.sweep variants --preset paper
 
 The sweeps: rate, headline, variants, width, depth, layers, weight, resnet, imbalance,
-start and (not on a CPU) imagenet, which are the paper's; and deep, rates, shallow,
-warm, few, claims, whole and noise, which ask where the energy helps. The presets: smoke
-(handwritten digits, seconds), cpu (hours on two cores), paper (the paper's schedule,
-for accelerators).
+start and (not on a CPU) imagenet, which are the paper's; and deep, rates, confirm,
+shallow, warm, few, claims, whole and noise, which ask where the energy helps. The
+presets: smoke (handwritten digits, seconds), cpu (hours on two cores), paper (the
+paper's schedule, for accelerators).
 
 Finished runs are skipped and unfinished ones go on, so that a sweep can be stopped, in
 any way, and continued at any time, or in parts: seed by seed, sweep by sweep. All arms
