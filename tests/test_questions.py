@@ -116,6 +116,20 @@ def test_what_is_inside_is_told_of_every_cell(tmp_path):
   shared = "30.50 | +10.50 |"
   assert plain == f"| c | plain | {shared} 12.00 | 4.00 | 60.00 | 20.00 | 20 |  |"
   assert ours == f"| c | ours | {shared} 0.60 | 0.20 | 3.00 | 1.00 | 30 | 0.25 |"
+  # Of runs that do not converge there is nothing inside to compare.
+  dead = {1: 99.0}
+  measures = {"train_error": 98.0, "feature_rank": None, "history": history(50.0, 9.0)}
+  write(tmp_path, OURS, dead, **measures)
+  sweep = Sweep("title", "kind", arms, range(2))
+  *_, plain, ours = details.inside(sweep, Results(tmp_path, Config)).splitlines()
+  assert plain == f"| c | plain | {shared} 12.00 | 4.00 | 60.00 | 20.00 | 20 |  |"
+  assert ours == (
+    "| c | ours (1 of 2 converge) | 30.00 | +10.00 | 0.60 | 0.20 | 3.00 | 1.00 | 30 | "
+    "0.25 |"
+  )
+  write(tmp_path, OURS, {0: 99.0, **dead}, **measures)
+  *_, ours = details.inside(sweep, Results(tmp_path, Config)).splitlines()
+  assert ours == "| c | ours | no convergence |  |  |  |  |  |  |  |"
 
 
 def test_the_spread_of_rounding_is_that_of_all_runs_of_a_seed(tmp_path):

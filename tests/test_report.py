@@ -19,6 +19,7 @@ from experiments.classification.arms import (
 from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import PRESETS, Config
 from experiments.errors import InputError
+from experiments.report.answers import table_and_answers
 from experiments.report.columns import columns_of
 from experiments.report.pages import fill, filled
 from experiments.report.tables import table
@@ -77,6 +78,14 @@ def test_tables_have_mean_spread_and_paired_interval(tmp_path):
   assert ours == f"| mhe | 10.17 ± {np.std(second, ddof=1):.2f} | {expected}".replace(
     "-0.83", "**-0.83**" if high < 0 else "-0.83"
   )
+
+
+def test_a_column_of_one_seed_is_shown_where_there_are_to_be_no_others(tmp_path):
+  write_results(tmp_path, SMOKE, {0: 10.0})
+  sweep = Sweep("title", "kind", [Arm("plain", "c", SMOKE)], range(3))
+  assert table_and_answers(sweep, Results(tmp_path, Config)) == ""
+  whole = table_and_answers(sweep._replace(seeds=range(1)), Results(tmp_path, Config))
+  assert "| plain | 10.00 |" in whole and "Runs of a cell: 1." in whole
 
 
 def test_the_summary_says_how_sure_it_is(tmp_path, monkeypatch):

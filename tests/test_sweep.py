@@ -71,6 +71,12 @@ def test_sweeps_run_and_the_report_shows_them(tmp_path):
   assert set(folder.iterdir()) == {
     folder / f"{config.name}.json" for config in runs_of(sweeps.values(), (0, 100))
   }
+  for path in list(folder.glob("*.json")):  # Or a table would not be shown.
+    result = json.loads(path.read_text())
+    result["config"]["seed"] += 1
+    (folder / f"{Config.from_json(result['config']).name}.json").write_text(
+      json.dumps(result)
+    )
   options = ("--preset", "smoke", "--results", folder, "--output", tmp_path)
   finish(start(REPORT, *options))
   page = (tmp_path / "classification.md").read_text()

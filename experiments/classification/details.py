@@ -46,7 +46,8 @@ def inside(sweep: Sweep[Config], results: Results[Config]) -> str:
   The gap of the errors, test minus training; of the hidden layers the excess: of the
   median layer and of the worst, each at its highest and at the end; the effective rank
   of the features; and by how much steps turn the neurons, learning rate over squared
-  norm, at the end, against that of the first row (geometric mean over layers).
+  norm, at the end, against that of the first row (geometric mean over layers). Of the
+  runs that converge alone: the others have no features to speak of.
   """
   header = [
     "", sweep.rows, "training error", "test minus training", "excess, median: highest",
@@ -55,22 +56,29 @@ def inside(sweep: Sweep[Config], results: Results[Config]) -> str:
   ]  # fmt: skip
   lines = []
   for column in columns_of(sweep, results):
+    errors = {row: np.array(column.values(row)) for row in column.arms}
+    converged = {row: np.isfinite(errors[row]) for row in column.arms}
     norms = {row: [_log_norm(run) for run in column.runs(row)] for row in column.arms}
     for row in column.arms:
-      runs = column.runs(row)
+      kept = converged[row]
+      if not kept.any():
+        lines.append([column.title, row, "no convergence", *[""] * 7])
+        continue
+      runs = [run for run, is_kept in zip(column.runs(row), kept) if is_kept]
       median = np.array([_over_layers(run, np.median) for run in runs])
       worst = np.array([_over_layers(run, np.max) for run in runs])
-      train = np.array(column.values(row, "train_error"))
+      train = np.array(column.values(row, "train_error"))[kept]
       rate = ""
-      if column.has_rival and row != column.rival:
-        change = np.subtract(norms[column.rival], norms[row]).mean()
+      pairs = kept & converged.get(column.rival, False)
+      if row != column.rival and pairs.any():
+        change = np.subtract(norms[column.rival], norms[row])[pairs].mean()
         rate = f"{math.exp(2.0 * change):.2f}"
       lines.append(
         [
           column.title,
-          row,
+          row if kept.all() else f"{row} ({kept.sum()} of {len(kept)} converge)",
           f"{train.mean():.2f}",
-          f"{np.mean(np.subtract(column.values(row, 'test_error'), train)):+.2f}",
+          f"{np.mean(errors[row][kept] - train):+.2f}",
           *(f"{x:.2f}" for x in (*median.mean(0), *worst.mean(0))),
           f"{np.mean([from_json(run['feature_rank']) for run in runs]):.0f}",
           rate,

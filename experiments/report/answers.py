@@ -3,18 +3,21 @@
 import math
 
 from experiments.report.cells import difference
-from experiments.report.columns import Column, columns_of
+from experiments.report.columns import Column
 from experiments.report.markdown import markdown
 from experiments.report.statistics import holm, paired_difference
-from experiments.report.tables import table
+from experiments.report.tables import shown, table
 from experiments.runs.plan import Comparison, Sweep
 from experiments.runs.results import Results
 from experiments.runs.task import S
 
 
 def table_and_answers(sweep: Sweep[S], results: Results[S]) -> str:
-  """The table of a sweep, and below it what it was made to ask; empty without runs."""
-  if not columns_of(sweep, results):
+  """The table of a sweep, and below it what it was made to ask.
+
+  Empty if the table has no column to show.
+  """
+  if not shown(sweep, results):
     return ""
   return "\n\n".join(filter(None, (table(sweep, results), answers(sweep, results))))
 

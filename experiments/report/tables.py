@@ -1,16 +1,30 @@
 """The table of a sweep: what its runs reached, and how they differ."""
 
 from experiments.report.cells import difference, mean_and_spread, reported
-from experiments.report.columns import columns_of
+from experiments.report.columns import Column, columns_of
 from experiments.report.markdown import markdown
 from experiments.runs.plan import Sweep
 from experiments.runs.results import Results
 from experiments.runs.task import S
 
 
+def shown(sweep: Sweep[S], results: Results[S]) -> list[Column[S]]:
+  """Columns of a table: of a single seed only where the sweep has no other.
+
+  A pair of runs scatters by as much as they are to differ.
+  """
+  least = min(2, len(sweep.seeds))
+  return [c for c in columns_of(sweep, results) if len(c.seeds) >= least]
+
+
 def table(sweep: Sweep[S], results: Results[S]) -> str:
-  """Errors, paired differences to the first row, and the paper's numbers."""
-  columns = columns_of(sweep, results)
+  """Errors, paired differences to the first row, and the paper's numbers.
+
+  Args:
+    sweep: has columns that are :func:`shown`.
+    results: of its runs.
+  """
+  columns = shown(sweep, results)
   header, lines = [sweep.rows], {arm.row: [arm.row] for arm in sweep.arms}
   for column in columns:
     header += [column.title, f"against {column.rival}", "paper"]
@@ -28,8 +42,8 @@ def table(sweep: Sweep[S], results: Results[S]) -> str:
       line += [mean_and_spread(column.values(row)), own, paper]
   finished = [line for line in lines.values() if any(line[1:])]
   # A column of numbers that nobody reports is not shown.
-  shown = [i for i in range(len(header)) if any(line[i] for line in finished)]
-  text = markdown(*([line[i] for i in shown] for line in (header, *finished)))
+  told = [i for i in range(len(header)) if any(line[i] for line in finished)]
+  text = markdown(*([line[i] for i in told] for line in (header, *finished)))
   return f"{text}\n\n{_seeds(columns)}"
 
 
