@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.classification import report
 from experiments.classification.arms import (
   BASELINE,
   CONFIRMING,
   EXPLORING,
   HALF_MHE,
   MHE,
+  RELATIVE,
 )
 from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import PRESETS, Config
+from experiments.classification.summary import p_values, summary, variants
 from experiments.errors import InputError
 from experiments.report.answers import table_and_answers
 from experiments.report.columns import columns_of
@@ -52,6 +53,7 @@ def write_results(folder, config, errors, **measures):
     result = {
       "config": dataclasses.asdict(run),
       "test_error": error,
+      "validation_error": error,
       "data": {"fingerprint": "same"},
       **measures,
     }
@@ -88,32 +90,39 @@ def test_a_column_of_one_seed_is_shown_where_there_are_to_be_no_others(tmp_path)
   assert "| plain | 10.00 |" in whole and "Runs of a cell: 1." in whole
 
 
-def test_the_summary_says_how_sure_it_is(tmp_path, monkeypatch):
+def test_the_summary_has_a_line_of_each_answer(tmp_path, monkeypatch):
   monkeypatch.setitem(EXPLORING, "smoke", range(3))
   monkeypatch.setitem(CONFIRMING, "smoke", range(3))
   errors = {0: 10.0, 1: 12.0, 2: 11.0}
-  energies = {BASELINE: 0.0, MHE: -2.0, HALF_MHE: 0.0}
+  energies = {BASELINE: 0.0, MHE: -2.0, HALF_MHE: 0.0, RELATIVE: -1.0}
   for regularizer, change in energies.items():
     config = dataclasses.replace(SMOKE, regularizer=regularizer)
     wobble = {0: 0.1, 1: -0.1, 2: 0.0} if change else {0: 1.0, 1: -1.0, 2: 0.5}
     if regularizer == BASELINE:
       wobble = dict.fromkeys(errors, 0.0)
-    write_results(tmp_path, config, {
-      seed: error + change + wobble[seed] for seed, error in errors.items()
-    }, train_error=1.0 if regularizer == BASELINE else 4.0)  # fmt: skip
-  text = " ".join(report.summary("smoke", Results(tmp_path, Config)).split())
+    found = {seed: error + change + wobble[seed] for seed, error in errors.items()}
+    if regularizer == RELATIVE:
+      del found[2]  # Of each pair, what both have.
+    write_results(tmp_path, config, found)
+  lines = summary("smoke", Results(tmp_path, Config)).splitlines()
   low, high = scipy.stats.ttest_1samp([1.0, -1.0, 0.5], 0.0).confidence_interval()
-  assert (
-    "| CIFAR-10, confirming | 3 | 11.00 ± 1.00 | **-2.00** (-2.25 to -1.75); of "
-    f"training errors +3.00 | +0.17 ({low:+.2f} to {high:+.2f}); of training errors "
-    "+3.00 |"
-  ) in text
+  two = scipy.stats.ttest_1samp([-0.9, -1.1], 0.0).confidence_interval()
+  ours = f"**-2.00** (-2.25 to -1.75) | +0.17 ({low:+.2f} to {high:+.2f})"
+  relative = f"-1.00 ({two.low:+.2f} to {two.high:+.2f})"
+  few = "few images of CIFAR-100"
+  assert f"| {few} | 2 to 3 | 11.00 ± 1.00 | {ours} | {relative} |  |" in lines
+  first = "few images of CIFAR-10"  # All of smoke is one data set; not all is asked.
+  assert f"| {first} | 3 | 11.00 ± 1.00 | {ours} |  |  |" in lines
+  assert lines[-1].startswith("  ") and "time of a training step" in "".join(lines[-3:])
+  sweep = sweeps_of("smoke")["variants"]
   # The mean of both, seed by seed.
   both = scipy.stats.ttest_1samp([-0.45, -1.55, -0.75], 0.0).confidence_interval()
   assert (
-    "CIFAR-10, exploring on 3 seeds, mean of 2 variants of the energy: -0.92 "
+    "- CIFAR-10, mean of 2 variants of the energy: -0.92 "
     f"({both.low:+.2f} to {both.high:+.2f})."
-  ) in text
+  ) in " ".join(variants(sweep, Results(tmp_path, Config)).split())
+  (tmp_path / "none").mkdir()
+  assert summary("smoke", Results(tmp_path / "none", Config)) == ""
 
 
 def test_diverged_runs_have_no_error(tmp_path):
@@ -129,9 +138,11 @@ def test_diverged_runs_have_no_error(tmp_path):
   write_results(tmp_path, SMOKE, {0: 9.0, 1: 9.0}, test_loss=0.1, train_error=1.0)
   write_results(tmp_path, mhe, {0: 9.0}, test_loss=0.1, train_error=1.0)
   write_results(tmp_path, mhe, {1: 90.0}, test_loss=None, train_error=1.0)
-  summary = report.summary("smoke", Results(tmp_path, Config))
-  assert "| no convergence |" in summary
-  assert "MHE, s = 2 on CIFAR-10 no convergence" in " ".join(summary.split())
+  headline = p_values(sweeps_of("smoke")["headline"], Results(tmp_path, Config))
+  assert "MHE, s = 2 on CIFAR-10 no convergence" in " ".join(headline.split())
+  # It is no difference, and is not passed over.
+  text = summary("smoke", Results(tmp_path, Config))
+  assert "| error 1 of 2 do not converge, others 9.00 |" in text
   *_, ours, _, _ = table(sweep, Results(tmp_path, Config)).splitlines()
   assert ours == "| mhe | 1 of 2 do not converge, others 9.00 | 7.50 |"
 

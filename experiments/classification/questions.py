@@ -28,6 +28,7 @@ _SHORT = {"steps": 4000, "measurements": 40, "curve_images": 1000}
 _ALL_IMAGES = {
   "images_per_class": 0, "batch_size": 128, "learning_rate": 0.1, "width": 16,
 }  # fmt: skip
+UNSEEN = ("test_error", "validation_error")  # 20,000 images in all.
 
 
 def claims(base: Base) -> Sweep[Config]:
@@ -185,14 +186,13 @@ def few(base: Base) -> Sweep[Config]:
   kinds = (BASELINE, MHE, HALF_MHE, Regularizer("authors"), RELATIVE)
   column = DATASETS["cifar100"]
   changes = {"images_per_class": 50} if base.preset == "paper" else {}
-  measure = ("test_error", "validation_error")  # 20,000 images in all.
   kinds = tuple(map(base.weighted, kinds))
   arms = [
     Arm(
       kind.weighted_name,
       column,
       base("cifar100", regularizer=kind, **changes),
-      measure=measure,
+      measure=UNSEEN,
     )
     for kind in kinds
   ]

@@ -1,88 +1,75 @@
 """Pictures of errors: what the energy does to them, and where."""
 
 import math
+import textwrap
 
 import numpy as np
+import scipy.stats
 
-from experiments.classification.arms import BASELINE, HALF_MHE, MHE, Base
+from experiments.classification.arms import BASELINE, Base
 from experiments.classification.figures.colors import COLORS
 from experiments.classification.plan import SWEEPS
 from experiments.classification.presets import Config
+from experiments.classification.questions import UNSEEN
+from experiments.classification.summary import KINDS, LINES, pairs
 from experiments.excess import hidden_excess
 from experiments.regularizers import Regularizer
 from experiments.report.columns import columns_of
 from experiments.report.figures import subplots
+from experiments.report.pages import wrapped
 from experiments.report.statistics import paired_difference
 from experiments.runs.results import Results
 
 
 def draw_differences(base: Base, results: Results[Config]):
-  """What the energy does to the error in every experiment: a point a seed."""
-  entries = {}  # By configurations: width and depth have the network of the others.
-  for name, place in _PLACES.items():
-    for column in columns_of(SWEEPS[name](base), results):
-      rows = [
-        row
-        for row, arm in column.arms.items()
-        if arm.config.regularizer.unweighted in (MHE, HALF_MHE)
-      ]
-      if rows and column.has_rival and len(column.seeds) > 2:  # One pair tells nothing.
-        key = (
-          column.arms[column.rival].measure,
-          *column.seeds,
-          *(column.arms[row].config for row in rows),
-        )
-        entries.setdefault(key, (name, f"{place}{column.title}", column, rows))
-  groups = [
-    [entry[1:] for entry in entries.values() if (entry[0] == "start") == last]
-    for last in (False, True)  # Its differences have another scale.
+  """The lines of the summary: what the energy does to the error, a point a seed."""
+  lines = [
+    (line, found)
+    for line in LINES
+    if (found := _with_intervals(line, SWEEPS[line.sweep](base), results))
   ]
-  groups = [group for group in groups if group]
-  if not groups:
+  if not lines:
     return None
-  heights = [len(group) for group in groups]
-  figure, panels = subplots(
-    len(groups), 1, (7, 1.5 + 0.42 * sum(heights)), height_ratios=heights
-  )
-  for (axes,), group in zip(panels, groups):
-    _draw_differences(axes, group)
-  axes = panels[-1, 0]
+  kinds = [kind for kind in KINDS if any(kind.unweighted in x for _, x in lines)]
+  figure, ((axes,),) = subplots(1, 1, (7, 1.5 + 0.6 * len(lines)))
+  for y, (_, found) in enumerate(lines):
+    for place, kind in enumerate(found):
+      height = y + 0.18 * (place - (len(found) - 1) / 2)
+      _draw_difference(axes, height, found[kind], COLORS[kind])
+  axes.axvline(0.0, color="black", linewidth=0.6)
+  titles = [textwrap.fill(line.title, 27) for line, _ in lines]
+  axes.set_yticks(range(len(lines)), titles, fontsize=8)
+  axes.set_ylim(len(lines) - 0.5, -0.5)
   axes.set_xlabel("test error, difference to the baseline of the seed, points")
-  for kind, label in {MHE: "MHE", HALF_MHE: "half-space MHE"}.items():
-    axes.scatter([], [], color=COLORS[kind], s=16, label=label)
+  for kind in kinds:
+    axes.scatter([], [], color=COLORS[kind.unweighted], s=16, label=kind.name)
   axes.scatter([], [], color="#888888", marker="|", s=140, label="mean")
   axes.plot([], [], color="#888888", linewidth=1, label="95% interval")
   axes.scatter([], [], **_diamond("#888888"), label="the paper's")
-  figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+  figure.legend(loc="outside lower center", ncols=4, fontsize=8)
   return figure
 
 
-_PLACES = {
-  "headline": "new seeds: ",
-  "depth": "CIFAR-100, ",
-  "width": "CIFAR-100, width ",
-  "resnet": "ResNet-32, ",
-  "imbalance": "imbalanced CIFAR-10: ",
-  "start": "all of CIFAR-100, rate 0.1,\n",
-}
+def _with_intervals(line, sweep, results):
+  """Pairs of a line that have an interval, and one that says something."""
+  return {
+    kind: column
+    for kind, column in pairs(line, sweep, results).items()
+    if len(column.seeds) > 2
+    and all(np.isfinite(column.values(row)).all() for row in column.arms)
+  }
 
 
-def _draw_differences(axes, group):
-  for y, (_, column, rows) in enumerate(group):
-    for row in rows:
-      kind = column.arms[row].config.regularizer.unweighted
-      color, height = COLORS[kind], y + (0.16 if kind == HALF_MHE else -0.16)
-      points = np.subtract(column.values(row), column.values(column.rival))
-      axes.scatter(points, np.full(len(points), height), color=color, s=7, alpha=0.45)
-      axes.scatter(points.mean(), height, color=color, marker="|", s=140, linewidths=2)
-      paired = paired_difference(column.values(column.rival), column.values(row))
-      axes.hlines(height, paired.low, paired.high, color=color, linewidth=1)
-      ours, rival = column.arms[row].paper, column.arms[column.rival].paper
-      if ours is not None and rival is not None and not math.isnan(rival):
-        axes.scatter(ours - rival, height, **_diamond(color))
-  axes.axvline(0.0, color="black", linewidth=0.6)
-  axes.set_yticks(range(len(group)), [label for label, *_ in group], fontsize=8)
-  axes.set_ylim(len(group) - 0.5, -0.5)
+def _draw_difference(axes, height, column, color):
+  before, after = column.arms
+  points = np.subtract(column.values(after), column.values(before))
+  axes.scatter(points, np.full(len(points), height), color=color, s=7, alpha=0.45)
+  axes.scatter(points.mean(), height, color=color, marker="|", s=140, linewidths=2)
+  paired = paired_difference(column.values(before), column.values(after))
+  axes.hlines(height, paired.low, paired.high, color=color, linewidth=1)
+  rival, ours = (arm.paper for arm in column.arms.values())
+  if ours is not None and rival is not None and not math.isnan(rival):
+    axes.scatter(ours - rival, height, **_diamond(color))
 
 
 def _diamond(color):
@@ -163,6 +150,23 @@ def draw_gain(base: Base, results: Results[Config]):
   return figure
 
 
+def foretold(base: Base, results: Results[Config]) -> str:
+  """How well the baseline's excess ranks the settings by their gain."""
+  points = gains(base, results)
+  if len(points) < 3:
+    return ""
+  differences = [difference for *_, difference in points]
+  highest, end = (
+    f"{scipy.stats.spearmanr(excess, differences)[0]:+.2f}"
+    for excess in zip(*(excess for _, excess, _ in points))
+  )
+  return wrapped(
+    f"Spearman's rank correlation of the difference with the baseline's excess, of "
+    f"{len(points)} settings and regularizers, several of which share a baseline: "
+    f"{highest} with the highest, {end} with that at the end."
+  )
+
+
 def gains(
   base: Base, results: Results[Config]
 ) -> list[tuple[Regularizer, tuple[float, float], float]]:
@@ -179,7 +183,8 @@ def gains(
       if not column.has_rival or len(column.seeds) < 3:
         continue
       rival = column.arms[column.rival]
-      if rival.config.regularizer != BASELINE or rival.measure != "test_error":
+      of_all_classes = rival.measure in ("test_error", UNSEEN)
+      if rival.config.regularizer != BASELINE or not of_all_classes:
         continue
       histories = [
         [hidden_excess(entry["excess"]) for entry in run["history"][1:]]

@@ -1,0 +1,178 @@
+"""What the README says of classification: seeds that had no part in any choice."""
+
+import json
+import math
+import pathlib
+import textwrap
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.benchmarks import train_step
+from experiments.classification.arms import (
+  DATASETS,
+  HALF_MHE,
+  MHE,
+  ORTHONORMAL,
+  RELATIVE,
+  RELATIVE_ORTHONORMAL,
+)
+from experiments.classification.plan import sweeps_of
+from experiments.classification.presets import Config
+from experiments.classification.questions import WARM_UP
+from experiments.regularizers import Regularizer
+from experiments.report.cells import difference, mean_and_spread
+from experiments.report.columns import Column, columns_of
+from experiments.report.markdown import markdown
+from experiments.report.statistics import holm, paired_difference
+from experiments.runs.plan import Sweep
+from experiments.runs.results import Results
+from experiments.runs.task import Preset
+
+COST = pathlib.Path(__file__).parents[1] / "results" / "benchmark_train_step.json"
+KINDS = (MHE, HALF_MHE, RELATIVE, RELATIVE_ORTHONORMAL)
+
+
+class Line(NamedTuple):
+  """A line of the summary.
+
+  Attributes:
+    title: what it is about.
+    sweep: whose runs it has,
+    column: those of this column.
+    rate: of learning rates, that of what is compared with the first row.
+  """
+
+  title: str
+  sweep: str
+  column: str
+  rate: float | None = None
+
+
+_WARM = f"{WARM_UP} steps of warm-up"
+LINES = (
+  Line("deep and narrow, each at its best rate", "confirm", f"CNN-15, {_WARM}", 0.1),
+  Line("the paper's narrowest network, with a warm-up", "claims", _WARM),
+  Line("the same without", "claims", "no warm-up"),
+  Line("few images of CIFAR-100", "few", DATASETS["cifar100"]),
+  Line("the same, a first round", "headline", DATASETS["cifar100"]),
+  Line("few images of CIFAR-10", "headline", DATASETS["cifar10"]),
+)
+
+
+def summary(preset: Preset, results: Results[Config]) -> str:
+  """Whether the energy helped, by how much, how sure that is, and what it cost.
+
+  Empty without runs.
+  """
+  sweeps = sweeps_of(preset)
+  lines = [_line(line, sweeps[line.sweep], results) for line in LINES]
+  if not any(lines):
+    return ""
+  header = ["test errors in %, differences in points", "seeds", "without"]
+  header += [kind.name for kind in KINDS]
+  cost = (
+    "Cost of half-space energies of all layers, in time of a training step: "
+    f"{train_step.costs(json.loads(COST.read_text()))}."
+  )
+  return f"{markdown(header, *filter(None, lines))}\n\n{bullet(cost)}"
+
+
+def bullet(text: str) -> str:
+  """An entry of a list, in lines of at most 88 columns."""
+  return textwrap.fill(f"- {text}", 88, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def pairs(
+  line: Line, sweep: Sweep[Config], results: Results[Config]
+) -> dict[Regularizer, Column[Config]]:
+  """Of each regularizer that a line has: its runs and those of the first row.
+
+  Each on all seeds that both have; none where a seed or a run is missing.
+  """
+  first, *others = [arm for arm in sweep.arms if arm.column == line.column]
+  found = {}
+  for arm in others:
+    kind = arm.config.regularizer.unweighted
+    if kind in found or kind not in {kind.unweighted for kind in KINDS}:
+      continue
+    if line.rate in (None, arm.config.learning_rate):
+      column = Column(results, [first, arm], sweep.seeds)
+      if len(column.arms) == 2 and column.seeds:
+        found[kind] = column
+  return found
+
+
+def _line(line, sweep, results):
+  """Errors of the first row, and differences to it; of all seeds that a pair has."""
+  first = next(arm for arm in sweep.arms if arm.column == line.column)
+  alone = Column(results, [first], sweep.seeds)
+  if not alone.seeds:
+    return None
+  found, cells, counts = pairs(line, sweep, results), [], {len(alone.seeds)}
+  for kind in KINDS:
+    pair = found.get(kind.unweighted)
+    if pair is None:
+      cells.append("")
+      continue
+    counts.add(len(pair.seeds))
+    before, after = (pair.values(row) for row in pair.arms)
+    # Where training fails without it, there is nothing to compare with.
+    cells.append(difference(before, after) or f"error {mean_and_spread(after)}")
+  seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
+  return [line.title, seeds, mean_and_spread(alone.values(first.row)), *cells]
+
+
+def p_values(sweep: Sweep[Config], results: Results[Config]) -> str:
+  """What is left of all comparisons of a sweep if one accounts for their number."""
+  names, found = [], []
+  for column in columns_of(sweep, results):
+    if not column.has_rival or len(column.seeds) < 2:
+      continue
+    baseline = column.values(column.rival)
+    for row in column.arms:
+      if row != column.rival:
+        names.append(f"{row} on {column.title}")
+        found.append(paired_difference(baseline, column.values(row)).p_value)
+  texts = [
+    f"{name} {'no convergence' if math.isnan(p) else f'{p:.2f}'}"
+    for name, p in zip(names, holm(found))
+  ]
+  text = "P values, corrected for their number (Holm)"
+  return bullet(f"{text}: {', '.join(texts)}.") if texts else ""
+
+
+def variants(sweep: Sweep[Config], results: Results[Config]) -> str:
+  """Of all energies together, and of their rival.
+
+  The energies share a baseline, so that each seed counts once. Nothing is bold: what
+  explores proves nothing.
+  """
+  return "\n".join(
+    bullet(text.replace("**", ""))
+    for column in columns_of(sweep, results)
+    if column.has_rival and (text := _together(column))
+  )
+
+
+def _together(column):
+  rows = [r for r, a in column.arms.items() if a.config.regularizer.kind == "mhe"]
+  if not rows:
+    return ""
+  energies = np.mean([column.values(row) for row in rows], 0)
+  baseline = column.values(column.rival)
+  text = (
+    f"{column.title}, mean of {len(rows)} variants of the energy: "
+    f"{_effect(baseline, energies)}."
+  )
+  if ORTHONORMAL.name in column.arms:
+    rival = column.values(ORTHONORMAL.name)
+    text += (
+      f" Orthonormal neurons, the rival: {_effect(baseline, rival)}; compared with "
+      f"that mean, {_effect(energies, rival)}."
+    )
+  return text
+
+
+def _effect(first, second):
+  return difference(list(first), list(second)) or "no convergence"
