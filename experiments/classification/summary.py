@@ -3,7 +3,6 @@
 import json
 import math
 import pathlib
-import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from experiments.regularizers import Regularizer
 from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import Column, columns_of
 from experiments.report.markdown import markdown
+from experiments.report.pages import bullet
 from experiments.report.statistics import holm, paired_difference
 from experiments.runs.plan import Sweep
 from experiments.runs.results import Results
@@ -76,11 +76,6 @@ def summary(preset: Preset, results: Results[Config]) -> str:
     f"{train_step.costs(json.loads(COST.read_text()))}."
   )
   return f"{markdown(header, *filter(None, lines))}\n\n{bullet(cost)}"
-
-
-def bullet(text: str) -> str:
-  """An entry of a list, in lines of at most 88 columns."""
-  return textwrap.fill(f"- {text}", 88, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def pairs(

@@ -68,20 +68,18 @@ def in_words(preset: Preset, results: Results[Config]) -> str:
   if column is None:
     return ""
   run, rival = column.runs(column.rival)[0], column.values(column.rival)
-  rows = [row for row in column.arms if row != column.rival]
+  excess = {row: np.mean(column.values(row, "class_excess")) for row in column.arms}
   effects = [
-    f"{column.arms[row].config.energy.name} {_effect(rival, column.values(row))}"
-    for row in rows
-  ]
-  excess = [
-    f"{np.mean(column.values(row, 'class_excess')):.2f}"
-    for row in (column.rival, *rows)
+    f"{column.arms[row].config.energy.name} {_effect(rival, column.values(row))}, "
+    f"excess {excess[row]:.2f}"
+    for row in column.arms
+    if row != column.rival
   ]
   return wrapped(
     f"SphereFace+ on LFW, {run['classes']} people to train on, {len(column.seeds)} new "
-    f"seeds: verification errors of {mean_and_spread(rival)}% without the energy; "
-    f"differences in points {', '.join(effects)}. Relative excess of the class weights "
-    f"without it and with each: {', '.join(excess)}."
+    f"seeds: verification errors of {mean_and_spread(rival)}% without the energy, where "
+    f"class weights have a relative excess of {excess[column.rival]:.2f}. Differences "
+    f"in points, and excess with it: {'; '.join(effects)}."
   )
 
 

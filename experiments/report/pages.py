@@ -40,9 +40,21 @@ def fill_file(path: pathlib.Path, texts: dict[str, str]) -> None:
   path.write_text(fill(path.read_text(), texts, str(path)))
 
 
-def wrapped(text: str) -> str:
-  """A paragraph in lines of at most 88 columns."""
-  return textwrap.fill(text, 88, break_on_hyphens=False, break_long_words=False)
+def wrapped(text: str, indent: str = "") -> str:
+  """A paragraph in lines of at most 88 columns.
+
+  Args:
+    text: of the paragraph.
+    indent: of all lines but the first.
+  """
+  return textwrap.fill(
+    text, 88, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+  )
+
+
+def bullet(text: str) -> str:
+  """An entry of a list."""
+  return wrapped(f"- {text}", indent="  ")
 
 
 def new_page(title: str, texts: dict[str, str]) -> str:
