@@ -78,8 +78,8 @@ def in_words(preset: Preset, results: Results[Config]) -> str:
   return wrapped(
     f"SphereFace+ on LFW, {run['classes']} people to train on, {len(column.seeds)} new "
     f"seeds: verification errors of {mean_and_spread(rival)}% without it, where "
-    f"the class weights have a relative excess of {excess[column.rival]:.2f}. In points "
-    f"of difference, and excess with it: {'; '.join(effects)}."
+    f"the class weights have a relative excess of {excess[column.rival]:.2f}. In "
+    f"points of difference, and excess with it: {'; '.join(effects)}."
   )
 
 
