@@ -247,9 +247,9 @@ GROUPED = {  # The second convolution of a block: its name, its norm; those befo
 def test_groups_of_convolutions_that_the_layer_before_tells(tmp_path, names):
   second, norm, first, first_norm = (f"layer1.0.{name}" for name in names)
 
-  def read(inputs, outputs=12, given=12, normed=12):
+  def read(inputs, outputs=12, given=12, normed=12, window=1):
     shapes = {
-      f"{first}.weight": (given, 5, 1, 1),
+      f"{first}.weight": (given, 5, window, window),
       f"{first_norm}.running_mean": (normed,),
       f"{second}.weight": (outputs, inputs, 3, 3),
       f"{norm}.weight": (12,),
@@ -272,6 +272,14 @@ def test_groups_of_convolutions_that_the_layer_before_tells(tmp_path, names):
   assert "depthwise" in selected.skipped[name]
   selected, _, name = read(inputs=6)  # Two groups, or a gated linear unit.
   assert "(0,groups:2 or 0)" in selected.unknown[name]
+  # A pixel shuffle leaves a quarter of the channels, too, after windows of 3 x 3.
+  selected, _, name = read(inputs=3, window=3)
+  assert "pixel shuffle" in selected.unknown[name]
+  assert "(0,groups:4 or 0)" in selected.unknown[name]
+  selected, _, name = read(inputs=12, window=3)
+  assert name in {layer.name for layer in selected.layers}
+  selected, _, name = read(inputs=1, window=3)
+  assert "depthwise" in selected.skipped[name]
   for changes in ({"outputs": 24}, {"given": 24}, {"normed": 6}):  # Norms of others.
     selected, _, _ = read(inputs=3, **changes)
     assert all(layer.part.axes.groups == 1 for layer in selected.layers)

@@ -16,7 +16,6 @@ _CONVOLUTION = re.compile(
   r"|(^|\.)(features\.|patch_embed(ding)?s?(\.|$)|stem|skip_connection)",
   re.IGNORECASE,
 )
-# Also of Mamba, whose mixers have a filter over time for each channel.
 # A convolution of a block after another, each with its norm, as ResNeXt's and RegNet's
 # are called: the second's name; the names of both and their norms.
 _BLOCKS = (
@@ -26,6 +25,7 @@ _BLOCKS = (
   (r"(.*\.layer\.)(\d+)\.convolution\.weight", "{0}.convolution", "{0}.normalization"),
   (r"(.*\.f\.)(b)\.0\.weight", "{0}.0", "{0}.1"),
 )
+# Also of Mamba, whose mixers have a filter over time for each channel.
 _DEPTHWISE = re.compile(
   r"depthwise|dw_?conv|conv_?dw|(^|[._])dw([._]|$)|mixer\.conv1d$", re.IGNORECASE
 )
@@ -37,13 +37,15 @@ def convolution(name: str, stored: Stored) -> Reading:
   if shape[1] == 1 and _DEPTHWISE.search(module):
     return NotNeurons(DEPTHWISE)
   plain = (Part(NeuronAxes(0), "convolution, (out, in, window)"),)
-  groups = _groups(name, stored)
+  groups, is_pointwise = _groups(name, stored)
   if groups == 1:
     return plain
-  if groups == 2 or (groups and shape[0] % groups):
+  is_told = is_pointwise or shape[1] == 1
+  if groups == 2 or (groups and (shape[0] % groups or not is_told)):
     return Unknown(
       f"it reads a {'half' if groups == 2 else 'part'} of what the layer before it "
-      "gives: groups, or a gate between them; a rule says which (0,groups:2 or 0)"
+      "gives: groups, a gate or a pixel shuffle between them; a rule says which "
+      f"(0,groups:{groups} or 0)"
     )
   if groups and shape[1] == 1:
     return NotNeurons(DEPTHWISE)
@@ -80,14 +82,17 @@ def convolution(name: str, stored: Stored) -> Reading:
 def _groups(name, stored):
   """Of a convolution whose inputs are all that the one before it gives, normalized.
 
-  None where nothing says so: what is between could be more of them or less.
+  None where nothing says so: what is between could be more of them or less. And whether
+  the one before it is pointwise, as those before grouped ones are: a pixel shuffle,
+  which leaves a part of the channels, too, comes after others.
   """
   for pattern, convolution, norm in _BLOCKS:
     if match := re.fullmatch(pattern, name):
       prefix, this = match[1] or "", match[2]
       before = "a" if this == "b" else int(this) - 1
       outputs, inputs = stored.shapes[name][:2]
-      given = stored.shapes.get(f"{prefix}{convolution.format(before)}.weight", ())[:1]
+      earlier = stored.shapes.get(f"{prefix}{convolution.format(before)}.weight", ())
+      given = earlier[:1]
       normed, own = (
         stored.shapes.get(f"{prefix}{norm.format(number)}.running_mean")
         for number in (before, this)
@@ -98,8 +103,8 @@ def _groups(name, stored):
         and inputs
         and given[0] % inputs == 0 < given[0]
       ):
-        return given[0] // inputs
-  return None
+        return given[0] // inputs, {*earlier[2:]} == {1}
+  return None, False
 
 
 def _has_one_channel(shape):
