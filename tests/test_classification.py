@@ -102,7 +102,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_numbers(tmp_path, as_users):
   assert set(excess[0]) == {
     *(f"conv{i}_0/kernel" for i in range(3)), "features/kernel", "score/kernel",
   }  # fmt: skip
-  assert excess[-1]["features/kernel"] < 0.8 * excess[0]["features/kernel"]
+  assert excess[-1]["features/kernel"] < 0.9 * excess[0]["features/kernel"]
 
 
 def test_the_excess_of_all_layers_but_the_output_is_in_half_space(key):
