@@ -10,8 +10,9 @@ VOLATILE = ("seconds", "device", "versions", "environments")
 
 def environment():
   """Without the fake devices of this process."""
-  variables = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-  return {**variables, "PYTHONIOENCODING": "utf-8"}
+  flags = os.environ.get("XLA_FLAGS", "").split()
+  kept = (flag for flag in flags if "device_count" not in flag)
+  return {**os.environ, "XLA_FLAGS": " ".join(kept), "PYTHONIOENCODING": "utf-8"}
 
 
 def start(module, *arguments):
