@@ -247,13 +247,13 @@ GROUPED = {  # The second convolution of a block: its name, its norm; those befo
 def test_groups_of_convolutions_that_the_layer_before_tells(tmp_path, names):
   second, norm, first, first_norm = (f"layer1.0.{name}" for name in names)
 
-  def read(inputs, outputs=12, given=12, normed=12, window=1):
+  def read(inputs, outputs=12, given=12, normed=12, window=1, own=12):
     shapes = {
       f"{first}.weight": (given, 5, window, window),
       f"{first_norm}.running_mean": (normed,),
       f"{second}.weight": (outputs, inputs, 3, 3),
-      f"{norm}.weight": (12,),
-      f"{norm}.running_mean": (12,),
+      f"{norm}.weight": (own,),
+      f"{norm}.running_mean": (own,),
     }
     selected, tensors = select(tmp_path, shapes)
     return selected, tensors[f"{second}.weight"], f"{second}.weight"
@@ -280,6 +280,8 @@ def test_groups_of_convolutions_that_the_layer_before_tells(tmp_path, names):
   assert name in {layer.name for layer in selected.layers}
   selected, _, name = read(inputs=1, window=3)
   assert "depthwise" in selected.skipped[name]
+  selected, _, name = read(inputs=5, given=20, normed=20, outputs=10, own=10)
+  assert selected.unknown[name].endswith("a rule says its axes (0)")  # 4 of 10.
   for changes in ({"outputs": 24}, {"given": 24}, {"normed": 6}):  # Norms of others.
     selected, _, _ = read(inputs=3, **changes)
     assert all(layer.part.axes.groups == 1 for layer in selected.layers)

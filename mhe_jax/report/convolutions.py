@@ -41,7 +41,12 @@ def convolution(name: str, stored: Stored) -> Reading:
   if groups == 1:
     return plain
   is_told = is_pointwise or shape[1] == 1
-  if groups == 2 or (groups and (shape[0] % groups or not is_told)):
+  if groups and shape[0] % groups:
+    return Unknown(
+      "it reads a part of what the layer before it gives, and its outputs are not in "
+      "as many groups: something is between them; a rule says its axes (0)"
+    )
+  if groups == 2 or (groups and not is_told):
     return Unknown(
       f"it reads a {'half' if groups == 2 else 'part'} of what the layer before it "
       "gives: groups, a gate or a pixel shuffle between them; a rule says which "
@@ -83,8 +88,8 @@ def _groups(name, stored):
   """Of a convolution whose inputs are all that the one before it gives, normalized.
 
   None where nothing says so: what is between could be more of them or less. And whether
-  the one before it is pointwise, as those before grouped ones are: a pixel shuffle,
-  which leaves a part of the channels, too, comes after others.
+  the one before it is pointwise, as those before the grouped ones of ResNeXt and RegNet
+  are: what comes after others may be a pixel shuffle, which also leaves a part.
   """
   for pattern, convolution, norm in _BLOCKS:
     if match := re.fullmatch(pattern, name):
@@ -98,7 +103,7 @@ def _groups(name, stored):
         for number in (before, this)
       )
       if (
-        normed == given
+        normed == given != ()
         and own == (outputs,)
         and inputs
         and given[0] % inputs == 0 < given[0]
