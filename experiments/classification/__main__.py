@@ -12,7 +12,7 @@ setting of a preset, or of the result whose run is to be repeated, can be change
 second command is one of the runs of the cell "MHE, s = 2", CIFAR-10, in
 docs/classification.md. What is repeated needs an output of its own.
 
-A run that is stopped, at any moment and in any way, goes on from its last measurement
+A run that is stopped, at any moment and in any way, goes on from what was saved last
 when the same command is given again, and ends with the same numbers, if the device and
 its number of cores are the same. It writes OUTPUT/NAME.json, NAME being made of its
 settings.

@@ -1,6 +1,7 @@
 """What else the runs of a column show: losses, training errors, layers, features."""
 
 import math
+from itertools import compress
 
 import numpy as np
 
@@ -58,21 +59,23 @@ def inside(sweep: Sweep[Config], results: Results[Config]) -> str:
   for column in columns_of(sweep, results):
     errors = {row: np.array(column.values(row)) for row in column.arms}
     converged = {row: np.isfinite(errors[row]) for row in column.arms}
-    norms = {row: [_log_norm(run) for run in column.runs(row)] for row in column.arms}
     for row in column.arms:
       kept = converged[row]
       if not kept.any():
         lines.append([column.title, row, "no convergence", *[""] * 7])
         continue
-      runs = [run for run, is_kept in zip(column.runs(row), kept) if is_kept]
+      runs = list(compress(column.runs(row), kept))
       median = np.array([_over_layers(run, np.median) for run in runs])
       worst = np.array([_over_layers(run, np.max) for run in runs])
       train = np.array(column.values(row, "train_error"))[kept]
       rate = ""
       pairs = kept & converged.get(column.rival, False)
       if row != column.rival and pairs.any():
-        change = np.subtract(norms[column.rival], norms[row])[pairs].mean()
-        rate = f"{math.exp(2.0 * change):.2f}"
+        before, after = (
+          np.mean([_log_norm(run) for run in compress(column.runs(name), pairs)])
+          for name in (column.rival, row)
+        )
+        rate = f"{math.exp(2.0 * (before - after)):.2f}"
       lines.append(
         [
           column.title,

@@ -83,7 +83,7 @@ def pairs(
 ) -> dict[Regularizer, Column[Config]]:
   """Of each regularizer that a line has: its runs and those of the first row.
 
-  Each on all seeds that both have; none where a seed or a run is missing.
+  Each on all seeds that both have; of several weights, the first.
   """
   first, *others = [arm for arm in sweep.arms if arm.column == line.column]
   found = {}

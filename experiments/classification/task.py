@@ -13,7 +13,7 @@ from experiments import models
 from experiments.classification import training
 from experiments.classification.presets import Config, preset
 from experiments.data import Data, Split, load, select
-from experiments.data.batches import test_batches, training_batches
+from experiments.data.batches import ORDER, test_batches, training_batches
 from experiments.errors import InputError
 from experiments.excess import effective_rank, excess, norms
 from experiments.runs.task import Task
@@ -66,8 +66,10 @@ class Run:
 
   @property
   def data_source(self) -> dict[str, str]:
-    """Where the images are from, and a fingerprint of them."""
-    return {"from": self._data.source, "fingerprint": self._data.fingerprint}
+    """Where the images are from, a fingerprint of them, and their order."""
+    return {
+      "from": self._data.source, "fingerprint": self._data.fingerprint, "order": ORDER,
+    }  # fmt: skip
 
   def steps(self, first: int, last: int) -> Iterator[int]:
     """Trains; yields the number of each step, ``first + 1`` to ``last``."""

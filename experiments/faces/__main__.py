@@ -13,10 +13,10 @@ an accelerator). FOLDER has the data sets in folders of their names, lfw and cas
 experiments/data/faces.py. Every setting of a preset, or of the result whose run is to
 be repeated, can be changed. What is repeated needs an output of its own.
 
-A run that is stopped, at any moment and in any way, goes on from its last measurement
+A run that is stopped, at any moment and in any way, goes on from what was saved last
 when the same command is given again, and ends with the same numbers, if the device and
 its number of cores are the same. It writes OUTPUT/NAME.json, NAME being made of its
-settings. One that diverges ends there, with the last good state beside its result.
+settings. One that diverges ends there, with the last saved state beside its result.
 """
 
 from experiments.faces.task import TASK

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import Split
-from experiments.data.batches import training_batches
+from experiments.data.batches import ORDER, training_batches
 from experiments.data.faces import Faces, load
 from experiments.excess import excess
 from experiments.faces import protocol, training
@@ -57,10 +57,10 @@ class Run:
 
   @property
   def data_source(self) -> dict[str, str]:
-    """Where the images are from, and a fingerprint of them."""
+    """Where the images are from, a fingerprint of them, and their order."""
     sets = dict.fromkeys([self._faces.source, self._tested.source])
     prints = dict.fromkeys([self._faces.fingerprint, self._tested.fingerprint])
-    return {"from": ", ".join(sets), "fingerprint": "-".join(prints)}
+    return {"from": ", ".join(sets), "fingerprint": "-".join(prints), "order": ORDER}
 
   def steps(self, first: int, last: int) -> Iterator[int]:
     """Trains; yields the number of each step, ``first + 1`` to ``last``."""

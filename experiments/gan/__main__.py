@@ -15,7 +15,7 @@ Samples are scored by a classifier that is trained here on the same data set, on
 kept in XDG_CACHE_HOME or ~/.cache: its scores compare runs with each other and with
 real images, not with what is published. Scores are docs/gan.md's.
 
-A run that is stopped, at any moment and in any way, goes on from its last measurement
+A run that is stopped, at any moment and in any way, goes on from what was saved last
 when the same command is given again, and ends with the same numbers, if the device and
 its number of cores are the same. It writes OUTPUT/NAME.json, NAME being made of its
 settings.

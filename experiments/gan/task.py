@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import Data, load
-from experiments.data.batches import training_batches
+from experiments.data.batches import ORDER, training_batches
 from experiments.gan import training
 from experiments.gan.critic import Critic, Judge, judge
 from experiments.gan.images import encoded, squares, tiled
@@ -61,10 +61,11 @@ class Run:
 
   @property
   def data_source(self) -> dict[str, str]:
-    """Where the images are from, a fingerprint of them, and one of the critic."""
+    """Where the images are from, a fingerprint, their order, and the critic's print."""
     return {
       "from": self._data.source,
       "fingerprint": self._data.fingerprint,
+      "order": ORDER,
       "critic": self._judge.fingerprint,
     }
 

@@ -3,10 +3,10 @@
 import math
 
 from experiments.report.cells import difference
-from experiments.report.columns import Column
+from experiments.report.columns import Column, columns_of
 from experiments.report.markdown import markdown
 from experiments.report.statistics import holm, paired_difference
-from experiments.report.tables import shown, table
+from experiments.report.tables import table
 from experiments.runs.plan import Comparison, Sweep
 from experiments.runs.results import Results
 from experiments.runs.task import S
@@ -15,11 +15,13 @@ from experiments.runs.task import S
 def table_and_answers(sweep: Sweep[S], results: Results[S]) -> str:
   """The table of a sweep, and below it what it was made to ask.
 
-  Empty if the table has no column to show.
+  Empty if there is nothing to show of either.
   """
-  if not shown(sweep, results):
-    return ""
-  return "\n\n".join(filter(None, (table(sweep, results), answers(sweep, results))))
+  parts = (
+    table(sweep, results) if columns_of(sweep, results) else "",
+    answers(sweep, results),
+  )
+  return "\n\n".join(filter(None, parts))
 
 
 def answers(sweep: Sweep[S], results: Results[S]) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Generic
 
+from experiments.errors import InputError
 from experiments.runs.plan import Arm, Sweep
 from experiments.runs.results import Results, from_json
 from experiments.runs.task import S
@@ -11,6 +12,9 @@ from experiments.runs.task import S
 
 class Column(Generic[S]):
   """A column of a table: its arms that have runs, on the seeds that all these share.
+
+  A pair of runs scatters by as much as they are to differ. So arms of one run are left
+  out where others have more: they have just begun.
 
   Args:
     results: the runs.
@@ -23,6 +27,9 @@ class Column(Generic[S]):
     rival: row of what the others are compared with.
     seeds: of the runs of every arm.
     left_out: how many runs have other seeds.
+
+  Raises:
+    InputError: runs of a seed saw their images in different orders.
   """
 
   def __init__(self, results: Results[S], arms: Sequence[Arm[S]], seeds: range):
@@ -31,11 +38,21 @@ class Column(Generic[S]):
       arm.row: {s: r for s, r in results.of(arm.config).items() if s in seeds}
       for arm in arms
     }
-    self.arms = {arm.row: arm for arm in arms if found[arm.row]}
+    least = min(2, max(map(len, found.values())))
+    self.arms = {arm.row: arm for arm in arms if len(found[arm.row]) >= max(least, 1)}
     shared = [set(found[row]) for row in self.arms]
     self.seeds = sorted(set.intersection(*shared)) if shared else []
     self._runs = {row: [found[row][s] for s in self.seeds] for row in self.arms}
-    self.left_out = sum(map(len, shared)) - len(self.seeds) * len(self.arms)
+    count = sum(map(len, found.values()))
+    self.left_out = count - len(self.seeds) * len(self.arms)
+    for runs in zip(*self._runs.values()):
+      orders = {run["data"].get("order") for run in runs}
+      if len(orders) > 1:
+        raise InputError(
+          f"runs of {self.title} that are compared must see their images in one order, "
+          f"got {', '.join(str(run.get('name')) for run in runs)}: one is of an "
+          "earlier revision, and is to be repeated."
+        )
 
   @property
   def has_rival(self) -> bool:
@@ -67,10 +84,11 @@ class Column(Generic[S]):
 
 
 def columns_of(sweep: Sweep[S], results: Results[S]) -> list[Column[S]]:
-  """Those that have runs."""
+  """Those that have runs: of one seed only where the sweep has no other."""
   titles = dict.fromkeys(arm.column for arm in sweep.arms)
   columns = [
     Column(results, [arm for arm in sweep.arms if arm.column == title], sweep.seeds)
     for title in titles
   ]
-  return [column for column in columns if column.seeds]
+  least = min(2, len(sweep.seeds))
+  return [column for column in columns if len(column.seeds) >= least]

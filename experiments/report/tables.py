@@ -1,30 +1,21 @@
 """The table of a sweep: what its runs reached, and how they differ."""
 
 from experiments.report.cells import difference, mean_and_spread, reported
-from experiments.report.columns import Column, columns_of
+from experiments.report.columns import columns_of
 from experiments.report.markdown import markdown
 from experiments.runs.plan import Sweep
 from experiments.runs.results import Results
 from experiments.runs.task import S
 
 
-def shown(sweep: Sweep[S], results: Results[S]) -> list[Column[S]]:
-  """Columns of a table: of a single seed only where the sweep has no other.
-
-  A pair of runs scatters by as much as they are to differ.
-  """
-  least = min(2, len(sweep.seeds))
-  return [c for c in columns_of(sweep, results) if len(c.seeds) >= least]
-
-
 def table(sweep: Sweep[S], results: Results[S]) -> str:
   """Errors, paired differences to the first row, and the paper's numbers.
 
   Args:
-    sweep: has columns that are :func:`shown`.
-    results: of its runs.
+    sweep: has columns with runs.
+    results: of these.
   """
-  columns = shown(sweep, results)
+  columns = columns_of(sweep, results)
   header, lines = [sweep.rows], {arm.row: [arm.row] for arm in sweep.arms}
   for column in columns:
     header += [column.title, f"against {column.rival}", "paper"]

@@ -107,7 +107,7 @@ def run_command(task: Task, description: str | None) -> None:
 
 def _told(task, result):
   if "diverged" in result:
-    return f"Diverged: {escape(result['diverged'])} The last good state was kept"
+    return f"Diverged: {escape(result['diverged'])} The last saved state is kept"
   return task.tell(result)
 
 

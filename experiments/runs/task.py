@@ -26,14 +26,17 @@ class Run(Protocol):
   Attributes:
     state: everything that steps change, a tree of arrays. Of the same structure in all
       runs of the same settings, for a run goes on by being started anew and given the
-      state of the last measurement.
+      state that was saved last.
   """
 
   state: Any
 
   @property
   def data_source(self) -> dict[str, str]:
-    """Where the data are ``from``, and a ``fingerprint`` of them."""
+    """Where the data are ``from``, a ``fingerprint``, and in which ``order`` they come.
+
+    Without an order, it is the first that a task ever had.
+    """
     ...
 
   def steps(self, first: int, last: int) -> Iterator[int]:

@@ -17,7 +17,8 @@ from experiments.runs.results import settings_of
 from experiments.runs.settings import RunSettings
 from experiments.runs.task import Diverged, Run, S, Task
 
-SAVING = 0.05  # Share of the time that saving may take: fast runs are saved less often.
+SAVING = 0.05  # Share of the time that saving may take: fast runs are saved less often,
+LONGEST = 300.0  # but in any case after so many seconds, and at the first measurement.
 
 
 class OccupiedError(InputError):
@@ -47,7 +48,7 @@ def train(
   Raises:
     OccupiedError: another process trains it.
     InputError: of the task; or what is finished has other settings, for the defaults
-      were others then.
+      were others then; or what is to go on was begun with other data.
   """
   path = output / f"{config.name}.json"
   try:
@@ -105,14 +106,20 @@ def check_settings(found: RunSettings, config: RunSettings, path: pathlib.Path) 
 
 
 def _train(task, config, run: Run, checkpoints, on_step):
-  """From the last measurement on, if there is one; what the JSON holds."""
+  """From what was saved last, if anything was; what the JSON holds."""
   if checkpoints.exist():
     run.state, log = checkpoints.restore(run.state)
     found = task.settings.from_json(log["config"])
     check_settings(found, config, checkpoints.folder)
+    if log.get("data") != run.data_source:
+      raise InputError(
+        f"{checkpoints.folder} must be of the data of the run, {run.data_source}, got "
+        f"{log.get('data')}; name another output."
+      )
   else:
     log = {
       "config": dataclasses.asdict(config),
+      "data": run.data_source,
       "seconds": 0.0,
       "environments": [],
       "history": [run.measure(0)],
@@ -121,21 +128,20 @@ def _train(task, config, run: Run, checkpoints, on_step):
     log["environments"].append(environment())  # In another one, numbers differ.
   first = log["history"][-1]["step"]
   start = time.perf_counter() - log["seconds"]
-  next_save = start
+  due = start
   try:
     for step in run.steps(first, config.steps):
       on_step(step)
       if step % config.steps_between == 0:
         log["history"].append(run.measure(step))
         log["seconds"] = round(time.perf_counter() - start, 2)
-        next_save = _saved(checkpoints, step, run.state, log, next_save)
+        due = _saved(checkpoints, step, run.state, log, due)
     outcome = run.final_measures()
   except Diverged as error:
     outcome = {"diverged": str(error)}
   return {
     "command": f"python -m {task.module} --repeat {config.name}.json",
     "name": config.name,
-    "data": run.data_source,
     **outcome,
     **log,
     **environment(),
@@ -143,13 +149,13 @@ def _train(task, config, run: Run, checkpoints, on_step):
 
 
 def _saved(checkpoints, step, state, log, due):
-  """Saves if it is time to; when it is the next time."""
+  """Saves, if that is due; when it is due next."""
   start = time.perf_counter()
   if start < due:
     return due
   checkpoints.save(step, state, log)
   end = time.perf_counter()
-  return end + (end - start) / SAVING
+  return end + min((end - start) / SAVING, LONGEST)
 
 
 def number(x: Any) -> float | None:
