@@ -18,9 +18,9 @@ from experiments.classification.arms import (
 )
 from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import PRESETS, Config
-from experiments.classification.summary import p_values, summary, variants
+from experiments.classification.summary import summary, variants
 from experiments.errors import InputError
-from experiments.report.answers import table_and_answers
+from experiments.report.answers import answers, table_and_answers
 from experiments.report.columns import columns_of
 from experiments.report.pages import fill, filled
 from experiments.report.tables import table
@@ -135,9 +135,9 @@ def test_the_summary_has_a_line_of_each_answer(tmp_path, monkeypatch):
   two = scipy.stats.ttest_1samp([-0.9, -1.1], 0.0).confidence_interval()
   ours = f"**-2.00** (-2.25 to -1.75) | +0.17 ({low:+.2f} to {high:+.2f})"
   relative = f"-1.00 ({two.low:+.2f} to {two.high:+.2f})"
-  few = "few images of CIFAR-100"
+  few = "few images of CIFAR-100; weight 1"
   assert f"| {few} | 2 to 3 | 11.00 ± 1.00 | {ours} | {relative} |  |" in lines
-  first = "few images of CIFAR-10"  # All of smoke is one data set; not all is asked.
+  first = "few images of CIFAR-10; weight 1"  # It asks less.
   assert f"| {first} | 3 | 11.00 ± 1.00 | {ours} |  |  |" in lines
   assert lines[-1].startswith("  ") and "time of a training step" in "".join(lines[-3:])
   sweep = sweeps_of("smoke")["variants"]
@@ -164,8 +164,10 @@ def test_diverged_runs_have_no_error(tmp_path):
   write_results(tmp_path, SMOKE, {0: 9.0, 1: 9.0}, test_loss=0.1, train_error=1.0)
   write_results(tmp_path, mhe, {0: 9.0}, test_loss=0.1, train_error=1.0)
   write_results(tmp_path, mhe, {1: 90.0}, test_loss=None, train_error=1.0)
-  headline = p_values(sweeps_of("smoke")["headline"], Results(tmp_path, Config))
-  assert "MHE, s = 2 on CIFAR-10 no convergence" in " ".join(headline.split())
+  headline = answers(sweeps_of("smoke")["headline"], Results(tmp_path, Config))
+  assert (
+    "| MHE, s = 2 against baseline | CIFAR-10 | 2 | no convergence |  |" in headline
+  )
   # It is no difference, and is not passed over.
   text = summary("smoke", Results(tmp_path, Config))
   assert "| error 1 of 2 do not converge, others 9.00 |" in text

@@ -19,7 +19,7 @@ from experiments.classification.figures import draw_all
 from experiments.classification.figures.errors import foretold
 from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import Config
-from experiments.classification.summary import p_values, summary, variants
+from experiments.classification.summary import summary, variants
 from experiments.errors import make_folder, told_in_a_line
 from experiments.report.answers import table_and_answers
 from experiments.report.columns import columns_of
@@ -37,9 +37,8 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   for name, sweep in sweeps.items():
     is_noise = name == "noise"  # What counts is its spread.
     texts[name] = (rounding if is_noise else table_and_answers)(sweep, results)
-  for name, more in (("headline", p_values), ("variants", variants)):
-    if texts[name] and (text := more(sweeps[name], results)):
-      texts[name] += f"\n\n{text}"
+  if texts["variants"]:
+    texts["variants"] += f"\n\n{variants(sweeps['variants'], results)}"
   texts |= {f"details of {title}": "" for title in DATASETS.values()}
   for column in columns_of(sweeps["variants"], results):
     texts[f"details of {column.title}"] = losses(column)

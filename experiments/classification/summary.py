@@ -1,7 +1,6 @@
 """What the README says of classification: seeds that had no part in any choice."""
 
 import json
-import math
 import pathlib
 from typing import NamedTuple
 
@@ -20,11 +19,11 @@ from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import Config
 from experiments.classification.questions import WARM_UP
 from experiments.regularizers import Regularizer
+from experiments.report.answers import answered, probability
 from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import Column, columns_of
 from experiments.report.markdown import markdown
 from experiments.report.pages import bullet
-from experiments.report.statistics import holm, paired_difference
 from experiments.runs.plan import Sweep
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
@@ -37,13 +36,13 @@ class Line(NamedTuple):
   """A line of the summary.
 
   Attributes:
-    title: what it is about.
+    topic: what it is about; :func:`title_of` adds what depends on the preset.
     sweep: whose runs it has,
     column: those of this column.
     rate: of learning rates, that of what is compared with the first row.
   """
 
-  title: str
+  topic: str
   sweep: str
   column: str
   rate: float | None = None
@@ -51,13 +50,24 @@ class Line(NamedTuple):
 
 _WARM = f"{WARM_UP} steps of warm-up"
 LINES = (
-  Line("deep and narrow, each at its best rate", "confirm", f"CNN-15, {_WARM}", 0.1),
-  Line("the paper's narrowest network, with a warm-up", "claims", _WARM),
-  Line("the same without", "claims", "no warm-up"),
-  Line("few images of CIFAR-100", "few", DATASETS["cifar100"]),
-  Line("the same, a first round", "headline", DATASETS["cifar100"]),
-  Line("few images of CIFAR-10", "headline", DATASETS["cifar10"]),
+  Line(
+    "deep and narrow, at the better of two rates", "confirm", f"CNN-15, {_WARM}", 0.1
+  ),
+  Line("the paper's rate and details, with a warm-up", "claims", _WARM),
+  Line("the paper's rate and details, no warm-up", "claims", "no warm-up"),
+  Line("CIFAR-100", "few", DATASETS["cifar100"]),
+  Line("CIFAR-100, a first round", "headline", DATASETS["cifar100"]),
+  Line("CIFAR-10", "headline", DATASETS["cifar10"]),
 )
+
+
+def title_of(line: Line, sweep: Sweep[Config]) -> str:
+  """With the number of images and the weight of what has no units of its own."""
+  arms = [arm for arm in sweep.arms if arm.column == line.column]
+  few = "few images of " if arms[0].config.images_per_class else ""
+  kinds = [arm.config.regularizer for arm in arms]
+  weight = next(x.weight for x in kinds if x.kind == "mhe" and not x.relative)
+  return f"{few}{line.topic}; weight {weight:g}"
 
 
 def summary(preset: Preset, results: Results[Config]) -> str:
@@ -69,13 +79,30 @@ def summary(preset: Preset, results: Results[Config]) -> str:
   lines = [_line(line, sweeps[line.sweep], results) for line in LINES]
   if not any(lines):
     return ""
-  header = ["test errors in %, differences in points", "seeds", "without"]
+  header = ["errors on unseen images, %; differences in points", "seeds", "without"]
   header += [kind.name for kind in KINDS]
-  cost = (
-    "Cost of half-space energies of all layers, in time of a training step: "
-    f"{train_step.costs(json.loads(COST.read_text()))}."
+  cost = train_step.costs(json.loads(COST.read_text()))
+  bullets = [
+    _sure([sweeps[name] for name in dict.fromkeys(x.sweep for x in LINES)], results),
+    f"Cost of half-space energies of all layers, in time of a training step: {cost}.",
+  ]
+  table = markdown(header, *filter(None, lines))
+  return "\n".join([table, "", *map(bullet, filter(None, bullets))])
+
+
+def _sure(sweeps, results):
+  """What is left if one accounts for the number of questions."""
+  found = [answer for sweep in sweeps for answer in answered(sweep, results)]
+  sure = [
+    f"{x.ask.row} against {x.ask.against} on {x.ask.column} ({probability(x.p_value)})"
+    for x in found
+    if x.p_value < 0.05
+  ]
+  return found and (
+    f"Of {len(found)} questions that were asked beforehand, these have P < 0.05 when "
+    f"it is corrected for the number of those of their table (Holm): "
+    f"{'; '.join(sure) or 'none'}."
   )
-  return f"{markdown(header, *filter(None, lines))}\n\n{bullet(cost)}"
 
 
 def pairs(
@@ -115,26 +142,12 @@ def _line(line, sweep, results):
     # Where training fails without it, there is nothing to compare with.
     cells.append(difference(before, after) or f"error {mean_and_spread(after)}")
   seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
-  return [line.title, seeds, mean_and_spread(alone.values(first.row)), *cells]
-
-
-def p_values(sweep: Sweep[Config], results: Results[Config]) -> str:
-  """What is left of all comparisons of a sweep if one accounts for their number."""
-  names, found = [], []
-  for column in columns_of(sweep, results):
-    if not column.has_rival or len(column.seeds) < 2:
-      continue
-    baseline = column.values(column.rival)
-    for row in column.arms:
-      if row != column.rival:
-        names.append(f"{row} on {column.title}")
-        found.append(paired_difference(baseline, column.values(row)).p_value)
-  texts = [
-    f"{name} {'no convergence' if math.isnan(p) else f'{p:.2f}'}"
-    for name, p in zip(names, holm(found))
+  return [
+    title_of(line, sweep),
+    seeds,
+    mean_and_spread(alone.values(first.row)),
+    *cells,
   ]
-  text = "P values, corrected for their number (Holm)"
-  return bullet(f"{text}: {', '.join(texts)}.") if texts else ""
 
 
 def variants(sweep: Sweep[Config], results: Results[Config]) -> str:

@@ -77,7 +77,7 @@ def in_words(preset: Preset, results: Results[Config]) -> str:
   ]
   return wrapped(
     f"SphereFace+ on LFW, {run['classes']} people to train on, {len(column.seeds)} new "
-    f"seeds: verification errors of {mean_and_spread(rival)}% without it, where "
+    f"seeds: verification errors of {mean_and_spread(rival)}% without MHE, where "
     f"the class weights have a relative excess of {excess[column.rival]:.2f}. In "
     f"points of difference, and excess with it: {'; '.join(effects)}."
   )

@@ -1,6 +1,7 @@
 """What a sweep was made to ask, answered."""
 
 import math
+from typing import NamedTuple
 
 from experiments.report.cells import difference
 from experiments.report.columns import Column, columns_of
@@ -24,25 +25,49 @@ def table_and_answers(sweep: Sweep[S], results: Results[S]) -> str:
   return "\n\n".join(filter(None, parts))
 
 
-def answers(sweep: Sweep[S], results: Results[S]) -> str:
-  """Its comparisons: pairs, differences, and P values corrected for their number.
+class Answer(NamedTuple):
+  """An answer to one of the questions of a sweep.
 
-  Each is made on the seeds that both of its rows have. Empty if none has two pairs.
+  Attributes:
+    ask: the question.
+    first: errors of what is compared with,
+    second: and of what is compared, by seed.
+    p_value: corrected for the number of the sweep's questions (Holm); NaN where runs do
+      not converge.
   """
+
+  ask: Comparison
+  first: list[float]
+  second: list[float]
+  p_value: float
+
+
+def answered(sweep: Sweep[S], results: Results[S]) -> list[Answer]:
+  """Its comparisons, each on the seeds that both rows have; of two pairs and more."""
   pairs = [(ask, pair) for ask in sweep.asks if (pair := _pair(ask, sweep, results))]
   p_values = holm([paired_difference(*errors).p_value for _, errors in pairs])
+  return [Answer(ask, *errors, p) for (ask, errors), p in zip(pairs, p_values)]
+
+
+def answers(sweep: Sweep[S], results: Results[S]) -> str:
+  """What was asked, in a table; empty if there is no answer."""
   lines = [
     [
-      f"{ask.row} against {ask.against}",
-      ask.column,
-      f"{len(first)}",
-      difference(first, second) or "no convergence",
-      "" if math.isnan(p) else f"{p:.1g}" if p < 0.01 else f"{p:.2f}",
+      f"{x.ask.row} against {x.ask.against}",
+      x.ask.column,
+      f"{len(x.first)}",
+      difference(x.first, x.second) or "no convergence",
+      probability(x.p_value),
     ]
-    for (ask, (first, second)), p in zip(pairs, p_values)
+    for x in answered(sweep, results)
   ]
   header = ["asked beforehand", "of", "pairs", "difference", "P, corrected"]
   return markdown(header, *lines) if lines else ""
+
+
+def probability(p: float) -> str:
+  """In two digits, or one where it is small."""
+  return "" if math.isnan(p) else f"{p:.1g}" if p < 0.01 else f"{p:.2f}"
 
 
 def _pair(

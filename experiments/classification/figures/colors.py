@@ -17,3 +17,4 @@ COLORS = {
   RELATIVE.unweighted: "#6a3d9a",
   RELATIVE_ORTHONORMAL.unweighted: "#8c6d1f",
 }
+OTHER = "#aaaaaa"

@@ -1,17 +1,19 @@
 """Pictures of errors: what the energy does to them, and where."""
 
+import dataclasses
 import math
 import textwrap
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
 
 from experiments.classification.arms import BASELINE, Base
-from experiments.classification.figures.colors import COLORS
+from experiments.classification.figures.colors import COLORS, OTHER
 from experiments.classification.plan import SWEEPS
 from experiments.classification.presets import Config
 from experiments.classification.questions import UNSEEN
-from experiments.classification.summary import KINDS, LINES, pairs
+from experiments.classification.summary import KINDS, LINES, pairs, title_of
 from experiments.excess import hidden_excess
 from experiments.regularizers import Regularizer
 from experiments.report.columns import columns_of
@@ -37,10 +39,12 @@ def draw_differences(base: Base, results: Results[Config]):
       height = y + 0.18 * (place - (len(found) - 1) / 2)
       _draw_difference(axes, height, found[kind], COLORS[kind])
   axes.axvline(0.0, color="black", linewidth=0.6)
-  titles = [textwrap.fill(line.title, 27) for line, _ in lines]
+  titles = [
+    textwrap.fill(title_of(line, SWEEPS[line.sweep](base)), 27) for line, _ in lines
+  ]
   axes.set_yticks(range(len(lines)), titles, fontsize=8)
   axes.set_ylim(len(lines) - 0.5, -0.5)
-  axes.set_xlabel("test error, difference to the baseline of the seed, points")
+  axes.set_xlabel("error, difference to the baseline of the seed, points")
   for kind in kinds:
     axes.scatter([], [], color=COLORS[kind.unweighted], s=16, label=kind.name)
   axes.scatter([], [], color="#888888", marker="|", s=140, label="mean")
@@ -81,7 +85,7 @@ def _diamond(color):
 def draw_weights(base: Base, results: Results[Config]):
   """Test error over the weight of the energy, differences to the baseline."""
   columns = columns_of(SWEEPS["weight"](base), results)
-  columns = [c for c in columns if c.has_rival and len(c.arms) > 1 < len(c.seeds) - 1]
+  columns = [c for c in columns if c.has_rival and len(c.arms) > 2 < len(c.seeds)]
   if not columns:
     return None
   figure, ((axes,),) = subplots(1, 1, figsize=(5.5, 3.6))
@@ -133,8 +137,9 @@ def draw_gain(base: Base, results: Results[Config]):
   figure, (panels,) = subplots(1, 2, figsize=(8.5, 3.6), sharey=True)
   names = ("highest, while it trains", "at the end")
   for panel, name, which in zip(panels, names, (0, 1)):
-    for kind, excess, gain in points:
-      panel.scatter(excess[which], gain, color=COLORS[kind], s=20, alpha=0.7)
+    for point in points:
+      color = COLORS.get(point.kind, OTHER)
+      panel.scatter(point.excess[which], point.gain, color=color, s=20, alpha=0.7)
     panel.axhline(0.0, color="black", linewidth=0.6)
     panel.set_xscale("log")
     panel.xaxis.set_major_formatter("{x:g}")
@@ -144,56 +149,76 @@ def draw_gain(base: Base, results: Results[Config]):
   panels[0].set_yscale("symlog", linthresh=2)
   panels[0].yaxis.set_major_formatter("{x:g}")
   panels[0].set_ylabel("test error, difference to\nthe baseline, mean, points")
-  for kind in dict.fromkeys(kind for kind, *_ in points):
-    panels[0].scatter([], [], color=COLORS[kind], s=20, label=kind.name)
-  figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+  labels = {
+    COLORS.get(kind, OTHER): kind.name if kind in COLORS else "other forms"
+    for kind in dict.fromkeys(point.kind for point in points)
+  }
+  for color, label in labels.items():
+    panels[0].scatter([], [], color=color, s=20, label=label)
+  figure.legend(loc="outside lower center", ncols=3, fontsize=8)
   return figure
+
+
+class Gain(NamedTuple):
+  """What a regularizer does in a setting.
+
+  Attributes:
+    kind: the regularizer, with weight 1.
+    setting: the baseline's, and the seeds of both.
+    excess: of the baseline, the median of the hidden layers, mean over the seeds: its
+      highest after the start, and that at the end.
+    gain: mean difference of the errors; negative is fewer.
+  """
+
+  kind: Regularizer
+  setting: tuple[Config, tuple[int, ...]]
+  excess: tuple[float, float]
+  gain: float
 
 
 def foretold(base: Base, results: Results[Config]) -> str:
   """How well the baseline's excess ranks the settings by their gain."""
-  points = gains(base, results)
-  if len(points) < 3:
+  settings = {}
+  for point in gains(base, results):
+    settings.setdefault((point.setting, point.excess), []).append(point.gain)
+  if len(settings) < 3:
     return ""
-  differences = [difference for *_, difference in points]
+  means = [np.mean(values) for values in settings.values()]
   highest, end = (
-    f"{scipy.stats.spearmanr(excess, differences)[0]:+.2f}"
-    for excess in zip(*(excess for _, excess, _ in points))
+    scipy.stats.spearmanr(excess, means)
+    for excess in zip(*(excess for _, excess in settings))
   )
   return wrapped(
-    f"Spearman's rank correlation of the difference with the baseline's excess, of "
-    f"{len(points)} settings and regularizers, several of which share a baseline: "
-    f"{highest} with the highest, {end} with that at the end."
+    f"Spearman's rank correlation with the difference, mean over the regularizers of "
+    f"each of {len(means)} settings: {highest[0]:+.2f} of the highest excess (P = "
+    f"{highest[1]:.2f}), {end[0]:+.2f} of that at the end (P = {end[1]:.2f})."
   )
 
 
-def gains(
-  base: Base, results: Results[Config]
-) -> list[tuple[Regularizer, tuple[float, float], float]]:
-  """Of every setting with three pairs: regularizer, the baseline's excess, difference.
-
-  The excess is the median of the hidden layers, mean over the seeds: the highest after
-  the start, and that at the end.
-  """
+def gains(base: Base, results: Results[Config]) -> list[Gain]:
+  """Of every setting with three pairs that converge, with the same learning rate."""
   points = {}
   for name, sweep in SWEEPS.items():
     if (base.preset, name) == ("cpu", "imagenet"):
       continue
     for column in columns_of(sweep(base), results):
-      if not column.has_rival or len(column.seeds) < 3:
-        continue
-      rival = column.arms[column.rival]
-      of_all_classes = rival.measure in ("test_error", UNSEEN)
-      if rival.config.regularizer != BASELINE or not of_all_classes:
-        continue
-      histories = [
-        [hidden_excess(entry["excess"]) for entry in run["history"][1:]]
-        for run in column.runs(column.rival)
-      ]
-      excess = np.mean([[max(history), history[-1]] for history in histories], 0)
+      rows = {arm.config: row for row, arm in column.arms.items()}
       for row, arm in column.arms.items():
-        kind = arm.config.regularizer.unweighted
-        if kind in COLORS and kind != BASELINE:
-          gain = np.subtract(column.values(row), column.values(column.rival)).mean()
-          points[arm.config, *column.seeds] = (kind, tuple(excess), float(gain))
-  return [point for point in points.values() if np.isfinite(point[2])]
+        plain = dataclasses.replace(arm.config, regularizer=BASELINE)
+        of_all_classes = arm.measure in ("test_error", UNSEEN)
+        if plain == arm.config or plain not in rows or not of_all_classes:
+          continue
+        change = np.subtract(column.values(row), column.values(rows[plain])).mean()
+        if len(column.seeds) > 2 and np.isfinite(change):
+          setting = plain, tuple(column.seeds)
+          excess = _excess(column.runs(rows[plain]))
+          kind = arm.config.regularizer.unweighted
+          points[arm.config, setting] = Gain(kind, setting, excess, float(change))
+  return list(points.values())
+
+
+def _excess(runs):
+  histories = [
+    [hidden_excess(entry["excess"]) for entry in run["history"][1:]] for run in runs
+  ]
+  return tuple(np.mean([[max(history), history[-1]] for history in histories], 0))
