@@ -36,10 +36,13 @@ def draw_curves(base: Base, results: Results[Config]):
         panel.plot(steps, np.mean(curves, 0), color=COLORS[row], label=row)
     upper.set_title(column.title, fontsize=9)
     upper.set_yscale("log")
+    upper.yaxis.set_major_formatter("{x:g}")
+    upper.yaxis.set_minor_formatter("{x:g}")
+    upper.tick_params(axis="y", which="minor", labelsize=7)
     lower.axhline(1.0, color="black", linewidth=0.6)
     lower.set_xlabel("update")
   axes[0, 0].set_ylabel("classifier Frechet distance")
-  axes[1, 0].set_ylabel("relative excess of the discriminator's\nmedian convolution")
+  axes[1, 0].set_ylabel("relative excess, median\nof the discriminator")
   figure.legend(
     *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
     fontsize=8,
@@ -84,7 +87,7 @@ def draw_regions(base: Base, results: Results[Config]):
   columns = [column for column in columns if any(_finished(column, r) for r in FOUR)]
   if not columns:
     return None
-  figure, (panels,) = subplots(1, len(columns), (4.0 * len(columns), 3.8))
+  figure, (panels,) = subplots(1, len(columns), (4.0 * len(columns), 4.0))
   for panel, column in zip(panels, columns):
     finished = []
     for row in column.arms:
@@ -103,7 +106,7 @@ def draw_regions(base: Base, results: Results[Config]):
     panel.set_xlabel("recall")
   panels[0].set_ylabel("precision")
   figure.legend(
-    *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5,
+    *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3,
     fontsize=8,
   )  # fmt: skip
   return figure
