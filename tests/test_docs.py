@@ -16,6 +16,7 @@ from experiments.benchmarks import tables as benchmark_tables
 from experiments.classification import report
 from experiments.classification.presets import Config
 from experiments.faces import report as faces_report
+from experiments.gan import report as gan_report
 from experiments.numerics import accuracy_tables
 from experiments.quickstart.summary import in_words, pooled_in_words
 from experiments.report.pages import fill
@@ -162,3 +163,18 @@ def test_faces_is_what_the_report_generates():
   results = Results(faces_report.RESULTS, faces_report.Config)
   words = {"faces": faces_report.in_words("cpu", results)}
   check_generated("faces", faces_report.blocks("cpu", results), words)
+
+
+def test_gan_is_what_the_report_generates():
+  results = Results(gan_report.RESULTS, gan_report.Config)
+  drawn = {
+    path.stem.removeprefix("gan_") for path in (ROOT / "docs/images").glob("gan_*.png")
+  }
+  texts = gan_report.blocks("cpu", results) | gan_report.pictures(drawn)
+  check_generated("gan", texts, {"gan": gan_report.in_words("cpu", results)})
+  # What the page says of the data set that no table has.
+  runs = [
+    json.loads(path.read_text()) for path in gan_report.RESULTS.glob("cifar10_*.json")
+  ]
+  assert len(runs) >= 4
+  assert all(run["collapsed"] and run["recall"] < 0.01 for run in runs)

@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 from experiments.gan.arms import Base
 from experiments.gan.images import decoded
@@ -38,7 +39,7 @@ def draw_curves(base: Base, results: Results[Config]):
     upper.set_yscale("log")
     upper.yaxis.set_major_formatter("{x:g}")
     upper.yaxis.set_minor_formatter("{x:g}")
-    upper.tick_params(axis="y", which="minor", labelsize=7)
+    upper.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     lower.axhline(1.0, color="black", linewidth=0.6)
     lower.set_xlabel("update")
   axes[0, 0].set_ylabel("classifier Frechet distance")
