@@ -80,7 +80,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_numbers(tmp_path, as_users):
   """Also with a regularizer whose state is part of the optimizer's."""
   config = dataclasses.replace(
     SMOKE, steps=300, measurements=10, warmup=20,
-    regularizer=Regularizer("mhe", weight=10.0),
+    regularizer=Regularizer("mhe", weight=20.0),
   )  # fmt: skip
 
   def stop(step):
@@ -102,7 +102,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_numbers(tmp_path, as_users):
   assert set(excess[0]) == {
     *(f"conv{i}_0/kernel" for i in range(3)), "features/kernel", "score/kernel",
   }  # fmt: skip
-  assert excess[-1]["features/kernel"] < 0.9 * excess[0]["features/kernel"]
+  assert excess[-1]["features/kernel"] < 0.8 * excess[0]["features/kernel"]
 
 
 def test_the_excess_of_all_layers_but_the_output_is_in_half_space(key):

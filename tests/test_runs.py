@@ -122,7 +122,7 @@ def test_a_run_that_is_stopped_goes_on_from_its_last_measurement(tmp_path, last)
   assert [path.suffix for path in (tmp_path / "a").iterdir()] == [".json"]
 
 
-def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
   with pytest.raises(InterruptedError):
     train(TASK, SMOKE, tmp_path, on_step=stop_at(5, []))
   begun = TASK.start
