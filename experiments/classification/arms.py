@@ -53,3 +53,8 @@ class Base:
 # over the steps is that of the paper's schedule on CIFAR-10, and a fifth of it on
 # CIFAR-100.
 WEIGHTS = {"smoke": 1.0, "cpu": 10.0, "paper": 1.0}
+
+
+def warmup_name(steps: int) -> str:
+  """What the columns of tables call it."""
+  return f"{steps} steps of warm-up" if steps else "no warm-up"

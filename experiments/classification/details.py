@@ -1,7 +1,9 @@
 """What else the runs of a column show: losses, training errors, layers, features."""
 
 import math
+from collections.abc import Callable
 from itertools import compress
+from typing import Any
 
 import numpy as np
 
@@ -65,8 +67,8 @@ def inside(sweep: Sweep[Config], results: Results[Config]) -> str:
         lines.append([column.title, row, "no convergence", *[""] * 7])
         continue
       runs = list(compress(column.runs(row), kept))
-      median = np.array([_over_layers(run, np.median) for run in runs])
-      worst = np.array([_over_layers(run, np.max) for run in runs])
+      median = np.array([over_layers(run, np.median) for run in runs])
+      worst = np.array([over_layers(run, np.max) for run in runs])
       train = np.array(column.values(row, "train_error"))[kept]
       rate = ""
       pairs = kept & converged.get(column.rival, False)
@@ -90,8 +92,15 @@ def inside(sweep: Sweep[Config], results: Results[Config]) -> str:
   return markdown(header, *lines) if lines else ""
 
 
-def _over_layers(run, of):
-  """Of the hidden layers' excess: its highest after the start, and at the end."""
+def over_layers(
+  run: dict[str, Any], of: Callable[[list[float]], float]
+) -> tuple[float, float]:
+  """Of the hidden layers' excess: its highest after the start, and at the end.
+
+  Args:
+    run: its result.
+    of: makes one number of those of the layers.
+  """
   numbers = [
     of([from_json(v) for layer, v in entry["excess"].items() if layer != OUTPUT])
     for entry in run["history"][1:]

@@ -20,6 +20,7 @@ from experiments.classification.arms import (
   RELATIVE,
   TUNING,
   Base,
+  warmup_name,
 )
 from experiments.classification.presets import Config
 from experiments.regularizers import Regularizer
@@ -276,7 +277,7 @@ def start(base: Base) -> Sweep[Config]:
   arms = [
     Arm(
       regularizer.name,
-      f"{warmup} steps of warm-up" if warmup else "no warm-up",
+      warmup_name(warmup),
       base("cifar100", regularizer=regularizer, warmup=warmup, **changes),
     )
     for regularizer in map(base.weighted, (BASELINE, HALF_MHE))

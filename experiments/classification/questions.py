@@ -17,6 +17,7 @@ from experiments.classification.arms import (
   RELATIVE,
   RELATIVE_ORTHONORMAL,
   Base,
+  warmup_name,
 )
 from experiments.classification.presets import Config
 from experiments.regularizers import Regularizer
@@ -58,7 +59,7 @@ def _schedule(base, kinds, seeds, **changes):
   arms = [
     Arm(
       kind.weighted_name,
-      _column(warmup) if width == 16 else f"width {width}, {_column(warmup)}",
+      warmup_name(warmup) if width == 16 else f"width {width}, {warmup_name(warmup)}",
       base(
         "cifar100", regularizer=kind, warmup=warmup, authors=True,
         **(_ALL_IMAGES | {"width": width}), **changes,
@@ -69,7 +70,7 @@ def _schedule(base, kinds, seeds, **changes):
     for warmup in warmups
   ]  # fmt: skip
   asks = tuple(
-    Comparison(kind.weighted_name, BASELINE.name, _column(warmup))
+    Comparison(kind.weighted_name, BASELINE.name, warmup_name(warmup))
     for kind in (HALF_MHE, RELATIVE)
     for warmup in kinds[kind]
   )
@@ -93,7 +94,7 @@ def _depths(base, title, kinds, models):
   arms = [
     Arm(
       kind.weighted_name,
-      f"{model.upper()}, {_column(warmup)}",
+      f"{model.upper()}, {warmup_name(warmup)}",
       base(
         "cifar100", regularizer=kind, model=model, warmup=warmup,
         **_ALL_IMAGES, **_on_cpu(base, **_SHORT),
@@ -125,7 +126,7 @@ def confirm(base: Base) -> Sweep[Config]:
   the first question is: best against best.
   """
   kinds = (BASELINE, HALF_MHE, RELATIVE, RELATIVE_ORTHONORMAL)
-  column = f"CNN-15, {_column(WARM_UP)}"
+  column = f"CNN-15, {warmup_name(WARM_UP)}"
   arms = [
     Arm(
       f"{kind.weighted_name}, rate {rate:g}",
@@ -160,7 +161,7 @@ def warm(base: Base) -> Sweep[Config]:
   kinds = (BASELINE, MHE, HALF_MHE, ORTHONORMAL, RELATIVE)
   cells = {kind.weighted_name: (kind, 0.1) for kind in map(base.weighted, kinds)}
   cells |= {f"baseline, rate {rate:g}": (BASELINE, rate) for rate in (0.05, 0.2)}
-  column = f"CNN-9, {_column(WARM_UP)}"
+  column = f"CNN-9, {warmup_name(WARM_UP)}"
   arms = [
     Arm(
       row,
@@ -227,10 +228,6 @@ QUESTIONS: dict[str, Callable[[Base], Sweep[Config]]] = {
   function.__name__: function
   for function in (deep, rates, confirm, shallow, warm, few, claims, whole, noise)
 }
-
-
-def _column(warmup):
-  return f"{warmup} steps of warm-up" if warmup else "no warm-up"
 
 
 def _on_cpu(base, **changes: Any) -> dict[str, Any]:

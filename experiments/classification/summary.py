@@ -14,6 +14,7 @@ from experiments.classification.arms import (
   ORTHONORMAL,
   RELATIVE,
   RELATIVE_ORTHONORMAL,
+  warmup_name,
 )
 from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import Config
@@ -48,13 +49,13 @@ class Line(NamedTuple):
   rate: float | None = None
 
 
-_WARM = f"{WARM_UP} steps of warm-up"
+_WARM, _COLD = warmup_name(WARM_UP), warmup_name(0)
 LINES = (
   Line(
     "deep and narrow, at the better of two rates", "confirm", f"CNN-15, {_WARM}", 0.1
   ),
   Line("the paper's rate and details, with a warm-up", "claims", _WARM),
-  Line("the paper's rate and details, no warm-up", "claims", "no warm-up"),
+  Line("the paper's rate and details, no warm-up", "claims", _COLD),
   Line("CIFAR-100", "few", DATASETS["cifar100"]),
   Line("CIFAR-100, a first round", "headline", DATASETS["cifar100"]),
   Line("CIFAR-10", "headline", DATASETS["cifar10"]),
@@ -98,7 +99,9 @@ def _sure(sweeps, results):
     for x in found
     if x.p_value < 0.05
   ]
-  return found and (
+  if not found:
+    return ""
+  return (
     f"Of {len(found)} questions that were asked beforehand, these have P < 0.05 when "
     f"it is corrected for the number of those of their table (Holm): "
     f"{'; '.join(sure) or 'none'}."

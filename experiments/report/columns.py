@@ -38,8 +38,9 @@ class Column(Generic[S]):
       arm.row: {s: r for s, r in results.of(arm.config).items() if s in seeds}
       for arm in arms
     }
-    least = min(2, max(map(len, found.values())))
-    self.arms = {arm.row: arm for arm in arms if len(found[arm.row]) >= max(least, 1)}
+    most = max(map(len, found.values()))
+    least = 2 if most > 1 else 1
+    self.arms = {arm.row: arm for arm in arms if len(found[arm.row]) >= least}
     shared = [set(found[row]) for row in self.arms]
     self.seeds = sorted(set.intersection(*shared)) if shared else []
     self._runs = {row: [found[row][s] for s in self.seeds] for row in self.arms}

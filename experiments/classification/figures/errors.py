@@ -9,12 +9,12 @@ import numpy as np
 import scipy.stats
 
 from experiments.classification.arms import BASELINE, Base
+from experiments.classification.details import over_layers
 from experiments.classification.figures.colors import COLORS, OTHER
 from experiments.classification.plan import SWEEPS
 from experiments.classification.presets import Config
 from experiments.classification.questions import UNSEEN
 from experiments.classification.summary import KINDS, LINES, pairs, title_of
-from experiments.excess import hidden_excess
 from experiments.regularizers import Regularizer
 from experiments.report.columns import columns_of
 from experiments.report.figures import subplots
@@ -211,14 +211,8 @@ def gains(base: Base, results: Results[Config]) -> list[Gain]:
         change = np.subtract(column.values(row), column.values(rows[plain])).mean()
         if len(column.seeds) > 2 and np.isfinite(change):
           setting = plain, tuple(column.seeds)
-          excess = _excess(column.runs(rows[plain]))
+          runs = column.runs(rows[plain])
+          excess = tuple(np.mean([over_layers(run, np.median) for run in runs], 0))
           kind = arm.config.regularizer.unweighted
           points[arm.config, setting] = Gain(kind, setting, excess, float(change))
   return list(points.values())
-
-
-def _excess(runs):
-  histories = [
-    [hidden_excess(entry["excess"]) for entry in run["history"][1:]] for run in runs
-  ]
-  return tuple(np.mean([[max(history), history[-1]] for history in histories], 0))
