@@ -18,6 +18,7 @@ from experiments.classification.arms import (
 )
 from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import PRESETS, Config
+from experiments.classification.report import blocks
 from experiments.classification.summary import summary, variants
 from experiments.errors import InputError
 from experiments.report.answers import answers, table_and_answers
@@ -116,6 +117,31 @@ def test_runs_that_saw_their_images_in_another_order_are_not_compared(tmp_path):
     columns_of(sweep, Results(tmp_path, Config))
 
 
+def test_a_table_says_which_of_its_rows_ran_on_another_device(tmp_path):
+  mhe = dataclasses.replace(SMOKE, regularizer=MHE)
+  sweep = Sweep("title", "kind", [
+    Arm("plain", "c", SMOKE), Arm("mhe", "c", mhe),
+  ], range(3))  # fmt: skip
+  write_results(tmp_path, SMOKE, {0: 1.0, 1: 1.0, 2: 1.0}, device="cpu, 1 cores")
+  write_results(tmp_path, mhe, {0: 1.0, 1: 1.0}, device="cpu, 2 cores")
+  assert "device" not in table(sweep, Results(tmp_path, Config))
+  write_results(tmp_path, mhe, {1: 1.0}, device="TPU v5, 1 cores")
+  *_, last = table(sweep, Results(tmp_path, Config)).splitlines()
+  assert last == "c is not all of one device: mhe on TPU v5, all else on cpu."
+
+
+def test_a_sweep_of_which_arms_are_missing_is_named_and_has_no_table(tmp_path):
+  sweep = sweeps_of("smoke")["noise"]
+  first, *others = dict.fromkeys(arm.config for arm in sweep.arms)
+  write_results(tmp_path, first, {0: 1.0, 1: 2.0})
+  texts = blocks("smoke", Results(tmp_path, Config))
+  assert "- `noise`: Rounding alone" in texts["unfinished"] and "noise" not in texts
+  for config in others:
+    write_results(tmp_path, config, {0: 1.0, 1: 3.0})
+  texts = blocks("smoke", Results(tmp_path, Config))
+  assert "`noise`" not in texts["unfinished"] and "1.00 to 3.00" in texts["noise"]
+
+
 def test_the_summary_has_a_line_of_each_answer(tmp_path, monkeypatch):
   monkeypatch.setitem(EXPLORING, "smoke", range(3))
   monkeypatch.setitem(CONFIRMING, "smoke", range(3))
@@ -170,7 +196,7 @@ def test_diverged_runs_have_no_error(tmp_path):
   )
   # It is no difference, and is not passed over.
   text = summary("smoke", Results(tmp_path, Config))
-  assert "| error 1 of 2 do not converge, others 9.00 |" in text
+  assert "| no difference; error 1 of 2 do not converge, others 9.00 |" in text
   *_, ours, _, _ = table(sweep, Results(tmp_path, Config)).splitlines()
   assert ours == "| mhe | 1 of 2 do not converge, others 9.00 | 7.50 |"
 

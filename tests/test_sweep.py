@@ -97,7 +97,8 @@ def test_all_pictures_are_drawn_of_a_finished_preset(tmp_path):
   layers = [*(f"conv{i}/kernel" for i in range(4)), models.OUTPUT]
   folder = tmp_path / "runs"
   folder.mkdir()
-  for config in runs_of(sweeps_of("cpu").values()):
+  of_paper = sweeps_of("paper")["whole"]
+  for config in runs_of([*sweeps_of("cpu").values(), of_paper]):
     numbers = rng.uniform(0.1, 3.0, (2, 2, len(layers)))
     steps = (0, config.steps)
     result = {

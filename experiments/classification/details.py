@@ -16,6 +16,8 @@ from experiments.report.markdown import markdown
 from experiments.runs.plan import Sweep
 from experiments.runs.results import Results, from_json
 
+HALF_A_POINT = 0.5
+
 
 def losses(column: Column[Config]) -> str:
   """Losses, training errors, redundancy at the end."""
@@ -115,7 +117,11 @@ def _log_norm(run):
 
 
 def rounding(sweep: Sweep[Config], results: Results[Config]) -> str:
-  """How far runs of one seed lie apart that differ by rounding alone."""
+  """How far runs of one seed lie apart that differ by rounding alone.
+
+  And of how many pairs the mean would have an interval of half a point either way, if
+  that were all that differs.
+  """
   lines = []
   for column in columns_of(sweep, results):
     errors = [error for row in column.arms for error in column.values(row)]
@@ -129,10 +135,11 @@ def rounding(sweep: Sweep[Config], results: Results[Config]) -> str:
         f"{min(errors):.2f} to {max(errors):.2f}",
         f"{spread:.2f}",
         f"{math.sqrt(2.0) * spread:.2f}",
+        f"{math.ceil(2.0 * (1.96 * spread / HALF_A_POINT) ** 2)}",
       ]
     )
   header = [
     "", "runs of one seed", "test errors", "standard deviation",
-    "of a difference of two",
+    "of a difference of two", "pairs to tell half a point apart",
   ]  # fmt: skip
   return markdown(header, *lines) if lines else ""

@@ -34,18 +34,33 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   """What is generated, by name."""
   texts = {"summary": summary(preset, results)}
   sweeps = sweeps_of(preset)
-  for name, sweep in sweeps.items():
+  unfinished = [name for name in sweeps if not _has_all_arms(sweeps[name], results)]
+  for name in [name for name in sweeps if name not in unfinished]:
     is_noise = name == "noise"  # What counts is its spread.
-    texts[name] = (rounding if is_noise else table_and_answers)(sweep, results)
-  if texts["variants"]:
+    texts[name] = (rounding if is_noise else table_and_answers)(sweeps[name], results)
+  if "variants" in texts:
     texts["variants"] += f"\n\n{variants(sweeps['variants'], results)}"
   texts |= {f"details of {title}": "" for title in DATASETS.values()}
   for column in columns_of(sweeps["variants"], results):
     texts[f"details of {column.title}"] = losses(column)
+  if preset != "paper":  # The paper's own setting stands beside what is less.
+    whole = sweeps_of("paper")["whole"]
+    texts["whole of paper"] = table_and_answers(whole, results)
   for name in ("deep", "warm", "claims"):
     texts[f"inside of {name}"] = inside(sweeps[name], results)
   texts["gain"] = foretold(Base(preset), results)
+  lines = [f"- `{name}`: {sweeps[name].title}" for name in unfinished]
+  texts["unfinished"] = "\n".join(lines) or "None."
   return {name: text or "Not run yet." for name, text in texts.items()}
+
+
+def _has_all_arms(sweep, results):
+  """Whether each has two runs, or as many as are planned: a table is not of some."""
+  least = min(2, len(sweep.seeds))
+  return all(
+    len(set(sweep.seeds).intersection(results.of(arm.config))) >= least
+    for arm in sweep.arms
+  )
 
 
 def main(

@@ -1,8 +1,11 @@
 """The table of a sweep: what its runs reached, and how they differ."""
 
+import collections
+
 from experiments.report.cells import difference, mean_and_spread, reported
 from experiments.report.columns import columns_of
 from experiments.report.markdown import markdown
+from experiments.report.pages import wrapped
 from experiments.runs.plan import Sweep
 from experiments.runs.results import Results
 from experiments.runs.task import S
@@ -43,4 +46,24 @@ def _seeds(columns):
   text = f"Runs of a cell: {' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))}."
   if any(column.left_out for column in columns):
     text += " Not shown: seeds that are not finished in all rows of their column."
-  return text
+  return "\n\n".join([text, *filter(None, map(_devices, columns))])
+
+
+def _devices(column):
+  """Which rows ran elsewhere than most, for rounding differs by device; or nothing."""
+  devices = {
+    row: [run["device"].split(",")[0] for run in column.runs(row) if "device" in run]
+    for row in column.arms
+  }
+  counts = collections.Counter(device for found in devices.values() for device in found)
+  if len(counts) < 2:
+    return ""
+  most, *others = (device for device, _ in counts.most_common())
+  elsewhere = [
+    f"{', '.join(row for row, found in devices.items() if device in found)} on {device}"
+    for device in others
+  ]
+  return wrapped(
+    f"{column.title} is not all of one device: {'; '.join(elsewhere)}, all else on "
+    f"{most}."
+  )

@@ -16,6 +16,7 @@ from experiments.classification.presets import Config
 from experiments.classification.questions import UNSEEN
 from experiments.classification.summary import KINDS, LINES, pairs, title_of
 from experiments.regularizers import Regularizer
+from experiments.report.answers import probability
 from experiments.report.columns import columns_of
 from experiments.report.figures import subplots
 from experiments.report.pages import wrapped
@@ -44,6 +45,9 @@ def draw_differences(base: Base, results: Results[Config]):
   ]
   axes.set_yticks(range(len(lines)), titles, fontsize=8)
   axes.set_ylim(len(lines) - 0.5, -0.5)
+  axes.set_xscale("symlog", linthresh=2)  # Rare classes gain ten times as much.
+  axes.xaxis.set_major_formatter("{x:g}")
+  axes.set_xticks([-10, -5, -2, -1, 0, 1])
   axes.set_xlabel("error, difference to the baseline of the seed, points")
   for kind in kinds:
     axes.scatter([], [], color=COLORS[kind.unweighted], s=16, label=kind.name)
@@ -190,8 +194,9 @@ def foretold(base: Base, results: Results[Config]) -> str:
   )
   return wrapped(
     f"Spearman's rank correlation with the difference, mean over the regularizers of "
-    f"each of {len(means)} settings: {highest[0]:+.2f} of the highest excess (P = "
-    f"{highest[1]:.2f}), {end[0]:+.2f} of that at the end (P = {end[1]:.2f})."
+    f"each of {len(means)} settings: {highest.statistic:+.2f} of the highest excess (P "
+    f"= {probability(highest.pvalue)}), {end.statistic:+.2f} of that at the end (P = "
+    f"{probability(end.pvalue)})."
   )
 
 
