@@ -189,14 +189,14 @@ def foretold(base: Base, results: Results[Config]) -> str:
     return ""
   means = [np.mean(values) for values in settings.values()]
   highest, end = (
-    scipy.stats.spearmanr(excess, means)
+    np.asarray(scipy.stats.spearmanr(excess, means))
     for excess in zip(*(excess for _, excess in settings))
   )
   return wrapped(
     f"Spearman's rank correlation with the difference, mean over the regularizers of "
-    f"each of {len(means)} settings: {highest.statistic:+.2f} of the highest excess (P "
-    f"= {probability(highest.pvalue)}), {end.statistic:+.2f} of that at the end (P = "
-    f"{probability(end.pvalue)})."
+    f"each of {len(means)} settings: {highest[0]:+.2f} of the highest excess (P = "
+    f"{probability(highest[1])}), {end[0]:+.2f} of that at the end (P = "
+    f"{probability(end[1])})."
   )
 
 
