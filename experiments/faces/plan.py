@@ -11,6 +11,7 @@ from collections.abc import Callable
 from experiments.faces.arms import (
   ALL,
   ARCFACE,
+  ARCFACE_EASY,
   BATCH,
   COSFACE,
   NONE,
@@ -95,18 +96,10 @@ def weights(base: Base) -> Sweep[Config]:
 
 def rivals(base: Base) -> Sweep[Config]:
   """Other margins, with and without the energy."""
-  heads = {"CosFace": COSFACE, "ArcFace": ARCFACE}
-  columns = {"verification": VERIFICATION, "rank-1": RANK_ONE}
   arms = [
-    Arm(
-      energy.name,
-      f"{name}, {column}",
-      base(head=head, energy=energy),
-      measure=measure,
-    )
+    Arm(energy.name, head.name, base(head=head, energy=energy), measure=VERIFICATION)
     for energy in (NONE, ALL, BATCH)
-    for name, head in heads.items()
-    for column, measure in columns.items()
+    for head in (COSFACE, ARCFACE_EASY, ARCFACE)
   ]
   return Sweep("CosFace and ArcFace", "energy", arms, base.seeds)
 

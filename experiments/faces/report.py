@@ -92,8 +92,8 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
     if name == "best":
       tables = (details(columns[0]), rank_one(columns[0])) if columns else ()
       texts["details of best"] = "\n\n".join(filter(None, tables))
-    if name == "margins":
-      texts["details of margins"] = "\n\n".join(map(details, columns))
+    if name in ("margins", "rivals"):
+      texts[f"details of {name}"] = "\n\n".join(map(details, columns))
   return {name: text or "Not run yet." for name, text in texts.items()}
 
 
