@@ -36,6 +36,35 @@ _FITTED_ROWS = 128  # Of each of two sets, between which the quadratic is fitted
 _POWER_STEPS = 8
 
 
+class _Remainder(NamedTuple):
+  """What a quadratic of the cosine leaves of the energy of a pair.
+
+  The sum of the quadratic over all pairs is exact without pairs; what is left of the
+  energy is small, where cosines are, and is what is sampled.
+
+  Attributes:
+    energy: of a pair.
+    linear: coefficient of the cosine.
+    square: coefficient of its square.
+  """
+
+  energy: tiles.PairEnergy
+  linear: jax.Array
+  square: jax.Array
+
+  def value(self, cosines: jax.Array) -> jax.Array:
+    """Energies without the quadratic, elementwise."""
+    return self.energy.value(cosines) - (self.linear + self.square * cosines) * cosines
+
+  def slope(self, cosines: jax.Array) -> jax.Array:
+    """Derivatives of :meth:`value` by the cosine, elementwise."""
+    return self.energy.slope(cosines) - self.linear - 2.0 * self.square * cosines
+
+  def orthogonal(self, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """That of an orthogonal pair, of which the quadratic has nothing."""
+    return self.energy.orthogonal(dtype)
+
+
 def pair_sum(
   key: jax.Array,
   units: jax.Array,
@@ -190,7 +219,7 @@ def _remainder(energy, key, units, axis_name):
     linear = jnp.zeros_like(steepness)
   else:
     linear = mean(slopes) - steepness * mean(cosines)
-  return tiles.Remainder(energy, linear, 0.5 * steepness)
+  return _Remainder(energy, linear, 0.5 * steepness)
 
 
 def _order(key, units, moments, half_space):

@@ -14,13 +14,29 @@ triangles, 0.75 of the arithmetic of the two full products U U^T and K U. Automa
 differentiation of the dense sum costs 1.5 times it, and N^2 memory.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum.mask import Mask, keep
 from mhe_jax.potentials.base import Potential
+
+
+class OfCosine(Protocol):
+  """What tiles sum: some energy of a pair, by the cosine between its unit vectors."""
+
+  def value(self, cosines: jax.Array) -> jax.Array:
+    """Energies, elementwise."""
+    ...
+
+  def slope(self, cosines: jax.Array) -> jax.Array:
+    """Derivatives of :meth:`value` by the cosine, elementwise."""
+    ...
+
+  def orthogonal(self, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """The energy of an orthogonal pair, relative to which tiles are summed."""
+    ...
 
 
 class PairEnergy(NamedTuple):
@@ -59,7 +75,7 @@ class PairEnergy(NamedTuple):
 
 
 def energy_within(
-  energy: "PairEnergy | Remainder", u: jax.Array, mask: Mask, *, with_gradient: bool
+  energy: OfCosine, u: jax.Array, mask: Mask, *, with_gradient: bool
 ) -> tuple[jax.Array, jax.Array | None]:
   """Energy and, if asked for, gradient of the pairs within a block of rows.
 
@@ -83,7 +99,7 @@ def energy_within(
 
 
 def energy_between(
-  energy: PairEnergy,
+  energy: OfCosine,
   u: jax.Array,
   mask_u: Mask,
   v: jax.Array,
@@ -112,37 +128,8 @@ def energy_between(
   return value, product(weights, v), product(weights.T, u)
 
 
-class Remainder(NamedTuple):
-  """What a quadratic of the cosine leaves of the energy of a pair.
-
-  The sum of the quadratic over all pairs is exact without pairs; what is left of the
-  energy is small, where cosines are, and is what is sampled.
-
-  Attributes:
-    energy: of a pair.
-    linear: coefficient of the cosine.
-    square: coefficient of its square.
-  """
-
-  energy: PairEnergy
-  linear: jax.Array
-  square: jax.Array
-
-  def value(self, cosines: jax.Array) -> jax.Array:
-    """Energies without the quadratic, elementwise."""
-    return self.energy.value(cosines) - (self.linear + self.square * cosines) * cosines
-
-  def slope(self, cosines: jax.Array) -> jax.Array:
-    """Derivatives of :meth:`value` by the cosine, elementwise."""
-    return self.energy.slope(cosines) - self.linear - 2.0 * self.square * cosines
-
-  def orthogonal(self, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """That of an orthogonal pair, of which the quadratic has nothing."""
-    return self.energy.orthogonal(dtype)
-
-
 def field_between(
-  energy: PairEnergy | Remainder,
+  energy: OfCosine,
   u: jax.Array,
   mask_u: Mask,
   v: jax.Array,
@@ -175,7 +162,7 @@ def field_between(
 
 
 def row_sums_within(
-  energy: PairEnergy, u: jax.Array, mask: Mask
+  energy: OfCosine, u: jax.Array, mask: Mask
 ) -> tuple[None, jax.Array]:
   """Of each row of a block, its energy with the others, relative to orthogonal pairs.
 
@@ -192,7 +179,7 @@ def row_sums_within(
 
 
 def row_sums_between(
-  energy: PairEnergy, u: jax.Array, mask_u: Mask, v: jax.Array, mask_v: Mask
+  energy: OfCosine, u: jax.Array, mask_u: Mask, v: jax.Array, mask_v: Mask
 ) -> tuple[None, jax.Array, jax.Array]:
   """Of each row of two blocks, its energy with the rows of the other block.
 
