@@ -141,9 +141,10 @@ def test_the_spread_of_rounding_is_that_of_all_runs_of_a_seed(tmp_path):
   text = details.rounding(
     Sweep("title", "rounding", arms, range(1)), Results(tmp_path, Config)
   )
-  assert text.splitlines()[-1] == "| c | 3 | 40.00 to 42.00 | 1.00 | 1.41 | 31 |"
+  assert text.splitlines()[-1] == "| c | 3 | 40.00 to 42.00 | 1.00 | 1.41 | 34 |"
   # Of that many, the mean of the differences has an interval of half a point.
-  assert 1.96 * math.sqrt(2 / 31) < 0.5 < 1.96 * math.sqrt(2 / 30)
+  of_34, of_33 = (scipy.stats.t.ppf(0.975, n - 1) * math.sqrt(2 / n) for n in (34, 33))
+  assert of_34 < 0.5 < of_33
 
 
 def test_rounding_moves_every_parameter_to_a_neighbour_and_by_its_seed():

@@ -196,7 +196,7 @@ def test_diverged_runs_have_no_error(tmp_path):
   )
   # It is no difference, and is not passed over.
   text = summary("smoke", Results(tmp_path, Config))
-  assert "| no difference; error 1 of 2 do not converge, others 9.00 |" in text
+  assert "| not compared: error 1 of 2 do not converge, others 9.00 |" in text
   *_, ours, _, _ = table(sweep, Results(tmp_path, Config)).splitlines()
   assert ours == "| mhe | 1 of 2 do not converge, others 9.00 | 7.50 |"
 

@@ -6,6 +6,7 @@ from itertools import compress
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from experiments.classification.presets import Config
 from experiments.excess import hidden_excess
@@ -119,8 +120,8 @@ def _log_norm(run):
 def rounding(sweep: Sweep[Config], results: Results[Config]) -> str:
   """How far runs of one seed lie apart that differ by rounding alone.
 
-  And of how many pairs the mean would have an interval of half a point either way, if
-  that were all that differs.
+  And of how many pairs the mean would have a 95% interval of half a point either way,
+  if that were all that differs.
   """
   lines = []
   for column in columns_of(sweep, results):
@@ -135,11 +136,18 @@ def rounding(sweep: Sweep[Config], results: Results[Config]) -> str:
         f"{min(errors):.2f} to {max(errors):.2f}",
         f"{spread:.2f}",
         f"{math.sqrt(2.0) * spread:.2f}",
-        f"{math.ceil(2.0 * (1.96 * spread / HALF_A_POINT) ** 2)}",
+        f"{_pairs_for(HALF_A_POINT, math.sqrt(2.0) * spread)}",
       ]
     )
   header = [
     "", "runs of one seed", "test errors", "standard deviation",
-    "of a difference of two", "pairs to tell half a point apart",
+    "of a difference of two", "pairs for an interval of half a point either way",
   ]  # fmt: skip
   return markdown(header, *lines) if lines else ""
+
+
+def _pairs_for(half_width, spread):
+  """How many differences of that standard deviation have such an interval (Student)."""
+  counts = np.arange(2, 10_000)
+  widths = scipy.stats.t.ppf(0.975, counts - 1) * spread / np.sqrt(counts)
+  return counts[np.argmax(widths <= half_width)]

@@ -212,6 +212,7 @@ def imagenet(base: Base) -> Sweep[Config]:
         "imagenet", regularizer=regularizer, model=model, width=64, batch_size=256,
         images_per_class=0, steps=450_000, measurements=90, decay_at=(1 / 3, 2 / 3),
         curve_images=2000, weight_decay=1e-4, label_smoothing=0.0, learning_rate=0.1,
+        warmup=0,
       )  # fmt: skip
       arms.append(Arm(regularizer.name, _title(model), config, paper))
   return Sweep("ImageNet", "regularizer", arms, base.seeds[:1], last=True)

@@ -1,6 +1,7 @@
 """What the README says of classification: seeds that had no part in any choice."""
 
 import json
+import math
 import pathlib
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import Column, columns_of
 from experiments.report.markdown import markdown
 from experiments.report.pages import bullet
+from experiments.report.statistics import holm, paired_difference
 from experiments.runs.plan import Sweep
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
@@ -107,12 +109,16 @@ def summary(preset: Preset, results: Results[Config]) -> str:
 def _sure(sweeps, results):
   """What is left if one accounts for the number of questions."""
   found = [answer for sweep in sweeps for answer in answered(sweep, results)]
+  found = [answer for answer in found if not math.isnan(answer.p_value)]
   if not found:
     return ""
-  sure = sum(answer.p_value < 0.05 for answer in found)
+  within = sum(answer.p_value < 0.05 for answer in found)
+  of_all = holm([paired_difference(x.first, x.second).p_value for x in found])
   return (
-    f"Of {len(found)} questions that were asked beforehand, {sure} have P < 0.05 when "
-    "it is corrected for the number of those of their table (Holm)."
+    f"Bold is of one comparison. Of {len(found)} that were asked beforehand, and whose "
+    f"runs converge, {within} have P < 0.05 when it is corrected for the number of "
+    "those of their table (Holm), "
+    f"{sum(p < 0.05 for p in of_all)} when for all of them."
   )
 
 
@@ -152,7 +158,7 @@ def _line(line, sweep, results):
     before, after = (pair.values(row) for row in pair.arms)
     # Where training fails without it, there is nothing to compare with.
     cells.append(
-      difference(before, after) or f"no difference; error {mean_and_spread(after)}"
+      difference(before, after) or f"not compared: error {mean_and_spread(after)}"
     )
   seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
   return [

@@ -180,24 +180,34 @@ class Gain(NamedTuple):
   gain: float
 
 
+THRESHOLD = 5.0  # Of the excess; read off the picture.
+
+
 def foretold(base: Base, results: Results[Config]) -> str:
   """How well the baseline's excess ranks the settings by their gain."""
   settings = {}
-  for point in gains(base, results):
-    settings.setdefault((point.setting, point.excess), []).append(point.gain)
+  for point in gains(base, results):  # Tables share settings.
+    settings.setdefault(point.setting[0], []).append((*point.excess, point.gain))
   if len(settings) < 3:
     return ""
-  means = [np.mean(values) for values in settings.values()]
-  highest, end = (
-    np.asarray(scipy.stats.spearmanr(excess, means))
-    for excess in zip(*(excess for _, excess in settings))
+  highest, end, gain = np.array([np.mean(x, 0) for x in settings.values()]).T
+  below = highest < THRESHOLD
+  text = (
+    "Spearman's rank correlation with the difference, mean over the regularizers of "
+    f"each of {len(gain)} settings: {_correlation(highest, gain)} of the highest "
+    f"excess, {_correlation(end, gain)} of that at the end."
   )
-  return wrapped(
-    f"Spearman's rank correlation with the difference, mean over the regularizers of "
-    f"each of {len(means)} settings: {highest[0]:+.2f} of the highest excess (P = "
-    f"{probability(highest[1])}), {end[0]:+.2f} of that at the end (P = "
-    f"{probability(end[1])})."
-  )
+  if below.sum() > 2:
+    text += (
+      f" Of the {below.sum()} whose highest excess is below {THRESHOLD:g}: "
+      f"{_correlation(highest[below], gain[below])}."
+    )
+  return wrapped(text)
+
+
+def _correlation(x, y):
+  rank, p_value = np.asarray(scipy.stats.spearmanr(x, y))
+  return f"{rank:+.2f} (P = {probability(p_value)})"
 
 
 def gains(base: Base, results: Results[Config]) -> list[Gain]:
