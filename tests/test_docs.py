@@ -159,6 +159,22 @@ def test_classification_is_what_the_report_generates():
   check_generated("classification", texts, {"summary": texts["summary"]})
 
 
+def test_what_the_page_says_of_the_order_is_in_its_results():
+  errors = json.loads((ROOT / "experiments/results/order.json").read_text())["errors"]
+  page = " ".join((ROOT / "docs/classification.md").read_text().split())
+  for other, words in (
+    (
+      "grain",
+      "the eight seeds of the first round end {:.1f} points higher in the order",
+    ),
+    ("another", "six of them {:.1f} points higher than in another draw of today's"),
+  ):
+    seeds = errors[other].keys() & errors["numpy"].keys()
+    changes = [errors["numpy"][seed] - errors[other][seed] for seed in seeds]
+    assert len(seeds) == {"grain": 8, "another": 6}[other]
+    assert words.format(sum(changes) / len(changes)) in page
+
+
 def test_faces_is_what_the_report_generates():
   results = Results(faces_report.RESULTS, faces_report.Config)
   words = {"faces": faces_report.in_words("cpu", results)}
