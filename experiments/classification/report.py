@@ -8,10 +8,10 @@ is there already, only what stands between "<!-- NAME -->" and "<!-- end of NAME
 replaced, NAME being a sweep or "summary".
 """
 
+import functools
 import pathlib
 
 import tyro
-from rich.console import Console
 
 from experiments.classification.arms import DATASETS, Base
 from experiments.classification.details import inside, losses, rounding
@@ -20,10 +20,9 @@ from experiments.classification.figures.errors import foretold
 from experiments.classification.plan import sweeps_of
 from experiments.classification.presets import Config
 from experiments.classification.summary import summary, variants
-from experiments.errors import make_folder, told_in_a_line
 from experiments.report.answers import table_and_answers
 from experiments.report.columns import columns_of
-from experiments.report.pages import fill_file, filled
+from experiments.report.command import write_report
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
 
@@ -78,19 +77,17 @@ def main(
       documentation.
     readme: a page whose summary is replaced, too.
   """
-  console = Console()
-  with told_in_a_line(console):
-    found = Results(results, Config)
-    texts = blocks(preset, found)
-    path = output / "classification.md"
-    page = filled(path, "Classification", texts)
-    if readme is not None:
-      fill_file(readme, {"summary": texts["summary"]})
-    make_folder(output / "images")
-  path.write_text(page)
-  pictures = draw_all(preset, found, output / "images")
-  console.print(texts["summary"], highlight=False, soft_wrap=True)
-  console.print(f"Wrote {path} and {len(pictures)} pictures.", highlight=False)
+  write_report(
+    "classification",
+    "Classification",
+    Config,
+    results,
+    output,
+    readme,
+    draw=functools.partial(draw_all, preset),
+    blocks=lambda found, drawn: blocks(preset, found),
+    in_readme=lambda found: {"summary": summary(preset, found)},
+  )
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ only what stands between "<!-- NAME -->" and "<!-- end of NAME -->" is replaced,
 being a sweep, "summary", or "details of SWEEP".
 """
 
+import functools
 import pathlib
 
 import numpy as np
 import tyro
-from rich.console import Console
 
-from experiments.errors import make_folder, told_in_a_line
 from experiments.faces.arms import NONE, name_of
 from experiments.faces.details import details, rank_one
 from experiments.faces.figures import draw_all
@@ -23,8 +22,9 @@ from experiments.faces.presets import Config
 from experiments.report.answers import table_and_answers
 from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import columns_of
+from experiments.report.command import write_report
 from experiments.report.markdown import markdown
-from experiments.report.pages import fill_file, filled, wrapped
+from experiments.report.pages import wrapped
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
 
@@ -111,19 +111,17 @@ def main(
     output: folder of faces.md and images; "docs" for those of the documentation.
     readme: a page whose sentences between the marks of "faces" are replaced, too.
   """
-  console = Console()
-  with told_in_a_line(console):
-    found = Results(results, Config)
-    texts = blocks(preset, found)
-    path = output / "faces.md"
-    page = filled(path, "Faces", texts)
-    if readme is not None:
-      fill_file(readme, {"faces": in_words(preset, found)})
-    make_folder(output / "images")
-  path.write_text(page)
-  pictures = draw_all(preset, found, output / "images")
-  console.print(texts["summary"], highlight=False, soft_wrap=True)
-  console.print(f"Wrote {path} and {len(pictures)} pictures.", highlight=False)
+  write_report(
+    "faces",
+    "Faces",
+    Config,
+    results,
+    output,
+    readme,
+    draw=functools.partial(draw_all, preset),
+    blocks=lambda found, drawn: blocks(preset, found),
+    in_readme=lambda found: {"faces": in_words(preset, found)},
+  )
 
 
 if __name__ == "__main__":

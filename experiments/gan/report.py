@@ -8,22 +8,22 @@ what stands between "<!-- NAME -->" and "<!-- end of NAME -->" is replaced, NAME
 sweep, or "scores of" or "pictures of" one.
 """
 
+import functools
 import pathlib
 from collections.abc import Collection
 
 import numpy as np
 import tyro
-from rich.console import Console
 
-from experiments.errors import make_folder, told_in_a_line
 from experiments.gan.figures import draw_all
 from experiments.gan.plan import sweeps_of
 from experiments.gan.presets import Config
 from experiments.report.answers import table_and_answers
 from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import Column, columns_of
+from experiments.report.command import write_report
 from experiments.report.markdown import markdown
-from experiments.report.pages import fill_file, filled, wrapped
+from experiments.report.pages import wrapped
 from experiments.runs.plan import Sweep
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
@@ -166,18 +166,17 @@ def main(
     output: folder of gan.md and images; "docs" for those of the documentation.
     readme: a page whose sentences between the marks of "gan" are replaced, too.
   """
-  console = Console()
-  with told_in_a_line(console):
-    found = Results(results, Config)
-    make_folder(output / "images")
-    drawn = draw_all(preset, found, output / "images")
-    names = {picture.stem.removeprefix("gan_") for picture in drawn}
-    path = output / "gan.md"
-    page = filled(path, "MHE-GAN", blocks(preset, found) | pictures(names))
-    if readme is not None:
-      fill_file(readme, {"gan": in_words(preset, found)})
-  path.write_text(page)
-  console.print(f"Wrote {path} and {len(drawn)} pictures.", highlight=False)
+  write_report(
+    "gan",
+    "MHE-GAN",
+    Config,
+    results,
+    output,
+    readme,
+    draw=functools.partial(draw_all, preset),
+    blocks=lambda found, drawn: blocks(preset, found) | pictures(drawn),
+    in_readme=lambda found: {"gan": in_words(preset, found)},
+  )
 
 
 if __name__ == "__main__":
