@@ -145,6 +145,11 @@ def test_the_spread_of_rounding_is_that_of_all_runs_of_a_seed(tmp_path):
   # Of that many, the mean of the differences has an interval of half a point.
   of_34, of_33 = (scipy.stats.t.ppf(0.975, n - 1) * math.sqrt(2 / n) for n in (34, 33))
   assert of_34 < 0.5 < of_33
+  write(tmp_path, arms[0].config, {0: 90.0})  # Errors that scatter by 28 points.
+  text = details.rounding(
+    Sweep("title", "rounding", arms, range(1)), Results(tmp_path, Config)
+  )
+  assert text.splitlines()[-1].endswith(" | over 9,999 |")
 
 
 def test_rounding_moves_every_parameter_to_a_neighbour_and_by_its_seed():

@@ -136,7 +136,7 @@ def rounding(sweep: Sweep[Config], results: Results[Config]) -> str:
         f"{min(errors):.2f} to {max(errors):.2f}",
         f"{spread:.2f}",
         f"{math.sqrt(2.0) * spread:.2f}",
-        f"{_pairs_for(HALF_A_POINT, math.sqrt(2.0) * spread)}",
+        _pairs_for(HALF_A_POINT, math.sqrt(2.0) * spread),
       ]
     )
   header = [
@@ -150,4 +150,5 @@ def _pairs_for(half_width, spread):
   """How many differences of that standard deviation have such an interval (Student)."""
   counts = np.arange(2, 10_000)
   widths = scipy.stats.t.ppf(0.975, counts - 1) * spread / np.sqrt(counts)
-  return counts[np.argmax(widths <= half_width)]
+  enough = counts[widths <= half_width]
+  return f"{enough[0]}" if len(enough) else f"over {counts[-1]:,}"
