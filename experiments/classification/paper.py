@@ -22,7 +22,7 @@ from experiments.classification.arms import (
   Base,
   warmup_name,
 )
-from experiments.classification.presets import Config
+from experiments.classification.presets import WARM_UP, Config
 from experiments.regularizers import Regularizer
 from experiments.runs.plan import Arm, Comparison, Sweep
 
@@ -282,7 +282,7 @@ def start(base: Base) -> Sweep[Config]:
       base("cifar100", regularizer=regularizer, warmup=warmup, **changes),
     )
     for regularizer in map(base.weighted, (BASELINE, HALF_MHE))
-    for warmup in (0, 500)
+    for warmup in (0, WARM_UP)
   ]
   return Sweep(
     "The start of training at learning rate 0.1", "regularizer", arms, base.seeds

@@ -120,6 +120,7 @@ def _decays(params):
   )
 
 
+WARM_UP = 500  # Updates, where all images are trained on at the paper's rate.
 PRESETS: dict[Preset, Config] = {
   "smoke": Config(
     dataset="digits", images_per_class=8, model="cnn-3", width=2, steps=4,
@@ -130,7 +131,7 @@ PRESETS: dict[Preset, Config] = {
     steps=4000, batch_size=64, curve_images=2000, measurements=10,
   ),
   # The paper has no warm-up; here its network of width 64 ends in NaN without one.
-  "paper": Config(authors=True, warmup=500),
+  "paper": Config(authors=True, warmup=WARM_UP),
 }  # fmt: skip
 # On few images, for few steps. Learning rates: see the sweep ``rate``.
 _ON_CPU = {"cifar10": {"images_per_class": 200, "learning_rate": 0.1}}

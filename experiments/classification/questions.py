@@ -19,11 +19,10 @@ from experiments.classification.arms import (
   Base,
   warmup_name,
 )
-from experiments.classification.presets import Config
+from experiments.classification.presets import WARM_UP, Config
 from experiments.regularizers import Regularizer
 from experiments.runs.plan import Arm, Comparison, Sweep
 
-WARM_UP = 500  # Updates.
 # What a run on all images of CIFAR-100 is, on two cores: that of ``start``.
 _SHORT = {"steps": 4000, "measurements": 40, "curve_images": 1000}
 _ALL_IMAGES = {

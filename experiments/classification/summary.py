@@ -18,8 +18,7 @@ from experiments.classification.arms import (
   warmup_name,
 )
 from experiments.classification.plan import sweeps_of
-from experiments.classification.presets import Config
-from experiments.classification.questions import WARM_UP
+from experiments.classification.presets import WARM_UP, Config
 from experiments.regularizers import Regularizer
 from experiments.report.answers import answered
 from experiments.report.cells import difference, mean_and_spread
