@@ -8,7 +8,6 @@ is there already, only what stands between "<!-- NAME -->" and "<!-- end of NAME
 replaced, NAME being a sweep or "summary".
 """
 
-import functools
 import pathlib
 
 import tyro
@@ -33,10 +32,13 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   """What is generated, by name."""
   texts = {"summary": summary(preset, results)}
   sweeps = sweeps_of(preset)
-  unfinished = [name for name in sweeps if not _has_all_arms(sweeps[name], results)]
-  for name in [name for name in sweeps if name not in unfinished]:
+  unfinished = []
+  for name, sweep in sweeps.items():
+    if not _has_all_arms(sweep, results):
+      unfinished.append(f"- `{name}`: {sweep.title}")
+      continue
     is_noise = name == "noise"  # What counts is its spread.
-    texts[name] = (rounding if is_noise else table_and_answers)(sweeps[name], results)
+    texts[name] = (rounding if is_noise else table_and_answers)(sweep, results)
   if "variants" in texts:
     texts["variants"] += f"\n\n{variants(sweeps['variants'], results)}"
   texts |= {f"details of {title}": "" for title in DATASETS.values()}
@@ -48,8 +50,7 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   for name in ("deep", "warm", "claims"):
     texts[f"inside of {name}"] = inside(sweeps[name], results)
   texts["gain"] = foretold(Base(preset), results)
-  lines = [f"- `{name}`: {sweeps[name].title}" for name in unfinished]
-  texts["unfinished"] = "\n".join(lines) or "None."
+  texts["unfinished"] = "\n".join(unfinished) or "None."
   return {name: text or "Not run yet." for name, text in texts.items()}
 
 
@@ -81,12 +82,13 @@ def main(
     "classification",
     "Classification",
     Config,
+    preset,
     results,
     output,
     readme,
-    draw=functools.partial(draw_all, preset),
-    blocks=lambda found, drawn: blocks(preset, found),
-    in_readme=lambda found: {"summary": summary(preset, found)},
+    draw=draw_all,
+    blocks=blocks,
+    in_readme={"summary": summary},
   )
 
 

@@ -8,7 +8,6 @@ only what stands between "<!-- NAME -->" and "<!-- end of NAME -->" is replaced,
 being a sweep, "summary", or "details of SWEEP".
 """
 
-import functools
 import pathlib
 
 import numpy as np
@@ -115,12 +114,13 @@ def main(
     "faces",
     "Faces",
     Config,
+    preset,
     results,
     output,
     readme,
-    draw=functools.partial(draw_all, preset),
-    blocks=lambda found, drawn: blocks(preset, found),
-    in_readme=lambda found: {"faces": in_words(preset, found)},
+    draw=draw_all,
+    blocks=blocks,
+    in_readme={"faces": in_words},
   )
 
 

@@ -8,7 +8,6 @@ what stands between "<!-- NAME -->" and "<!-- end of NAME -->" is replaced, NAME
 sweep, or "scores of" or "pictures of" one.
 """
 
-import functools
 import pathlib
 from collections.abc import Collection
 
@@ -170,12 +169,14 @@ def main(
     "gan",
     "MHE-GAN",
     Config,
+    preset,
     results,
     output,
     readme,
-    draw=functools.partial(draw_all, preset),
-    blocks=lambda found, drawn: blocks(preset, found) | pictures(drawn),
-    in_readme=lambda found: {"gan": in_words(preset, found)},
+    draw=draw_all,
+    blocks=blocks,
+    in_readme={"gan": in_words},
+    links=pictures,
   )
 
 

@@ -1,27 +1,29 @@
 """The command of a report: a page, its pictures, and what the README has of it."""
 
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from rich.console import Console
 
 from experiments.errors import make_folder, told_in_a_line
 from experiments.report.pages import fill_file, filled
 from experiments.runs.results import Results
-from experiments.runs.task import S
+from experiments.runs.task import Preset, S
 
 
 def write_report(
   name: str,
   title: str,
   settings: type[S],
+  preset: Preset,
   results: pathlib.Path,
   output: pathlib.Path,
   readme: pathlib.Path | None,
   *,
-  draw: Callable[[Results[S], pathlib.Path], list[pathlib.Path]],
-  blocks: Callable[[Results[S], Collection[str]], dict[str, str]],
-  in_readme: Callable[[Results[S]], dict[str, str]],
+  draw: Callable[[Preset, Results[S], pathlib.Path], list[pathlib.Path]],
+  blocks: Callable[[Preset, Results[S]], dict[str, str]],
+  in_readme: Mapping[str, Callable[[Preset, Results[S]], str]],
+  links: Callable[[Collection[str]], dict[str, str]] = lambda drawn: {},
 ) -> None:
   """Writes OUTPUT/NAME.md and OUTPUT/images, and prints what is of the README.
 
@@ -31,22 +33,23 @@ def write_report(
     name: of the page; pictures are NAME_PICTURE.png.
     title: of a new page.
     settings: class of the settings of the runs.
+    preset: whose runs.
     results: folder of their JSON files.
     output: folder.
     readme: a page of which parts are replaced, too, if there is one.
     draw: pictures into a folder.
-    blocks: what is generated of the page, from the results and the names of the
-      pictures there are.
-    in_readme: what is generated of the README.
+    blocks: what is generated of the page.
+    in_readme: what is generated of the README, by name.
+    links: what else of the page, from the names of the pictures that were drawn.
   """
   console, path = Console(), output / f"{name}.md"
   with told_in_a_line(console):
     found = Results(results, settings)
-    words = in_readme(found)
+    words = {name: text(preset, found) for name, text in in_readme.items()}
     make_folder(output / "images")
-    pictures = draw(found, output / "images")
-    names = {picture.stem.removeprefix(f"{name}_") for picture in pictures}
-    page = filled(path, title, blocks(found, names))
+    pictures = draw(preset, found, output / "images")
+    drawn = {picture.stem.removeprefix(f"{name}_") for picture in pictures}
+    page = filled(path, title, blocks(preset, found) | links(drawn))
     if readme is not None:
       fill_file(readme, words)
   path.write_text(page)
