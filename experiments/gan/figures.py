@@ -3,7 +3,7 @@
 import pathlib
 
 import numpy as np
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from experiments.gan.arms import Base
 from experiments.gan.images import decoded
@@ -41,6 +41,7 @@ def draw_curves(base: Base, results: Results[Config]):
     upper.yaxis.set_minor_formatter("{x:g}")
     upper.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     lower.axhline(1.0, color="black", linewidth=0.6)
+    lower.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     lower.set_xlabel("update")
   axes[0, 0].set_ylabel("classifier Frechet distance")
   axes[1, 0].set_ylabel("relative excess, median\nof the discriminator")
