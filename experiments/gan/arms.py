@@ -35,13 +35,13 @@ class Base:
     return dataclasses.replace(preset(self.preset, dataset), **changes)
 
   def mhe(self, *, spectral_norm: bool) -> Regularizer:
-    """What MHE is in a preset; in ``paper`` the paper's energy and weights.
+    """What MHE is in a preset; in ``paper`` what it is in the authors' code.
 
-    The authors' code weighs the sum over the pairs, by 1e-6, or 1e-7 where there is
-    spectral normalization; here it is their mean. In a layer of N neurons the sum is
-    N (N - 1) times the mean: 0.26 times it, or 0.026, in the widest layers, N = 512,
-    and less than that in the others, where one weight for all is more than theirs.
+    That weighs by 1e-6, or 1e-7 beside spectral normalization, the sum over the pairs
+    of log(1 / z^2) divided by N^2, and counts it twice, once for each call of the
+    discriminator: the mean over the N (N - 1) / 2 pairs. Here log(1 / z) is s = 0, half
+    of that. In half-space, as it is meant there.
     """
     if self.preset != "paper":
       return RELATIVE
-    return dataclasses.replace(HALF_MHE, weight=0.026 if spectral_norm else 0.26)
+    return Regularizer("mhe", s=0.0, weight=2e-7 if spectral_norm else 2e-6)

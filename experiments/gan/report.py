@@ -14,6 +14,7 @@ from collections.abc import Collection
 import numpy as np
 import tyro
 
+from experiments.gan.arms import Base
 from experiments.gan.figures import draw_all
 from experiments.gan.plan import sweeps_of
 from experiments.gan.presets import Config
@@ -112,7 +113,9 @@ def in_words(preset: Preset, results: Results[Config]) -> str:
       )
   if not sentences:
     return ""
-  return wrapped(f"MHE-GAN, Frechet distances and differences. {' '.join(sentences)}")
+  energy = Base(preset).mhe(spectral_norm=False).name
+  text = f"Frechet distances, smaller is better, and differences with {energy}."
+  return wrapped(f"{text} {' '.join(sentences)}")
 
 
 def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:

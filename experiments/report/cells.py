@@ -24,12 +24,19 @@ def mean_and_spread(numbers: Iterable[float], digits: int = 2) -> str:
   return f"{text} ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else text
 
 
+LEAST_PAIRS = 3  # An interval of two is as wide as these happen to differ.
+
+
 def difference(first: list[float], second: list[float], digits: int = 2) -> str:
-  """Mean paired difference and its 95% interval; bold if that excludes zero."""
-  if not np.all(np.isfinite([*first, *second])):
+  """Mean paired difference and its 95% interval; bold if that excludes zero.
+
+  Of less than three pairs the number of pairs instead of an interval.
+  """
+  if not first or not np.all(np.isfinite([*first, *second])):
     return ""
-  if len(first) < 2:
-    return f"{second[0] - first[0]:+.{digits}f} (1 pair)" if first else ""
+  if len(first) < LEAST_PAIRS:
+    pairs = "1 pair" if len(first) == 1 else f"{len(first)} pairs"
+    return f"{np.mean(np.subtract(second, first)):+.{digits}f} ({pairs})"
   paired = paired_difference(first, second)
   text = f"{paired.difference:+.{digits}f}"
   text = text if paired.verdict == "not told apart" else f"**{text}**"
