@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from experiments.data import faces
+from experiments.data import load as load_labeled
 from experiments.data.faces import load
 from experiments.errors import InputError
 
@@ -125,7 +126,10 @@ def test_a_table_of_images_and_its_pairs_are_read(tmp_path):
     ({"pairs": PAIRS | {"same": [1, 1, 0, 0]}}, "True or False in column 'same'"),
     ({"pairs": {"first": [0]}}, "must have a column 'second'"),
     ({"labels": ["a", "a", "b", "b"]}, "whole numbers in column 'label'"),
-    ({"labels": [-1, 0, 0, 0], "pairs": None}, "labels of 0 and above"),
+    ({"labels": [-1, 0, 0, 0], "pairs": None}, "labels of 0 to 16777215, got -1"),
+    ({"labels": [2**40, 0, 0, 0], "pairs": None}, f"got 0 to {2**40}"),
+    ({"labels": [], "images": [], "pairs": None}, "must have images, got none"),
+    ({"pairs": PAIRS | {"first": [0, 3, 0, 1]}}, "got image 3 with itself in row 1"),
     ({"images": ["x"] * 4}, "got str in row 0"),
     (
       {"images": [{"bytes": b"x", "path": None}] * 4},
@@ -137,6 +141,37 @@ def test_faulty_tables_are_named(tmp_path, changes, text):
   write(tmp_path, **changes)
   with pytest.raises(InputError, match=text):
     load("table", tmp_path, 5)
+
+
+@pytest.mark.parametrize(
+  "deep",
+  [
+    Image.fromarray(pixels((4, 4)).astype(np.uint16) * 257),
+    Image.fromarray(pixels((4, 4)).astype(np.int32)),
+    Image.fromarray(pixels((4, 4)).astype(np.float32) / 255),
+  ],
+  ids=lambda image: image.mode,
+)
+def test_more_than_eight_bits_are_not_cut_off(tmp_path, deep):
+  classes = [f"cifar10/{split}/{x}" for split in ("train", "test") for x in "ab"]
+  for name in ("people/a", *classes):
+    (tmp_path / name).mkdir(parents=True)
+    deep.save(tmp_path / name / "0.tiff")
+  (tmp_path / "people" / "a" / "0.tiff").rename(tmp_path / "people" / "a" / "0.png")
+  for read, name in ((load, "people"), (load_labeled, "cifar10")):
+    with pytest.raises(InputError, match="must have 8 bits a channel, got Pillow's"):
+      read(name, tmp_path)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+  folder = tmp_path / "people" / "a"
+  (folder / "folder.png").mkdir(parents=True)
+  with pytest.raises(InputError, match=r"folder\.png cannot be read: Is a directory"):
+    load("people", tmp_path, 4)
+  (folder / "folder.png").rmdir()
+  (folder / "nowhere.png").symlink_to(folder / "not-there.png")
+  with pytest.raises(InputError, match=r"nowhere\.png cannot be read: No such file"):
+    load("people", tmp_path, 4)
 
 
 def test_what_is_not_there_is_named(tmp_path):

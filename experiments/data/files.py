@@ -1,12 +1,12 @@
 """Rows and images of data sets, from the Hugging Face hub or from local files."""
 
-import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments.data.decoding import decoded
 from experiments.errors import InputError
 
 
@@ -133,13 +133,11 @@ class EncodedImages:
     return np.stack(images)
 
   def _decode(self, index, record):
-    from PIL import Image  # noqa: PLC0415  (an optional dependency)
-
+    where = f"row {index} of the {self._where}"
+    if isinstance(record, dict) and record.get("path"):
+      where = f"{where} ({record['path']})"
     try:
       content = record["bytes"] or pathlib.Path(record["path"]).read_bytes()
-      return Image.open(io.BytesIO(content)).convert("RGB")
-    except Exception as error:
-      name = record.get("path") or "" if isinstance(record, dict) else ""
-      raise InputError(
-        f"row {index} of the {self._where} is not a readable image: {name} {error}"
-      ) from error
+    except (OSError, TypeError) as error:
+      raise InputError(f"{where} is not a readable image: {error}") from error
+    return decoded(content, where)
