@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.markup import escape
 
+from mhe_jax.objectives.relative import NoScaleError
+
 
 class InputError(ValueError):
   """Something cannot be done as asked: a bad setting, data that are not there.
@@ -19,10 +21,13 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def told_in_a_line(console: Console) -> Iterator[None]:
-  """What a command does: an :class:`InputError` ends it with exit code 2."""
+  """What a command does: an :class:`InputError` ends it with exit code 2.
+
+  So does an objective that has no scale for some layer, which is what was asked for.
+  """
   try:
     yield
-  except InputError as error:
+  except (InputError, NoScaleError) as error:
     text = f"[red]{escape(str(error))}[/red]"
     console.print(text, highlight=False, soft_wrap=True)
     sys.exit(2)

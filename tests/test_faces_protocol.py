@@ -185,6 +185,8 @@ def test_people_of_the_tested_folds_alone_are_left_out():
   [
     ([6] * 12, {"least_images": 7}, "three people or more to train on, got 0"),
     ([6] * 4, {}, "must be four or more"),
+    ([6], {}, "must be four or more"),
+    ([6] * 3, {}, "must be four or more"),
     ([6] * 12, {"folds": (0, 9)}, "folds must be of 0, 1, 2, got 9"),
     ([6] * 12, {"folds": (1,)}, "two or more"),
     ([6, 1] * 6, {}, "most with two images or more"),

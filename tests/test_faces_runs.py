@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from processes import VOLATILE, finish, start
 
 from experiments.data.batches import ORDER
@@ -133,6 +134,26 @@ def test_parameters_that_are_not_finite_are_noticed_before_any_loss(as_users):
     run.measure(3)
 
 
+def test_features_that_are_not_finite_are_noticed_at_the_end(as_users):
+  """After the last update no loss shows it: parameters can be finite, and not these."""
+  run = a_run(SMOKE)
+  params = jax.tree.map(lambda x: 1e20 * jnp.ones_like(x), run.state.params)
+  run.state = run.state._replace(params=params)
+  run.measure(3)
+  with pytest.raises(Diverged, match="features were not finite after step"):
+    run.final_measures()
+
+
+def test_both_data_sets_are_gray_or_in_color(tmp_path):
+  for person in "abcdef":
+    (tmp_path / "colored" / person).mkdir(parents=True)
+    image = np.zeros((4, 4, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "colored" / person / "0.png")
+  config = dataclasses.replace(SMOKE, tested_on="colored")
+  with pytest.raises(InputError, match="got gray images of orl and color ones of col"):
+    TASK.start(config, tmp_path)
+
+
 def test_runs_are_tested_on_people_of_another_data_set(as_users):
   rng = np.random.default_rng(0)
   people = np.repeat(np.arange(6), 6).astype(np.int32)
@@ -175,6 +196,9 @@ def test_pairs_of_a_sweep_differ_in_the_energy_alone():
   [
     ({"layers": 12}, "layers must be one of 4, 10, 20, 36, 64, got 12"),
     ({"dataset": "../x"}, "name of a folder"),
+    ({"dataset": "a[1]"}, r"letters, digits, and _-\., got 'a\[1\]'"),
+    ({"dataset": ""}, "dataset must be the name of a folder"),
+    ({"tested_on": "x" * 300}, "tested_on must be the name of a folder"),
     ({"tested_on": "orl"}, "another data set than orl"),
     ({"learning_rate": 0.0}, "learning_rate must be positive"),
     ({"features": 1}, "features must be at least 2"),

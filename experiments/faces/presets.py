@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -72,8 +73,13 @@ class Config(RunSettings):
     # Whatever their order, runs are the same.
     for name in ("decay_at", "test_folds"):
       object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
-    if not self.dataset or {"/", "\\"} & {*self.dataset}:
-      raise InputError(f"dataset must be the name of a folder, got {self.dataset!r}.")
+    for name in ("dataset", "tested_on"):
+      folder = getattr(self, name)
+      if not re.fullmatch(r"[\w-][\w.-]{0,99}", folder or self.dataset):
+        raise InputError(
+          f"{name} must be the name of a folder, of at most 100 letters, digits, and "
+          f"_-., got {folder!r}."
+        )
     if self.tested_on == self.dataset:
       raise InputError(
         f"tested_on must be another data set than {self.dataset}; leave it out to test "

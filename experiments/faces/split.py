@@ -123,7 +123,8 @@ def drawn_pairs(people: np.ndarray, tested: np.ndarray) -> Pairs:
     InputError: too few people, or too few images of each, for two folds.
   """
   rng = np.random.default_rng(0)
-  groups = np.array_split(rng.permutation(tested), min(NUM_FOLDS, len(tested) // 2))
+  num_folds = min(NUM_FOLDS, len(tested) // 2)
+  groups = np.array_split(rng.permutation(tested), num_folds) if num_folds else []
   parts = []
   for fold, group in enumerate(groups):
     rows = np.flatnonzero(np.isin(people, group))

@@ -13,6 +13,7 @@ import numpy as np
 from experiments.data import Split
 from experiments.data.batches import ORDER, training_batches
 from experiments.data.faces import Faces, load
+from experiments.errors import InputError
 from experiments.excess import excess
 from experiments.faces import protocol, training
 from experiments.faces.presets import Config, preset
@@ -123,6 +124,11 @@ class Run:
     """
     params, testing = self.state.params, self._testing
     embeddings = self._embeddings(testing.rows)
+    if not np.isfinite(embeddings).all():  # The last update has no loss after it.
+      raise Diverged(
+        f"features were not finite after step {self.config.steps}; try a smaller "
+        "learning rate, or a longer warm-up."
+      )
 
     def of(rows):
       return embeddings[np.searchsorted(testing.rows, rows)]
@@ -221,7 +227,15 @@ def start(config: Config, data_root: pathlib.Path | None) -> Run:
   faces = load(config.dataset, data_root, config.image_size)
   if not config.tested_on:
     return Run(config, faces)
-  return Run(config, faces, load(config.tested_on, data_root, config.image_size))
+  others = load(config.tested_on, data_root, config.image_size)
+  if others.images.shape[-1] != faces.images.shape[-1]:
+    kinds = {1: "gray", 3: "color"}
+    here, there = (kinds[x.images.shape[-1]] for x in (faces, others))
+    raise InputError(
+      f"dataset and tested_on must both be gray or both in color, got {here} images of "
+      f"{config.dataset} and {there} ones of {config.tested_on}."
+    )
+  return Run(config, faces, others)
 
 
 def tell(result: dict) -> str:
