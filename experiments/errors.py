@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import sys
+import tempfile
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -33,13 +34,21 @@ def told_in_a_line(console: Console) -> Iterator[None]:
     sys.exit(2)
 
 
-def make_folder(path: pathlib.Path) -> None:
+def make_folder(path: pathlib.Path, name: str = "output") -> None:
   """Makes the folder that a command writes to, if it is not there yet.
+
+  Args:
+    path: of the folder.
+    name: what it is called in errors.
 
   Raises:
     InputError: something else has its place, or it may not be written.
   """
   try:
     path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+      pass
   except OSError as error:
-    raise InputError(f"output must be a folder, got {path}: {error}") from error
+    raise InputError(
+      f"{name} must be a folder that can be written, got {path}: {error}"
+    ) from error

@@ -22,9 +22,10 @@ from experiments.errors import InputError
 from experiments.gan import __main__ as command
 from experiments.gan import critic as critics
 from experiments.gan import report
+from experiments.gan import task as gan_task
 from experiments.gan.critic import Critic, held_out, judge
 from experiments.gan.figures import FIGURES, draw_all
-from experiments.gan.images import decoded, encoded
+from experiments.gan.images import decoded, encoded, squares
 from experiments.gan.plan import SWEEPS, sweeps_of
 from experiments.gan.presets import PRESETS, Config, preset
 from experiments.gan.report import blocks
@@ -34,6 +35,7 @@ from experiments.models.gan import Discriminator
 from experiments.regularizers import Regularizer
 from experiments.runs.plan import runs_of
 from experiments.runs.results import Results
+from experiments.runs.task import Diverged
 from experiments.runs.train import train
 from mhe_jax import Riesz, hyperspherical_energy, network_energy
 
@@ -102,7 +104,13 @@ def test_a_run_that_diverges_says_so(tmp_path, as_users):
   params = run.state.generator
   bad = {**params, "image": {**params["image"], "bias": jnp.array([jnp.inf])}}
   run.state = run.state._replace(generator=bad)
-  with pytest.raises(Exception, match="no longer finite at step 0"):
+  with pytest.raises(Diverged, match="no longer finite at step 0"):
+    run.measure(0)
+  # Infinite second moments, and Adam stands still where it is.
+  run = start(FULL, None)
+  moments = jax.tree.map(lambda x: x + jnp.inf if x.ndim else x, run.state.optimizers)
+  run.state = run.state._replace(optimizers=moments)
+  with pytest.raises(Diverged, match="moments of the optimizer were no longer finite"):
     run.measure(0)
 
 
@@ -134,9 +142,12 @@ def test_processes_share_a_critic_and_only_one_trains_it(tmp_path, monkeypatch):
   def slow(settings, data):
     trained.append(settings)
     time.sleep(0.3)
-    kernel = np.full((2, 2), len(trained), np.float32)
-    return {"params": {"score": {"kernel": kernel}}, "batch_stats": {}}
+    return made_of(np.float32(len(trained)))
 
+  def made_of(x):
+    return {"params": {"score": {"kernel": x}}, "batch_stats": {"mean": x}}
+
+  monkeypatch.setattr(critics, "_initial", lambda *_: made_of(jnp.zeros((), "f")))
   monkeypatch.setattr(critics, "_trained", slow)
   split = Split(np.zeros((3, 32, 32, 1), np.uint8), np.zeros(3, np.int32))
   data = Data(split, split, ("a",), "here")
@@ -158,8 +169,55 @@ def test_processes_share_a_critic_and_only_one_trains_it(tmp_path, monkeypatch):
   assert len(trained) == 3
   (tmp_path / "file").touch()
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-  with pytest.raises(InputError, match="must be a folder"):
+  with pytest.raises(InputError, match="the cache of critics must be a folder"):
     judge(SMOKE.critic, data)
+
+
+@pytest.mark.parametrize("fault", ["empty", "cut", "other shapes", "less"])
+def test_a_critic_that_cannot_be_read_is_named(tmp_path, monkeypatch, as_users, fault):
+  def spoil(path):
+    with np.load(path) as arrays:
+      found = dict(arrays)
+    if fault == "empty":
+      path.write_bytes(b"")
+    elif fault == "cut":
+      path.write_bytes(path.read_bytes()[:3000])
+    elif fault == "other shapes":
+      np.savez(path, allow_pickle=False, **{k: x[..., :1] for k, x in found.items()})
+    else:
+      np.savez(path, allow_pickle=False, **dict([*found.items()][1:]))
+
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  data = squares(load("digits"))
+  settings = dataclasses.replace(SMOKE.critic, steps=1)
+  judge(settings, data)
+  (path,) = (tmp_path / "mhe_jax" / "critics").glob("*.npz")
+  spoil(path)
+  with pytest.raises(InputError, match=r"\.npz is not a readable critic: .* Delete it"):
+    judge(settings, data)
+
+
+def test_a_critic_that_diverged_is_not_kept(tmp_path, monkeypatch, as_users):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  settings = dataclasses.replace(SMOKE.critic, learning_rate=1e30)
+  with pytest.raises(InputError, match=r"critic\.learning_rate must be smaller"):
+    judge(settings, squares(load("digits")))
+  assert not [*(tmp_path / "mhe_jax" / "critics").glob("*.npz")]
+
+
+@pytest.mark.parametrize(
+  ("split", "count", "name"), [("train", 9, "held-out training"), ("test", 3, "test")]
+)
+def test_too_few_images_are_named_before_any_training(monkeypatch, split, count, name):
+  digits = load("digits")
+  part = getattr(digits, split)
+  few = {split: Split(part.images[:count], part.labels[:count])}
+  data = dataclasses.replace(digits, **few)
+  monkeypatch.setattr(gan_task, "load", lambda *_: data)
+  gan_task._data_and_judge.cache_clear()
+  with pytest.raises(InputError, match=f"more than 3 {name} images.*got 3"):
+    TASK.start(SMOKE, None)
+  gan_task._data_and_judge.cache_clear()
 
 
 def test_the_critic_is_that_of_its_seed_and_sees_what_it_is_shown(as_users):
@@ -283,6 +341,7 @@ def test_the_report_counts_what_collapsed_and_diverged_and_draws_everything(tmp_
     result = synthetic(config, rng)
     if config == dataclasses.replace(mhe, seed=1):
       result["collapsed"] = 1.0
+    if config.seed == 1:
       result["data"]["critic"] = "another"
     if config == dataclasses.replace(mhe, seed=2):
       result = {k: result[k] for k in ("config", "data", "history")}
@@ -312,6 +371,26 @@ def test_the_report_counts_what_collapsed_and_diverged_and_draws_everything(tmp_
   drawn = {path.name for path in (tmp_path / "images").iterdir()}
   assert drawn == {f"gan_{name}.png" for name in FIGURES}
   assert set(re.findall(r"\(images/(.*?)\)", text)) == drawn
+
+
+def test_where_every_run_with_energy_diverged_the_pictures_are_drawn(tmp_path):
+  rng = np.random.default_rng(0)
+  for config in runs_of(sweeps_of("cpu").values()):
+    result = synthetic(config, rng)
+    if config.regularizer.kind != "none":
+      result = {k: result[k] for k in ("config", "data", "history")} | {"diverged": "x"}
+    (tmp_path / f"{config.name}.json").write_text(json.dumps(result))
+  report.main("cpu", tmp_path, tmp_path / "page")
+  assert "5 of 5 |" in (tmp_path / "page" / "gan.md").read_text()
+
+
+def test_runs_that_are_compared_have_one_critic(tmp_path):
+  rng = np.random.default_rng(0)
+  for i, config in enumerate(runs_of([sweeps_of("cpu")["four"]])):
+    result = synthetic(config, rng, critic=f"{i}") | {"name": f"x{config.seed}"}
+    (tmp_path / f"{config.name}.json").write_text(json.dumps(result))
+  with pytest.raises(InputError, match="must be scored by one critic, got x0, x0"):
+    blocks("cpu", Results(tmp_path, Config))
 
 
 def test_without_results_there_are_no_pictures_and_every_block_says_so(tmp_path):

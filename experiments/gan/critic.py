@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import zipfile
 from typing import Any
 
 import filelock
@@ -133,23 +134,49 @@ def judge(settings: Critic, data: Data) -> Judge:
   not told apart by device or version: rounding would make it another one.
 
   Raises:
-    InputError: the cache cannot be written.
+    InputError: the cache cannot be written, or what is there cannot be read; or the
+      critic diverged.
   """
   folder = cache_folder()
-  make_folder(folder)
   text = json.dumps(dataclasses.asdict(settings), sort_keys=True)
   path = folder / f"{_digest(text.encode(), data.fingerprint.encode())}.npz"
-  with filelock.FileLock(path.with_suffix(".lock")):
-    if not path.exists():
-      variables = _trained(settings, data)
-      partial = path.with_suffix(".partial")
-      with partial.open("wb") as file:
-        arrays: dict[str, Any] = {**traverse_util.flatten_dict(variables, sep="/")}
-        np.savez(file, allow_pickle=False, **arrays)
-      partial.rename(path)  # Complete, or not there.
-  with np.load(path) as arrays:
-    variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
-  return Judge(settings, variables, data)
+  if not path.exists():
+    make_folder(folder, "the cache of critics")
+    with filelock.FileLock(path.with_suffix(".lock")):
+      if not path.exists():
+        _keep(_trained(settings, data), path)
+  return Judge(settings, _kept(path, settings, data), data)
+
+
+def _keep(variables, path):
+  """Complete, or not there."""
+  partial = path.with_suffix(".partial")
+  with partial.open("wb") as file:
+    arrays: dict[str, Any] = {**traverse_util.flatten_dict(variables, sep="/")}
+    np.savez(file, allow_pickle=False, **arrays)
+  partial.rename(path)
+
+
+def _kept(path, settings, data):
+  """Variables, of the shapes that they are to have."""
+  wanted = jax.eval_shape(lambda: _initial(_network(settings, data), data))
+  try:
+    with path.open("rb") as file, np.load(file) as arrays:
+      variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
+    if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, wanted):
+      raise ValueError("its arrays are others")
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise InputError(
+      f"{path} is not a readable critic: {error}. Delete it, and it is trained again."
+    ) from error
+  return variables
+
+
+def _initial(model, data):
+  image = np.zeros((1, *data.image_shape), np.uint8)
+  # Random bits of this kind compile in a fifth of the time.
+  params, stats = training.init(model, 1, jax.random.key(0, impl="rbg"), image)
+  return {"params": params, "batch_stats": stats}
 
 
 def cache_folder() -> pathlib.Path:
@@ -172,10 +199,7 @@ def _trained(settings, data):
     optax.add_decayed_weights(5e-4),
     optax.sgd(lambda i: rate(i) * jnp.minimum(1.0, (i + 1) / warmup), momentum=0.9),
   )
-  image = np.zeros((1, *data.image_shape), np.uint8)
-  # Random bits of this kind compile in a fifth of the time.
-  key = jax.random.key(0, impl="rbg")
-  params, stats = training.init(model, 1, key, image)
+  params, stats = _initial(model, data).values()
   state = training.State(params, stats, tx.init(params), jnp.zeros(()))
   update = training.make_update(model, 1, tx, label_smoothing=0.0)
   rows = np.setdiff1d(np.arange(len(data.train)), held_out(data))
@@ -185,7 +209,13 @@ def _trained(settings, data):
   ):  # fmt: skip
     state = update(state, images, labels)
   variables = {"params": state.params, "batch_stats": state.batch_stats}
-  return jax.tree.map(np.asarray, variables)
+  variables = jax.tree.map(np.asarray, variables)
+  if not all(np.isfinite(x).all() for x in jax.tree.leaves(variables)):
+    raise InputError(
+      "the critic's parameters were no longer finite; critic.learning_rate must be "
+      f"smaller than {settings.learning_rate:g}."
+    )
+  return variables
 
 
 def _digest(*parts):

@@ -63,16 +63,17 @@ def _median_excess(entry):
 def draw_weights(base: Base, results: Results[Config]):
   """Frechet distance over the weight of the energy, differences to none."""
   columns = columns_of(SWEEPS["weight"](base), results)
-  columns = [column for column in columns if column.has_rival and len(column.arms) > 1]
+  columns = [
+    column
+    for column in columns
+    if column.has_rival and len(column.arms) > 1 and np.isfinite(_gains(column)).any()
+  ]
   if not columns:
     return None
   figure, (panels,) = subplots(1, len(columns), (3.2 * len(columns), 3.2))
   for panel, column in zip(panels, columns):
-    weighted = [row for row in column.arms if row != column.rival]
-    weights = [column.arms[row].config.regularizer.weight for row in weighted]
-    points = np.subtract(
-      [column.values(row) for row in weighted], column.values(column.rival)
-    )
+    weights = [column.arms[row].config.regularizer.weight for row in _weighted(column)]
+    points = _gains(column)
     panel.plot(weights, points, "o", color=COLORS["MHE"], ms=3, alpha=0.45)
     panel.plot(weights, points.mean(1), color=COLORS["MHE"])
     panel.axhline(0.0, color="black", linewidth=0.6)
@@ -81,6 +82,17 @@ def draw_weights(base: Base, results: Results[Config]):
     panel.set_title(column.title, fontsize=9)
   panels[0].set_ylabel("classifier Frechet distance,\ndifference to the same seed's")
   return figure
+
+
+def _weighted(column):
+  return [row for row in column.arms if row != column.rival]
+
+
+def _gains(column):
+  """Of every weight and seed, NaN where one diverged."""
+  return np.subtract(
+    [column.values(row) for row in _weighted(column)], column.values(column.rival)
+  )
 
 
 def draw_regions(base: Base, results: Results[Config]):

@@ -11,11 +11,13 @@ import numpy as np
 
 from experiments.data import Data, load
 from experiments.data.batches import ORDER, training_batches
+from experiments.errors import InputError
 from experiments.gan import training
-from experiments.gan.critic import Critic, Judge, judge
+from experiments.gan.critic import Critic, Judge, held_out, judge
 from experiments.gan.images import encoded, squares, tiled
 from experiments.gan.presets import GRID, Config, preset
 from experiments.gan.scores import (
+  NEIGHBORS,
   Scores,
   classifier_score,
   frechet_distance,
@@ -109,11 +111,12 @@ class Run:
     }
 
   def _check(self, step):
-    state = self.state
-    if not training.all_finite((state.discriminator, state.generator, state.losses)):
+    # Adam's too: once its moments are infinite, finite parameters stand still.
+    if not training.all_finite(self.state):
       raise Diverged(
-        f"losses or parameters were no longer finite at step {step}; try a smaller "
-        "learning_rate, spectral_norm, or another weight of the regularizer."
+        "losses, parameters or moments of the optimizer were no longer finite at step "
+        f"{step}; try a smaller learning_rate, spectral_norm, or another weight of the "
+        "regularizer."
       )
 
   def final_measures(self) -> dict:
@@ -187,6 +190,12 @@ def _compiled(config: Config, channels: int):
 def _data_and_judge(dataset: str, critic: Critic, data_root: pathlib.Path | None):
   """Of a process: a critic's view of the test images is the same for all runs."""
   data = squares(load(dataset, data_root))
+  for images, name in ((data.test, "test"), (held_out(data), "held-out training")):
+    if len(images) <= NEIGHBORS:
+      raise InputError(
+        f"dataset must have more than {NEIGHBORS} {name} images, a third of all but "
+        f"the test images being held out, got {len(images)}."
+      )
   return data, judge(critic, data)
 
 

@@ -176,4 +176,5 @@ def sampled(generator: Generator, params: Any, stats: Any, key: jax.Array) -> ja
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
   """Whether every number of a tree is."""
-  return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+  leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+  return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()

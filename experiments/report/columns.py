@@ -29,7 +29,8 @@ class Column(Generic[S]):
     left_out: how many runs have other seeds.
 
   Raises:
-    InputError: runs of a seed saw their images in different orders.
+    InputError: runs of a seed saw their images in different orders, or were scored by
+      different critics.
   """
 
   def __init__(self, results: Results[S], arms: Sequence[Arm[S]], seeds: range):
@@ -47,13 +48,16 @@ class Column(Generic[S]):
     count = sum(map(len, found.values()))
     self.left_out = count - len(self.seeds) * len(self.arms)
     for runs in zip(*self._runs.values()):
-      orders = {run["data"].get("order") for run in runs}
-      if len(orders) > 1:
-        raise InputError(
-          f"runs of {self.title} that are compared must see their images in one order, "
-          f"got {', '.join(str(run.get('name')) for run in runs)}: one is of an "
-          "earlier revision, and is to be repeated."
-        )
+      self._check(runs, "order", "see their images in one order")
+      self._check(runs, "critic", "be scored by one critic")
+
+  def _check(self, runs, name, must):
+    """That what is compared differs in nothing else: most often an earlier revision."""
+    if len({run["data"].get(name) for run in runs}) > 1:
+      raise InputError(
+        f"runs of {self.title} that are compared must {must}, got "
+        f"{', '.join(str(run.get('name')) for run in runs)}: some are to be repeated."
+      )
 
   @property
   def has_rival(self) -> bool:
