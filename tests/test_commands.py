@@ -24,10 +24,10 @@ from experiments.runs.results import settings_of
 def test_a_fault_of_the_report_has_its_traceback(tmp_path, monkeypatch):
   (tmp_path / "results").mkdir()
 
-  def blocks(*_):
+  def summary(*_):
     raise ValueError("its own fault")
 
-  monkeypatch.setattr(report, "blocks", blocks)
+  monkeypatch.setattr(report, "summary", summary)
   with pytest.raises(ValueError, match="its own fault"):
     report.main(results=tmp_path / "results", output=tmp_path)
 
@@ -46,6 +46,7 @@ def call(module, arguments, monkeypatch):
   return 0
 
 
+UNWRITABLE = "output must be a folder that can be written, got {file}"
 NOWHERE = ("--data-root", "nowhere", "--output", "{folder}")
 
 
@@ -54,13 +55,25 @@ NOWHERE = ("--data-root", "nowhere", "--output", "{folder}")
   [
     (classification, NOWHERE, "folder of the data must exist, got nowhere/cifar100."),
     (classification, ("--repeat", "no.json"), "no.json is not the result of a run"),
-    (classification, ("--output", "{file}/a"), "output must be a folder, got {file}"),
+    (
+      classification,
+      ("--output", "{file}/a"),
+      UNWRITABLE,
+    ),
     (classification, ("--dataset", "svhn"), "dataset must be one of digits, cifar10"),
-    (sweep, ("--output", "{file}"), "output must be a folder, got {file}"),
+    (
+      sweep,
+      ("--output", "{file}"),
+      UNWRITABLE,
+    ),
     (sweep, ("[b]",), "must be of rate, headline, variants"),
     (report, ("--results", "nowhere"), "folder of the results must exist"),
     (report, ("--readme", "nowhere"), "readme must be a file, got nowhere."),
-    (report, ("--output", "{file}"), "output must be a folder, got {file}"),
+    (
+      report,
+      ("--output", "{file}"),
+      UNWRITABLE,
+    ),
   ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(

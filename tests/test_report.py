@@ -158,9 +158,8 @@ def test_the_summary_has_a_line_of_each_answer(tmp_path, monkeypatch):
     write_results(tmp_path, config, found)
   lines = summary("smoke", Results(tmp_path, Config)).splitlines()
   low, high = scipy.stats.ttest_1samp([1.0, -1.0, 0.5], 0.0).confidence_interval()
-  two = scipy.stats.ttest_1samp([-0.9, -1.1], 0.0).confidence_interval()
   ours = f"**-2.00** (-2.25 to -1.75) | +0.17 ({low:+.2f} to {high:+.2f})"
-  relative = f"-1.00 ({two.low:+.2f} to {two.high:+.2f})"
+  relative = "-1.00 (2 pairs)"  # No interval: it is as wide as these happen to differ.
   few = "few images of CIFAR-100; weight 1"
   assert f"| {few} | 2 to 3 | 11.00 ± 1.00 | {ours} | {relative} |  |" in lines
   first = "few images of CIFAR-10; weight 1"  # It asks less.

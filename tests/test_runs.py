@@ -213,7 +213,7 @@ def test_a_run_that_diverges_says_so_and_keeps_its_last_good_state(tmp_path):
 def test_commands_count_runs_that_diverge(tmp_path):
   process = start("--preset", "smoke", "--diverges", 3, "--output", tmp_path)
   text = finish(process, code=1)
-  assert "Diverged: step 3 led nowhere; try a smaller stride." in text
+  assert "Diverged: step 3 led nowhere; try a smaller stride. The last saved" in text
   (path,) = tmp_path.glob("*.json")
   arms = [Arm("walk", "c", dataclasses.replace(SMOKE, diverges=3))]
   plan = Sweep("title", "kind", arms, range(1))
@@ -225,6 +225,16 @@ def test_commands_count_runs_that_diverge(tmp_path):
   assert "1 of 1 runs are in" in text
 
 
+def test_the_command_tells_what_was_there_and_what_was_saved(tmp_path):
+  command = ("--preset", "smoke", "--output", tmp_path)
+  assert "; wrote " in finish(start(*command))
+  assert "already, of data from nowhere." in " ".join(finish(start(*command)).split())
+  text = finish(start(*command, "--diverges", 1), code=1)
+  assert "No state was saved before" in " ".join(text.split())
+  text = finish(start("sweep", "--seeds", "--output", tmp_path), code=2)
+  assert "seeds must be one or more, got none." in text
+
+
 def test_leftovers_of_a_finished_run_are_removed_and_it_is_not_trained_again(tmp_path):
   result = train(TASK, SMOKE, tmp_path)
   (tmp_path / f"{SMOKE.name}.checkpoint").mkdir()
@@ -232,6 +242,30 @@ def test_leftovers_of_a_finished_run_are_removed_and_it_is_not_trained_again(tmp
   assert train(TASK, SMOKE, tmp_path, on_step=seen.append) == result
   assert seen == [SMOKE.steps]
   assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"config": []}'])
+def test_what_is_no_result_does_not_cost_the_saved_state(tmp_path, text):
+  with pytest.raises(InterruptedError):
+    train(TASK, SMOKE, tmp_path, on_step=stop_at(5, []))
+  (tmp_path / f"{SMOKE.name}.json").write_text(text)
+  with pytest.raises(InputError, match="is not the result of a run"):
+    train(TASK, SMOKE, tmp_path)
+  assert (tmp_path / f"{SMOKE.name}.checkpoint").is_dir()
+
+
+def test_a_saved_state_that_is_damaged_is_named(tmp_path):
+  with pytest.raises(InterruptedError):
+    train(TASK, SMOKE, tmp_path, on_step=stop_at(5, []))
+  (log,) = tmp_path.glob("*.checkpoint/*/log/metadata")
+  log.write_text("nothing")
+  with pytest.raises(InputError, match=r"\.checkpoint cannot be read; delete it, and"):
+    train(TASK, SMOKE, tmp_path)
+
+
+def test_no_state_is_saved_where_it_could_not_be_read(tmp_path):
+  with pytest.raises(InputError, match=r"output must have no '\[' in its path"):
+    train(TASK, SMOKE, tmp_path / "run[1]")
 
 
 def test_what_was_made_with_other_settings_is_no_answer(tmp_path):

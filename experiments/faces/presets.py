@@ -91,6 +91,10 @@ class Config(RunSettings):
       raise InputError(f"decay_at must be shares from 0 to 1, got {self.decay_at}.")
 
   @property
+  def data_sets(self) -> tuple[str, ...]:
+    return self.dataset, self.tested_on
+
+  @property
   def label(self) -> str:
     head = f"{self.head.kind}-m{self.head.margin:g}"
     energy = "" if self.energy.kind == "none" else f"_mhe-{self.energy.kind}"

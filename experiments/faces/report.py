@@ -66,16 +66,24 @@ def in_words(preset: Preset, results: Results[Config]) -> str:
   column = next((column for column in columns if column.has_rival), None)
   if column is None:
     return ""
-  run, rival = column.runs(column.rival)[0], column.values(column.rival)
-  excess = {row: np.mean(column.values(row, "class_excess")) for row in column.arms}
+  rival = column.values(column.rival)
+  runs = {
+    row: [run for run in column.runs(row) if "diverged" not in run]
+    for row in column.arms
+  }
+  if len(runs) < 2 or not all(runs.values()):
+    return ""
+  excess = {row: np.mean([r["class_excess"] for r in of]) for row, of in runs.items()}
   effects = [
     f"{column.arms[row].config.energy.name} {_effect(rival, column.values(row))}, "
     f"excess {excess[row]:.2f}"
     for row in column.arms
     if row != column.rival
   ]
+  data = column.arms[column.rival].config.dataset.upper()
+  people = runs[column.rival][0]["classes"]
   return wrapped(
-    f"SphereFace+ on LFW, {run['classes']} people to train on, {len(column.seeds)} new "
+    f"SphereFace+ on {data}, {people} people to train on, {len(column.seeds)} new "
     f"seeds: verification errors of {mean_and_spread(rival)}% without MHE, where "
     f"the class weights have a relative excess of {excess[column.rival]:.2f}. In "
     f"points of difference, and excess with it: {'; '.join(effects)}."

@@ -80,12 +80,16 @@ class Column(Generic[S]):
     """
     names = measure or self.arms[row].measure
     names = (names,) if isinstance(names, str) else names
-    return [
-      math.nan
-      if "diverged" in run or None in run.values()
-      else sum(from_json(run[name]) for name in names) / len(names)
-      for run in self.runs(row)
-    ]
+    return [_mean(run, names) for run in self.runs(row)]
+
+
+def _mean(run, names):
+  if "diverged" in run or None in run.values():
+    return math.nan
+  for name in names:
+    if name not in run:
+      raise InputError(f"the result {run.get('name')} must have {name}.")
+  return sum(from_json(run[name]) for name in names) / len(names)
 
 
 def columns_of(sweep: Sweep[S], results: Results[S]) -> list[Column[S]]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from rich.console import Console
 
-from experiments.errors import make_folder, told_in_a_line
-from experiments.report.pages import fill_file, filled
+from experiments.errors import InputError, make_folder, told_in_a_line
+from experiments.report.pages import fill_file, filled, write
 from experiments.runs.results import Results
 from experiments.runs.task import Preset, S
 
@@ -27,7 +27,8 @@ def write_report(
 ) -> None:
   """Writes OUTPUT/NAME.md and OUTPUT/images, and prints what is of the README.
 
-  Errors of what was given are told in a line.
+  Errors of what was given are told in a line; with no runs of the preset, nothing is
+  written.
 
   Args:
     name: of the page; pictures are NAME_PICTURE.png.
@@ -49,9 +50,16 @@ def write_report(
     make_folder(output / "images")
     pictures = draw(preset, found, output / "images")
     drawn = {picture.stem.removeprefix(f"{name}_") for picture in pictures}
+    if not pictures and not any(words.values()):
+      raise InputError(
+        f"results must hold runs of preset {preset!r}, two or more of an arm, got none "
+        f"in {results}."
+      )
     page = filled(path, title, blocks(preset, found) | links(drawn))
     if readme is not None:
       fill_file(readme, words)
-  path.write_text(page)
-  console.print(*words.values(), sep="\n", highlight=False, soft_wrap=True)
-  console.print(f"Wrote {path} and {len(pictures)} pictures.", highlight=False)
+    write(path, page)
+  wrote = f"Wrote {path} and {len(pictures)} pictures."
+  console.print(
+    *words.values(), wrote, sep="\n", highlight=False, markup=False, soft_wrap=True
+  )

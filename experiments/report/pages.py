@@ -19,10 +19,11 @@ def fill(page: str, texts: dict[str, str], name_of_page: str = "the page") -> st
   """
   for name, text in texts.items():
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    if page.count(start) != 1 or page.count(end) != 1:
+    once = page.count(start) == page.count(end) == 1
+    if not once or page.index(end) < page.index(start):
       raise InputError(
-        f"{name_of_page} must have {start} and {end} once; if it is of another preset, "
-        "name another output."
+        f"{name_of_page} must have {start} and then {end} once; if it is of another "
+        "preset, name another output."
       )
     before, rest = page.split(start)
     page = f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}"
@@ -37,7 +38,31 @@ def fill_file(path: pathlib.Path, texts: dict[str, str]) -> None:
   """
   if not path.is_file():
     raise InputError(f"readme must be a file, got {path}.")
-  path.write_text(fill(path.read_text(), texts, str(path)))
+  write(path, fill(read(path), texts, str(path)))
+
+
+def read(path: pathlib.Path) -> str:
+  """The text of a page.
+
+  Raises:
+    InputError: it cannot be read.
+  """
+  try:
+    return path.read_text()
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def write(path: pathlib.Path, text: str) -> None:
+  """Writes a page.
+
+  Raises:
+    InputError: it cannot be written.
+  """
+  try:
+    path.write_text(text)
+  except OSError as error:
+    raise InputError(f"{path} cannot be written: {error}") from error
 
 
 def wrapped(text: str, indent: str = "") -> str:
@@ -71,4 +96,4 @@ def filled(path: pathlib.Path, title: str, texts: dict[str, str]) -> str:
   """
   if not path.exists():
     return new_page(title, texts)
-  return fill(path.read_text(), texts, str(path))
+  return fill(read(path), texts, str(path))

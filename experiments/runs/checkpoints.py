@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from experiments.errors import InputError
+
 
 class Checkpoints:
   """The newest state of a run, and its log.
@@ -16,10 +18,15 @@ class Checkpoints:
 
   Attributes:
     folder: its absolute path.
+
+  Raises:
+    InputError: nothing could be read again from a folder of this name.
   """
 
   def __init__(self, folder: pathlib.Path):
     self.folder = folder.absolute()
+    if "[" in str(self.folder):  # Orbax takes it for the start of a pattern.
+      raise InputError(f"output must have no '[' in its path, got {folder.parent}.")
     options = ocp.CheckpointManagerOptions(
       max_to_keep=1, create=False, enable_async_checkpointing=False
     )
@@ -42,12 +49,21 @@ class Checkpoints:
 
     Args:
       like: a state of the same structure.
+
+    Raises:
+      InputError: they cannot be read.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     arguments = ocp.args.Composite(
       state=ocp.args.StandardRestore(abstract), log=ocp.args.JsonRestore()
     )
-    restored = self._manager.restore(self._manager.latest_step(), args=arguments)
+    try:
+      restored = self._manager.restore(self._manager.latest_step(), args=arguments)
+    except Exception as error:
+      reason = f"{type(error).__name__}: {error}".splitlines()[0]
+      raise InputError(
+        f"{self.folder} cannot be read; delete it, and the run begins again. {reason}"
+      ) from error
     return restored["state"], restored["log"]
 
   def close(self) -> None:

@@ -86,29 +86,42 @@ def run_command(task: Task, description: str | None) -> None:
         f"output must be a folder that does not hold the run yet, got {output}."
       )
     make_folder(output)
-    with rich.progress.Progress(*columns, console=console) as progress:
-      bar = progress.add_task(config.label, total=config.steps)
-      result = train(
-        task,
-        config,
-        output,
-        arguments.data_root,
-        lambda step: progress.update(bar, completed=step),
-      )
+    path = output / f"{config.name}.json"
+    was_there = path.exists()
+    try:
+      with rich.progress.Progress(*columns, console=console) as progress:
+        bar = progress.add_task(config.label, total=config.steps)
+        result = train(
+          task,
+          config,
+          output,
+          arguments.data_root,
+          lambda step: progress.update(bar, completed=step),
+        )
+    except KeyboardInterrupt:
+      console.print("Stopped; the same command goes on.")
+      sys.exit(130)
+  ended = (
+    f"it was in {path} already, of data from {result['data']['from']}"
+    if was_there
+    else f"wrote {path}"
+  )
   console.print(
-    f"{_told(task, result)}, {result['seconds']:.0f} s; wrote "
-    f"{output}/{config.name}.json.",
+    f"{_told(task, result, path)}, {result['seconds']:.0f} s; {ended}.",
     highlight=False,
+    markup=False,
     soft_wrap=True,
   )
   if "diverged" in result:
     sys.exit(1)
 
 
-def _told(task, result):
-  if "diverged" in result:
-    return f"Diverged: {escape(result['diverged'])} The last saved state is kept"
-  return task.tell(result)
+def _told(task, result, path):
+  if "diverged" not in result:
+    return task.tell(result)
+  kept = path.with_suffix(".checkpoint").exists()
+  state = "The last saved state is kept" if kept else "No state was saved before"
+  return f"Diverged: {result['diverged']} {state}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +202,8 @@ def _chosen(sweeps, arguments):
   chosen = [sweeps[name] for name in arguments.sweeps or sweeps]
   planned = {seed for sweep in chosen for seed in sweep.seeds}
   seeds = arguments.seeds
+  if seeds == ():
+    raise InputError("seeds must be one or more, got none.")
   if seeds is not None and not planned.issuperset(seeds):
     raise InputError(
       f"seeds must be of {', '.join(map(str, sorted(planned)))}, those of the "

@@ -21,7 +21,10 @@ def settings_of(path: pathlib.Path, settings: type[S]) -> S:
     InputError: the file is no result.
   """
   try:
-    return settings.from_json(json.loads(path.read_text())["config"])
+    config = json.loads(path.read_text())["config"]
+    if not isinstance(config, dict):
+      raise TypeError(f"config must be an object, got {config!r}")
+    return settings.from_json(config)
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(f"{path} is not the result of a run: {error!r}") from error
 
@@ -46,13 +49,13 @@ class Results(Generic[S]):
     for path in sorted(folder.glob("*.json")):
       config = settings_of(path, settings)
       result = json.loads(path.read_text())
-      data = result.get("data", {}).get("fingerprint")
+      source = result.get("data")
+      data = source.get("fingerprint") if isinstance(source, dict) else None
       if data is None:
         raise InputError(f"{path} must have the fingerprint of its data, got none.")
-      if data != sources.setdefault(config.dataset, data):
+      if data != (other := sources.setdefault(config.data_sets, data)):
         raise InputError(
-          f"{path} must have the data of the results beside it, "
-          f"{sources[config.dataset]}, got {data}."
+          f"{path} must have the data of the results beside it, {other}, got {data}."
         )
       runs = self._runs.setdefault(_without_seed(config), {})
       if config.seed in runs:

@@ -93,6 +93,11 @@ class RunSettings(Settings):
       raise InputError(f"seed must be less than 2**32, got {self.seed}.")
 
   @property
+  def data_sets(self) -> tuple[str, ...]:
+    """All that a run reads: runs of the same ones have the same data."""
+    return (self.dataset,)
+
+  @property
   def label(self) -> str:
     """What is read in the name of a run; letters, digits, and ``_-``."""
     raise NotImplementedError

@@ -47,8 +47,9 @@ def train(
 
   Raises:
     OccupiedError: another process trains it.
-    InputError: of the task; or what is finished has other settings, for the defaults
-      were others then; or what is to go on was begun with other data.
+    InputError: of the task; or what is finished is no result, or has other settings,
+      for the defaults were others then; or what is to go on cannot be read, or was
+      begun with other data.
   """
   path = output / f"{config.name}.json"
   try:
@@ -60,6 +61,8 @@ def train(
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(result) + "\n")
         partial.rename(path)  # Complete, or not there.
+      # Before anything is removed.
+      check_settings(settings_of(path, task.settings), config, path)
       if has_diverged(config, output):
         checkpoints.close()
       else:
@@ -68,9 +71,7 @@ def train(
     raise OccupiedError(f"{config.name} is being trained by another process.") from None
   path.with_suffix(".lock").unlink(missing_ok=True)  # It guards nothing any more.
   on_step(config.steps)
-  result = json.loads(path.read_text())
-  check_settings(settings_of(path, task.settings), config, path)
-  return result
+  return json.loads(path.read_text())
 
 
 def is_finished(task: Task[S], config: S, output: pathlib.Path) -> bool:
