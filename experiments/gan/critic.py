@@ -28,6 +28,7 @@ from experiments.data import Data
 from experiments.data.batches import training_batches
 from experiments.errors import InputError, make_folder
 from experiments.gan.scores import Scores, Seen, frechet_distance, scores
+from experiments.gan.training import all_finite
 from experiments.runs.settings import Settings
 
 BATCH = 500
@@ -165,6 +166,8 @@ def _kept(path, settings, data):
       variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
     if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, wanted):
       raise ValueError("its arrays are others")
+    if not all_finite(variables):
+      raise ValueError("its numbers are not finite")
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise InputError(
       f"{path} is not a readable critic: {error}. Delete it, and it is trained again."
@@ -199,7 +202,8 @@ def _trained(settings, data):
     optax.add_decayed_weights(5e-4),
     optax.sgd(lambda i: rate(i) * jnp.minimum(1.0, (i + 1) / warmup), momentum=0.9),
   )
-  params, stats = _initial(model, data).values()
+  variables = _initial(model, data)
+  params, stats = variables["params"], variables["batch_stats"]
   state = training.State(params, stats, tx.init(params), jnp.zeros(()))
   update = training.make_update(model, 1, tx, label_smoothing=0.0)
   rows = np.setdiff1d(np.arange(len(data.train)), held_out(data))
@@ -209,13 +213,12 @@ def _trained(settings, data):
   ):  # fmt: skip
     state = update(state, images, labels)
   variables = {"params": state.params, "batch_stats": state.batch_stats}
-  variables = jax.tree.map(np.asarray, variables)
-  if not all(np.isfinite(x).all() for x in jax.tree.leaves(variables)):
+  if not all_finite(variables):
     raise InputError(
       "the critic's parameters were no longer finite; critic.learning_rate must be "
       f"smaller than {settings.learning_rate:g}."
     )
-  return variables
+  return jax.tree.map(np.asarray, variables)
 
 
 def _digest(*parts):

@@ -1,6 +1,8 @@
 """The command of a report: a page, its pictures, and what the README has of it."""
 
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Callable, Collection, Mapping
 
 from rich.console import Console
@@ -27,8 +29,8 @@ def write_report(
 ) -> None:
   """Writes OUTPUT/NAME.md and OUTPUT/images, and prints what is of the README.
 
-  Errors of what was given are told in a line; with no runs of the preset, nothing is
-  written.
+  Errors of what was given are told in a line, before anything is written: no runs of
+  the preset, a page of another one.
 
   Args:
     name: of the page; pictures are NAME_PICTURE.png.
@@ -47,18 +49,21 @@ def write_report(
   with told_in_a_line(console):
     found = Results(results, settings)
     words = {name: text(preset, found) for name, text in in_readme.items()}
-    make_folder(output / "images")
-    pictures = draw(preset, found, output / "images")
-    drawn = {picture.stem.removeprefix(f"{name}_") for picture in pictures}
-    if not pictures and not any(words.values()):
-      raise InputError(
-        f"results must hold runs of preset {preset!r}, two or more of an arm, got none "
-        f"in {results}."
-      )
-    page = filled(path, title, blocks(preset, found) | links(drawn))
-    if readme is not None:
-      fill_file(readme, words)
-    write(path, page)
+    with tempfile.TemporaryDirectory() as folder:
+      pictures = draw(preset, found, pathlib.Path(folder))
+      drawn = {picture.stem.removeprefix(f"{name}_") for picture in pictures}
+      if not pictures and not any(words.values()):
+        raise InputError(
+          f"results must hold runs of preset {preset!r}, two or more of an arm, got "
+          f"none in {results}."
+        )
+      page = filled(path, title, blocks(preset, found) | links(drawn))
+      make_folder(output / "images")
+      if readme is not None:
+        fill_file(readme, words)
+      write(path, page)
+      for picture in pictures:
+        shutil.copy(picture, output / "images")
   wrote = f"Wrote {path} and {len(pictures)} pictures."
   console.print(
     *words.values(), wrote, sep="\n", highlight=False, markup=False, soft_wrap=True
