@@ -22,10 +22,14 @@ class NeuronAxes:
       after the other: the gates of a recurrent cell, a fused query-key-value
       projection, heads on one axis, the groups of a convolution. Neurons of
       different groups do not repel each other.
+    turns: how often the groups take turns along the flattened neurons: 1 where each
+      is in one piece, the number of heads where every head holds a part of each
+      (queries, keys and values head by head), and so on up to n / groups, where
+      neighbors belong to different groups.
 
   Raises:
     TypeError: an axis is not a whole number.
-    ValueError: ``groups`` is not a whole number >= 1.
+    ValueError: ``groups`` or ``turns`` is not a whole number >= 1.
 
   Example:
     >>> import jax.numpy as jnp
@@ -38,11 +42,16 @@ class NeuronAxes:
     >>> per_head = LayerRule("query/kernel", NeuronAxes(-1, batch=-2))
     >>> {k: v.shape for k, v in neuron_matrices(params, [per_head]).items()}
     {'query/kernel': (4, 16, 64)}
+    >>> params = {"qkv": {"kernel": jnp.ones((64, 96))}}  # 8 heads of q, k and v.
+    >>> by_head = LayerRule("qkv/kernel", NeuronAxes(-1, groups=3, turns=8))
+    >>> {k: v.shape for k, v in neuron_matrices(params, [by_head]).items()}
+    {'qkv/kernel': (3, 32, 64)}
   """
 
   neurons: tuple[int, ...] | int = (-1,)
   batch: tuple[int, ...] | int = ()
   groups: int = 1
+  turns: int = 1
 
   def __post_init__(self):
     for name in ("neurons", "batch"):
@@ -53,7 +62,8 @@ class NeuronAxes:
       except TypeError as error:
         raise TypeError(f"{name} must be a tuple of axes, got {axes!r}.") from error
       object.__setattr__(self, name, axes)
-    object.__setattr__(self, "groups", check_count("groups", self.groups, 1))
+    for name in ("groups", "turns"):
+      object.__setattr__(self, name, check_count(name, getattr(self, name), 1))
 
   def __repr__(self) -> str:
     def text(axes):
@@ -61,7 +71,8 @@ class NeuronAxes:
 
     batch = f", batch={text(self.batch)}" if self.batch else ""
     groups = f", groups={self.groups}" if self.groups > 1 else ""
-    return f"NeuronAxes({text(self.neurons)}{batch}{groups})"
+    turns = f", turns={self.turns}" if self.turns > 1 else ""
+    return f"NeuronAxes({text(self.neurons)}{batch}{groups}{turns})"
 
   def split(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Non-negative (batch, neuron, feature) axes of an array of this shape.
@@ -86,9 +97,10 @@ class NeuronAxes:
     if not features:
       raise ValueError(f"{self} leaves no axis for the features")
     num_neurons = math.prod(shape[a] for a in neurons)
-    if num_neurons % self.groups:
+    if num_neurons % (self.groups * self.turns):
+      turns = f" in {self.turns} turns" if self.turns > 1 else ""
       raise ValueError(
-        f"{num_neurons} neurons do not fall into {self.groups} equal groups"
+        f"{num_neurons} neurons do not fall into {self.groups} equal groups{turns}"
       )
     return batch, neurons, features
 
@@ -110,7 +122,12 @@ class NeuronAxes:
     """
     batch, neurons, features = self.split(x.shape)
     shape = self.matrix_shape(x.shape)
-    return x.transpose(batch + neurons + features).reshape(shape)
+    x = x.transpose(batch + neurons + features)
+    if self.groups > 1 and self.turns > 1:
+      *stack, groups, n, d = shape
+      x = x.reshape(*stack, self.turns, groups, n // self.turns, d)
+      x = x.swapaxes(-4, -3)
+    return x.reshape(shape)
 
   def stacked(self, ndim: int, stack: tuple[int, ...], num_axes: int) -> "NeuronAxes":
     """These axes of one layer, of ``ndim`` axes, in a stack of such layers.
@@ -124,7 +141,7 @@ class NeuronAxes:
     move = lambda axes: tuple(places[a % ndim] for a in axes)  # noqa: E731
     neurons = tuple(a - num_axes for a in move(cast(tuple, self.neurons)))
     batch = stack + move(cast(tuple, self.batch))
-    return NeuronAxes(neurons, batch, self.groups)
+    return NeuronAxes(neurons, batch, self.groups, self.turns)
 
 
 def stack_axes(layer: tuple[int, ...], stack: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -1,203 +1,197 @@
-"""The rules of a model, read from the classes of its modules."""
+"""The rules of a model, read from what it computes."""
 
-import dataclasses
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import jax
-
-from mhe_jax.layers.axes import NeuronAxes
-from mhe_jax.layers.classes import Path, Reading, readings_of
+from mhe_jax.layers.classes import readings_of
+from mhe_jax.layers.modules import is_equinox, is_nnx, program_of
 from mhe_jax.layers.names import NOT_NEURONS, UnreadableError
-from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, match
+from mhe_jax.layers.program.trace import Path, Reading
+from mhe_jax.layers.program.uses import Unread
+from mhe_jax.layers.rules import (
+  LayerRule,
+  Match,
+  Role,
+  check_matches,
+  check_rules,
+  match,
+)
 from mhe_jax.layers.select import raise_unreadable
 from mhe_jax.layers.trees import flatten, is_array
 
 
 def layer_rules(
   model: Any,
-  *example_inputs: Any,
+  *inputs: Any,
   rules: Sequence[LayerRule] = (),
   **options: Any,
 ) -> tuple[LayerRule, ...]:
-  r"""Rules that say by class where the neurons of a model are.
+  r"""Rules that say where the neurons of a program are, read from what it computes.
 
-  They fit every tree of its parameters: the module, its state, the trees of an
-  optimizer, a restored checkpoint, and any part of these. Layers in stacks
-  (``nn.scan``, ``nnx.vmap``, ``eqx.filter_vmap``) are found along whatever axis;
-  gates of recurrent cells and groups of convolutions are sets of their own
-  (``NeuronAxes.groups``), while the heads of attention are one set. Depthwise
-  convolutions and tables of relative positions are skipped, unless a rule of yours
-  gives axes for them. What is not in the list of docs/layers.md is left to its name;
-  :func:`mhe_jax.describe` lists what that does not tell, and the first step of
-  training warns of it.
+  Called as ``layer_rules(function, params, *inputs)`` for any JAX function whose first
+  argument is a tree of parameters, such as ``apply`` or a loss; or as
+  ``layer_rules(module, *inputs)`` for a linen, nnx or Equinox module, or the result of
+  ``hk.transform``. The function is traced, and nothing is computed. In its jaxpr every
+  product says which axes of a parameter it sums over (features), keeps (neurons) or
+  runs along (independent sets); convolutions say their groups, lookups their rows.
+  Equal parts of a product that are used by themselves are sets of their own: queries,
+  keys and values, gates. The matrix that an output came through last is the output
+  layer. docs/layers.md has the list of what is read.
+
+  What is only added or multiplied (biases, scales, tables of positions) is skipped. A
+  parameter that cannot be followed is neither guessed nor left out: it has the role
+  ``"unread"``, :func:`mhe_jax.describe` lists it with the primitive that stopped the
+  reading, and the first step of training warns of it. Give it a rule.
+
+  The rules fit every tree of these parameters: the module, its state, the trees of an
+  optimizer, a restored checkpoint, and any part of these.
 
   Args:
-    model: an nnx module, a linen module, a tree with Equinox modules, or the result
-      of ``hk.transform`` or ``hk.transform_with_state``.
-    *example_inputs: for linen and Haiku the positional arguments of ``init`` after
-      the key; arrays may be ``jax.ShapeDtypeStruct``. Nothing is computed.
-    rules: your own, which come first. Where one has no ``axes``, role and weight are
-      its, and the axes those of the class.
-    **options: keyword arguments of ``init``, such as ``train=False``.
+    model: a function of a tree of parameters, or a module.
+    *inputs: what it is called with. Of a function the first is the tree: a dict, an nnx
+      or Equinox module, any pytree. Arrays may be ``jax.ShapeDtypeStruct``; what is no
+      array is passed on as it is. Of an nnx or Equinox module they may be left out: it
+      is read by the classes of its parts then, without an output layer.
+    rules: your own, which come first. What one does not say, axes or role, is as read.
+    **options: keyword arguments, passed on: ``train=False``, ``rngs=``, ``method=``.
 
   Returns:
     A tuple of :class:`LayerRule`, for the ``rules`` of all functions here.
 
   Raises:
-    TypeError: the model is of none of these libraries; inputs for nnx or Equinox; or
-      ``rules`` are no rules.
-    ValueError: repeated sizes leave a choice of the axis of a stack: the message has
-      the rules to choose from; or a rule of yours is without effect.
+    TypeError: ``model`` is neither a function nor a module, or a function without
+      parameters; or ``rules`` are no rules.
+    ValueError: there is no array among the parameters; or a rule of yours is without
+      effect.
 
   Example:
     >>> import jax, jax.numpy as jnp
-    >>> import flax.linen as nn
-    >>> from mhe_jax import LayerRule, layer_rules, neuron_matrices
-    >>> model = nn.Sequential([
-    ...     nn.Conv(8, (3, 3), feature_group_count=2), nn.ConvTranspose(
-    ...         16, (2, 2), transpose_kernel=True, use_bias=False), nn.Dense(10)])
-    >>> x = jnp.ones((1, 8, 8, 4))
-    >>> rules = layer_rules(
-    ...     model, x, rules=[LayerRule("layers_2/kernel", role="output")])
-    >>> print(*rules, sep="\n")
-    LayerRule('(params/)?layers_0/kernel', NeuronAxes(-1, groups=2), optional=True)
-    LayerRule('(params/)?layers_1/kernel', NeuronAxes(-2), optional=True)
-    LayerRule('(params/)?layers_2/kernel', NeuronAxes(-1), role='output', optional=True)
-    >>> params = model.init(jax.random.key(0), x)["params"]
+    >>> from mhe_jax import layer_rules, neuron_matrices
+    >>> def loss(params, tokens):
+    ...   x = params["table"][tokens] + params["positions"]
+    ...   q, k, v = jnp.split(x @ params["qkv"], 3, axis=-1)
+    ...   x = x + jax.nn.softmax(q @ k.T) @ v
+    ...   return -jax.nn.log_softmax(x @ params["head"])[0, 0]
+    >>> shapes = {"table": (9, 4), "positions": (5, 4), "qkv": (4, 12), "head": (4, 9)}
+    >>> params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    >>> rules = layer_rules(loss, params, jnp.arange(5))
+    >>> print(*rules[:1], *rules[2:], sep="\n")
+    LayerRule('(params/)?head', NeuronAxes(-1), role='output', optional=True)
+    LayerRule('(params/)?qkv', NeuronAxes(-1, groups=3), optional=True)
+    LayerRule('(params/)?table', NeuronAxes(-2), optional=True)
     >>> {k: w.shape for k, w in neuron_matrices(params, rules).items()}
-    {'layers_0/kernel': (2, 4, 18), 'layers_1/kernel': (16, 32), 'layers_2/kernel': (10, 16)}
-  """  # noqa: E501
+    {'head': (9, 4), 'qkv': (3, 4, 4), 'table': (9, 4)}
+  """
   rules = check_rules(rules)
-  readings, shapes, library = _read(model, example_inputs, options)
+  readings, names = _read(model, inputs, options)
   # Every parameter under the name that the first rule of the user's knows it by.
-  names = {path: library.name(path, rules) for path in shapes}
-  matches = {path: match(rules, name) for path, name in names.items()}
+  known = {path: names.of(path, rules) for path in readings}
+  matches = {path: match(rules, name) for path, name in known.items()}
   left_out = {
-    path: why
-    for path in shapes
-    if (why := _why_not(path, shapes[path], readings, matches[path].reader))
+    path: str(reading.axes)
+    for path, reading in readings.items()
+    if isinstance(reading.axes, str) and not _has_axes(matches[path].reader)
   }
   check_matches(
     rules,
-    {names[path]: found for path, found in matches.items()},
-    {names[path]: why for path, why in left_out.items()},
+    {known[path]: found for path, found in matches.items()},
+    {known[path]: why for path, why in left_out.items()},
   )
   written, unreadable = [], []
-  for path, (rule, saying) in matches.items():
-    reading, role, weight = readings.get(path), "hidden", 1.0
-    pattern = library.pattern(path)
-    if rule is not None and saying is not None:
-      role, weight, reading = rule.role, rule.weight, saying.axes or reading
-    if saying is not None and saying.role == "skip":
-      reason = saying.reason or f"by rule {saying.pattern!r}"
-      written.append(LayerRule(pattern, role="skip", optional=True, reason=reason))
-    elif len(shapes[path]) < 2:
-      continue
-    elif isinstance(reading, UnreadableError):
-      unreadable.append(("/".join(path), shapes[path], reading))
-    elif isinstance(reading, NeuronAxes):
-      written.append(LayerRule(pattern, reading, role, weight, optional=True))
-    elif isinstance(reading, str) and path[-1] not in NOT_NEURONS:
-      written.append(LayerRule(pattern, role="skip", optional=True, reason=reading))
-    elif rule is not None and path not in left_out:
-      # Its class is not known: axes stay those of its name, or the last.
-      written.append(LayerRule(pattern, None, role, weight, optional=True))
+  for path, reading in readings.items():
+    rule = _rule(names.pattern(path), reading, matches[path])
+    if isinstance(rule, UnreadableError):
+      unreadable.append(("/".join(path), reading.shape, rule))
+    elif rule is not None:
+      written.append(rule)
   raise_unreadable(unreadable)
   return tuple(written)
 
 
-def _why_not(path, shape, readings, rule) -> str:
-  """Why a parameter has no neurons, unless a rule gives it axes; or nothing."""
-  if len(shape) < 2:
-    return "fewer than two axes"
-  if rule is not None and rule.axes is not None:
-    return ""
-  if isinstance(readings.get(path), str):
-    return readings[path]
-  return f"a {path[-1]}, not neurons" if path[-1] in NOT_NEURONS else ""
+def _has_axes(rule: LayerRule | None) -> bool:
+  return rule is not None and rule.axes is not None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Library:
+def _rule(pattern: str, reading: Reading, found: Match):
+  """The rule of one parameter, None for vectors, or why it cannot be read."""
+  winner, saying, role = found
+  weight = 1.0 if winner is None else winner.weight
+  axes = reading.axes
+  if saying is not None and found.is_skipped:
+    reason = saying.reason or f"by rule {saying.pattern!r}"
+    return LayerRule(pattern, None, saying.role, optional=True, reason=reason)
+  if len(reading.shape) < 2:
+    return None
+  if saying is not None and saying.axes is not None:
+    axes = saying.axes
+  if isinstance(axes, UnreadableError):
+    return axes
+  if isinstance(axes, str):
+    skips: Role = "unread" if isinstance(axes, Unread) else "skip"
+    return LayerRule(pattern, None, skips, optional=True, reason=str(axes))
+  if axes is None:
+    # Its class is not known: axes stay those of its name, or the last.
+    rule = LayerRule(pattern, None, role, weight, optional=True)
+    return None if winner is None else rule
+  if role is None and reading.is_output:
+    role = "output"
+  return LayerRule(pattern, axes, role, weight, optional=True)
+
+
+class _Names(NamedTuple):
   """How the paths of a model differ between the trees of its parameters."""
 
-  prefix: str = ""
-  suffix: str = ""
+  prefix: str
+  suffix: str
 
   def pattern(self, path: Path) -> str:
-    optional = [f"({re.escape(x)})?" if x else "" for x in (self.prefix, self.suffix)]
-    return optional[0] + re.escape("/".join(path)) + optional[1]
+    prefix, suffix = (f"({re.escape(x)})?" if x else "" for x in self)
+    return prefix + re.escape("/".join(path)) + suffix
 
-  def name(self, path: Path, rules: Sequence[LayerRule]) -> str:
+  def of(self, path: Path, rules: Sequence[LayerRule]) -> str:
     """The name by which the earliest rule knows a parameter; the plain one if none."""
     name = "/".join(path)
     names = (name, f"{self.prefix}{name}", f"{name}{self.suffix}")
     return next((n for rule in rules for n in names if rule.matches(n)), name)
 
 
-def _read(
-  model, inputs, options
-) -> tuple[dict[Path, Reading], dict[Path, tuple[int, ...]], _Library]:
-  """Readings by class, the shapes of all parameters, and how paths are written."""
-  known_parameters, library = _reader_of(model)
-  if known_parameters is None:
-    raise TypeError(
-      "model must be an nnx, linen or Equinox module, or the result of hk.transform, "
-      f"got {type(model).__name__}; for a tree of parameters write LayerRules."
-    )
-  known, params = known_parameters(model, *inputs, **options)
-  paths, leaves, _ = flatten(params)
+def _read(model, inputs, options) -> tuple[dict[Path, Reading], _Names]:
+  """Readings of all arrays among the parameters, and how their paths are written."""
+  if not inputs and not options and (is_nnx(model) or is_equinox(model)):
+    readings, names = _read_classes(model), _Names("", "/value" * is_nnx(model))
+  else:
+    program = program_of(model, inputs, options)
+    readings, names = program.read(), _Names(program.prefix, program.suffix)
+    if names.prefix and all(f"{path[0]}/" == names.prefix for path in readings if path):
+      readings = {path[1:]: reading for path, reading in readings.items()}
+  if not readings:
+    raise ValueError("params has no arrays, so that there is nothing to read.")
+  if any(f"{path[0]}/" == names.prefix for path in readings if path):
+    names = names._replace(prefix="")  # A module of that name: it could be the prefix.
+  return readings, names
+
+
+def _read_classes(model) -> dict[Path, Reading]:
+  """Of modules that have their parameters, without an input: by class."""
+  known = []
+  if "flax.nnx" in sys.modules:
+    from mhe_jax.layers import nnx  # noqa: PLC0415
+
+    known += nnx.known_parameters(model)
+  if "equinox" in sys.modules:
+    from mhe_jax.layers import equinox  # noqa: PLC0415
+
+    known += equinox.known_parameters(model)
+  paths, leaves, _ = flatten(model)
   shapes = {p: tuple(x.shape) for p, x in zip(paths, leaves) if is_array(x)}
-  if any(f"{path[0]}/" == library.prefix for path in shapes if path):
-    library = _Library()  # A module of that name: the prefix could be it.
-  return readings_of(known, shapes), shapes, library
+  by_class = readings_of(known, shapes)
 
+  def axes(path):
+    if path in by_class:
+      return by_class[path]
+    is_known = len(shapes[path]) < 2 or path[-1] in NOT_NEURONS
+    return "not neurons" if is_known else None
 
-def _reader_of(model) -> tuple[Callable | None, _Library]:
-  # Only what the user has imported can have made the model.
-  linen, hk = sys.modules.get("flax.linen"), sys.modules.get("haiku")
-  nnx, eqx = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
-  if linen is not None and isinstance(model, linen.Module):
-    from mhe_jax.layers import linen as reader  # noqa: PLC0415
-
-    return reader.known_parameters, _Library(prefix="params/")
-  if hk is not None and isinstance(
-    model,
-    hk.Transformed
-    | hk.TransformedWithState
-    | hk.MultiTransformed
-    | hk.MultiTransformedWithState,
-  ):
-    from mhe_jax.layers import haiku as reader  # noqa: PLC0415
-
-    return reader.known_parameters, _Library()
-  if nnx is not None and _has(model, nnx.Module):
-    from mhe_jax.layers import nnx as reader  # noqa: PLC0415
-
-    # Checkpoints of a state have the arrays below the attribute ``value``.
-    return _without_inputs(reader.known_parameters), _Library(suffix="/value")
-  if eqx is not None and _has(model, eqx.Module):
-    from mhe_jax.layers import equinox as reader  # noqa: PLC0415
-
-    return _without_inputs(reader.known_parameters), _Library()
-  return None, _Library()
-
-
-def _has(tree, cls) -> bool:
-  is_module = lambda x: isinstance(x, cls)  # noqa: E731
-  return any(map(is_module, jax.tree.leaves(tree, is_leaf=is_module)))
-
-
-def _without_inputs(known_parameters):
-  def read(model, *inputs, **options):
-    if inputs or options:
-      raise TypeError(
-        "example_inputs are for linen and Haiku; an nnx or Equinox module has its "
-        f"parameters already, got {len(inputs) + len(options)} inputs."
-      )
-    return known_parameters(model), model
-
-  return read
+  return {path: Reading(axes(path), shape) for path, shape in shapes.items()}

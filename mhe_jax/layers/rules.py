@@ -10,16 +10,19 @@ from typing import Literal, NamedTuple
 from mhe_jax.checks import check_number, check_weight
 from mhe_jax.layers.axes import NeuronAxes
 
+Role = Literal["hidden", "output", "skip", "unread"]
+ROLES, SKIPPING = ("hidden", "output"), ("skip", "unread")
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LayerRule:
   r"""Says how the parameters whose path matches a pattern are read.
 
   Rules are tried in order and the first that matches a path wins; a path that
-  none matches is read by the built-in rules, as a hidden layer. Of a rule without
-  axes, role and weight hold, and the axes are those of the next rule that matches and
-  has some. A rule that matches nothing, or has no effect since rules before it took
-  all its matches, is an error.
+  none matches is read by the built-in rules, as a hidden layer. What a rule does not
+  say, axes or role, is taken from the next rule that matches and says it. A rule that
+  matches nothing, or has no effect since rules before it took all its matches, is an
+  error.
   :func:`mhe_jax.layer_rules` writes the rules of a model.
 
   Args:
@@ -31,11 +34,13 @@ class LayerRule:
       of parameters whose class or name is known, and takes the last axis of all
       others.
     role: ``"hidden"`` (half-space energy by default), ``"output"`` (the
-      classifier: full-space energy) or ``"skip"``.
+      classifier: full-space energy), ``"skip"``, or ``"unread"``: skipped, because
+      nobody knows where its neurons are, and told at the first training step.
+      ``None``, without another rule that has one, is ``"hidden"``.
     weight: factor of the layer in the network's energy, finite and >= 0.
     optional: whether it may match nothing, as in a tree with a part of the
       parameters.
-    reason: why it skips; :func:`mhe_jax.describe` shows it.
+    reason: why it is skipped; :func:`mhe_jax.describe` shows it.
 
   Raises:
     TypeError: ``axes`` is not a :class:`NeuronAxes`, or ``weight`` no number.
@@ -53,7 +58,7 @@ class LayerRule:
 
   pattern: str
   axes: NeuronAxes | None = None
-  role: Literal["hidden", "output", "skip"] = "hidden"
+  role: Role | None = None
   weight: float = 1.0
   optional: bool = False
   reason: str = ""
@@ -69,8 +74,10 @@ class LayerRule:
       ) from error
     if self.axes is not None and not isinstance(self.axes, NeuronAxes):
       raise TypeError(f"axes must be NeuronAxes or None, got {self.axes!r}.")
-    if self.role not in ("hidden", "output", "skip"):
-      raise ValueError(f"role must be 'hidden', 'output' or 'skip', got {self.role!r}.")
+    if self.role not in (*ROLES, *SKIPPING, None):
+      raise ValueError(
+        f"role must be 'hidden', 'output', 'skip', 'unread' or None, got {self.role!r}."
+      )
     # Through check_number, since a rule's weight may not be traced.
     weight = check_number("weight", self.weight)
     check_weight("weight", weight)
@@ -111,25 +118,33 @@ class Match(NamedTuple):
   """What the rules say of a path.
 
   Attributes:
-    winner: the first rule that matches; it says role and weight. None: no rule does.
+    winner: the first rule that matches; it says the weight. None: no rule does.
     reader: the first that says what the parameter is: the winner, or a later one with
       axes, or a reason to skip. So ``[LayerRule("head/kernel", role="output"),
-      *layer_rules(model)]`` keeps the axes of the class.
+      *layer_rules(model)]`` keeps the axes of the model.
+    role: that of the reader, if it skips; else the first that a rule says; else None.
   """
 
   winner: LayerRule | None
   reader: LayerRule | None
+  role: Role | None
+
+  @property
+  def is_skipped(self) -> bool:
+    return self.role in SKIPPING
 
 
 def match(rules: Sequence[LayerRule], path: str) -> Match:
   """The rules that hold for a path."""
   matching = [rule for rule in rules if rule.matches(path)]
   first = matching[0] if matching else None
+  role = next((rule.role for rule in matching if rule.role in ROLES), None)
   for rule in matching:
-    is_skip = rule.role == "skip" and (rule.reason or rule is first)
-    if rule.axes is not None or is_skip:
-      return Match(first, rule)
-  return Match(first, first)
+    if rule.role in SKIPPING and (rule.reason or rule is first):
+      return Match(first, rule, rule.role)
+    if rule.axes is not None:
+      return Match(first, rule, role)
+  return Match(first, first, role)
 
 
 def check_matches(
@@ -176,7 +191,7 @@ def check_matches(
 
 def _is_excused(rule, reason) -> bool:
   """Whether a rule may match a parameter that has no neurons for this reason."""
-  if rule.role == "skip" or reason is None:
+  if rule.role in SKIPPING or reason is None:
     return True
   # Trees of a partition have holes where another part has the parameter; and a
   # classifier with one output is still the output layer.

@@ -22,7 +22,7 @@ from mhe_jax.layers.names import (
   UnreadableError,
   layout_from_names,
 )
-from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, match
+from mhe_jax.layers.rules import LayerRule, Match, check_matches, check_rules, match
 from mhe_jax.layers.trees import flatten, is_array
 
 
@@ -126,9 +126,9 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
   layers, skipped, unread, unreadable = [], {}, [], []
   for index, (path, leaf) in enumerate(zip(bare, leaves)):
     name = names[index]
-    rule, says = matches[name]
+    found = matches[name]
     try:
-      axes = reader.read(path, leaf, says)
+      axes = reader.read(path, leaf, found)
     except UnreadableError as error:
       unreadable.append((name, shapes[path], error))
       continue
@@ -136,10 +136,11 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
       raise type(error)(f"parameter {name!r}: {error}.") from None
     if isinstance(axes, str):
       skipped[name] = axes
-      if reader.is_unread(path, leaf, rule):
+      if reader.is_unread(path, leaf, found):
         unread.append(name)
     else:
-      role, weight = (rule.role, rule.weight) if rule else ("hidden", 1.0)
+      weight = found.winner.weight if found.winner else 1.0
+      role = found.role or "hidden"
       layers.append(Layer(name, index, leaf, axes, role, weight))
   for name, count in collections.Counter(layer.path for layer in layers).items():
     if count > 1:
@@ -235,9 +236,10 @@ class _Reader:
   masked: Collection[Path]
   by_class: Mapping[Path, Reading]
 
-  def read(self, path, leaf, rule) -> NeuronAxes | str:
+  def read(self, path, leaf, found: Match) -> NeuronAxes | str:
     """The axes of one leaf, or the reason why it is skipped."""
-    if rule is not None and rule.role == "skip":
+    rule = found.reader
+    if rule is not None and found.is_skipped:
       return rule.reason or f"by rule {rule.pattern!r}"
     if isinstance(leaf, optax.MaskedNode):
       return "masked"
@@ -277,9 +279,11 @@ class _Reader:
       return NeuronAxes() if len(self.shapes[path]) >= 2 else "fewer than two axes"
     return layout_from_names(path, self.shapes, self.masked)
 
-  def is_unread(self, path, leaf, rule) -> bool:
+  def is_unread(self, path, leaf, found: Match) -> bool:
     """Whether a leaf that is skipped could be neurons, and nobody said otherwise."""
-    if rule is not None or path in self.by_class or path not in self.shapes:
+    if found.role == "unread":
+      return is_array(leaf)
+    if found.winner is not None or path in self.by_class or path not in self.shapes:
       return False
     shape = self.shapes[path]
     if len(shape) < 2 or max(shape) == math.prod(shape):  # A vector, or one number.

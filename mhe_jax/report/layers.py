@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from mhe_jax.layers.axes import NeuronAxes
-from mhe_jax.layers.rules import LayerRule, check_matches, check_rules, match
+from mhe_jax.layers.rules import LayerRule, Match, check_matches, check_rules, match
 from mhe_jax.report.architectures import read_name
 from mhe_jax.report.checkpoint import Checkpoint
 from mhe_jax.report.errors import InputError
@@ -72,7 +72,7 @@ def select_layers(
   matches = {name: match(rules, name) for name in shapes}
   layers, skipped, unknown = [], {}, {}
   for tensor in checkpoint.tensors:
-    reading = _read(tensor, stored, *matches[tensor.name])
+    reading = _read(tensor, stored, matches[tensor.name])
     if isinstance(reading, NotNeurons):
       skipped[tensor.name] = reading.reason
     elif isinstance(reading, Unknown):
@@ -86,9 +86,12 @@ def select_layers(
   return Selected(tuple(layers), skipped, unknown)
 
 
-def _read(tensor, stored, winner, reader) -> Reading:
-  if reader is not None and reader.role == "skip":
+def _read(tensor, stored, found: Match) -> Reading:
+  winner, reader, role = found
+  if reader is not None and role == "skip":
     return NotNeurons(reader.reason or f"by rule {reader.pattern!r}")
+  if reader is not None and role == "unread":
+    return Unknown(reader.reason or f"by rule {reader.pattern!r}")
   if len(tensor.shape) < 2:
     return NotNeurons("fewer than two axes")
   if tensor.dtype is None:
@@ -104,8 +107,8 @@ def _read(tensor, stored, winner, reader) -> Reading:
   if isinstance(reading, Unknown) and winner is not None and not reading.is_named:
     reading = (Part(NeuronAxes(), "by rule, last axis"),)
   if isinstance(reading, tuple):
-    if winner is not None:  # Its role holds, in all parts.
-      reading = tuple(dataclasses.replace(p, role=winner.role) for p in reading)
+    if role is not None:  # In all parts.
+      reading = tuple(dataclasses.replace(p, role=role) for p in reading)
     try:
       shapes = [part.matrix_shape(tensor.shape) for part in reading]
     except ValueError as error:

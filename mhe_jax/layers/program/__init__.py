@@ -1,0 +1,1 @@
+"""Where the neurons are, read from what a program does with its parameters."""

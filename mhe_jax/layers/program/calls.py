@@ -1,0 +1,164 @@
+"""A jaxpr from its first equation to its last, through calls, branches and loops."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from mhe_jax.layers.program import primitives
+from mhe_jax.layers.program.products import move
+from mhe_jax.layers.program.uses import Uses
+from mhe_jax.layers.program.values import Value, join
+
+# Turns of a loop until what comes round is known: each adds what one use tells.
+_TURNS = 6
+
+
+def interpret(uses: Uses, jaxpr: Any, args: Sequence[Value]) -> list[Value]:
+  """What is known of the outputs of a jaxpr, closed or with its constants in front."""
+  if isinstance(jaxpr, core.ClosedJaxpr):
+    return interpret(uses, jaxpr.jaxpr, [Value() for _ in jaxpr.consts] + [*args])
+  env: dict[Any, Value] = {}
+
+  def read(atom):
+    if isinstance(atom, core.Literal):
+      return Value()
+    return env.get(atom, Value())
+
+  variables = [*jaxpr.constvars, *jaxpr.invars]
+  env.update(zip(variables[len(variables) - len(args) :], args, strict=True))
+  for eqn in jaxpr.eqns:
+    values = [read(atom) for atom in eqn.invars]
+    env.update(zip(eqn.outvars, _evaluate(uses, eqn, values), strict=True))
+  return [read(atom) for atom in jaxpr.outvars]
+
+
+def _evaluate(uses, eqn, values) -> list[Value]:
+  rule = _CONTROL.get(eqn.primitive.name)
+  if rule is not None:
+    return rule(uses, eqn.params, values, eqn)
+  body = _body_of(eqn)
+  if body is not None:
+    return interpret(uses, body, values)
+  return primitives.apply(uses, eqn, values)
+
+
+def _body_of(eqn) -> Any:
+  """The jaxpr that a call stands for: jit, remat, custom derivatives and their kin."""
+  shapes = [getattr(x.aval, "shape", None) for x in eqn.invars]
+  for param in eqn.params.values():
+    if isinstance(param, core.ClosedJaxpr | core.Jaxpr):
+      inner = param.jaxpr if isinstance(param, core.ClosedJaxpr) else param
+      same = [getattr(x.aval, "shape", None) for x in inner.invars] == shapes
+      if same and len(inner.outvars) == len(eqn.outvars):
+        return param
+  return None
+
+
+def _scan(uses, params, values, eqn):
+  del eqn
+  num_consts, num_carry = params["num_consts"], params["num_carry"]
+  consts, carry = values[:num_consts], values[num_consts : num_consts + num_carry]
+  layers = [
+    _of_one(value, var.aval.shape)
+    for value, var in zip(
+      values[num_consts + num_carry :],
+      params["jaxpr"].jaxpr.invars[num_consts + num_carry :],
+    )
+  ]
+  carry, outs = _loop(
+    lambda carry: interpret(uses, params["jaxpr"], [*consts, *carry, *layers]), carry
+  )
+  shapes = [var.aval.shape for var in params["jaxpr"].jaxpr.outvars[num_carry:]]
+  ys = [_stacked(value, shape) for value, shape in zip(outs[num_carry:], shapes)]
+  return [*carry, *ys]
+
+
+def _of_one(value: Value, shape) -> Value:
+  """One of those that a scan runs along: the first axis of a parameter is a stack."""
+  places = {a + 1: a for a in range(len(shape))}
+  views = tuple(
+    dataclasses.replace(move(v, places, shape), stack=v.stack + v.digits([0]))
+    for v in value.views
+  )
+  constant = frozenset(a - 1 for a in value.constant if a > 0)
+  return value.replace(views=views, constant=constant, one_hot=None)
+
+
+def _stacked(value: Value, shape) -> Value:
+  places = {a: a + 1 for a in range(len(shape))}
+  views = tuple(move(view, places, (1, *shape)) for view in value.views)
+  constant = frozenset(a + 1 for a in value.constant)
+  return value.replace(views=views, constant=constant, one_hot=None)
+
+
+def _loop(body, carry):
+  outs = []
+  for _ in range(_TURNS):
+    outs = body(carry)
+    joined = [join(pair) for pair in zip(carry, outs)]
+    if joined == carry:
+      break
+    carry = joined
+  return carry, outs
+
+
+def _while(uses, params, values, eqn):
+  del eqn
+  in_cond, in_body = params["cond_nconsts"], params["body_nconsts"]
+  consts = values[in_cond : in_cond + in_body]
+  carry, _ = _loop(
+    lambda carry: interpret(uses, params["body_jaxpr"], [*consts, *carry]),
+    values[in_cond + in_body :],
+  )
+  interpret(uses, params["cond_jaxpr"], [*values[:in_cond], *carry])
+  return carry
+
+
+def _cond(uses, params, values, eqn):
+  del eqn
+  _, *args = values
+  branches = [interpret(uses, branch, args) for branch in params["branches"]]
+  return [join(outs) for outs in zip(*branches)]
+
+
+def _shard_map(uses, params, values, eqn):
+  """Inside, sizes are those of one device: axes keep their digits, not their order."""
+  jaxpr = params["jaxpr"]
+  inner = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+  args = [
+    _resized(value, outside.aval.shape, inside.aval.shape)
+    for value, outside, inside in zip(values, eqn.invars, inner.invars)
+  ]
+  outs = interpret(uses, jaxpr, args)
+  return [
+    _resized(value, inside.aval.shape, outside.aval.shape)
+    for value, inside, outside in zip(outs, inner.outvars, eqn.outvars)
+  ]
+
+
+def _resized(value: Value, old, new) -> Value:
+  if tuple(old) == tuple(new) or len(old) != len(new):
+    return value
+  views = tuple(
+    dataclasses.replace(
+      view,
+      axes=tuple(
+        x if old[a] == new[a] else x._replace(exact=False)
+        for a, x in enumerate(view.axes)
+      ),
+    )
+    for view in value.views
+  )
+  return value.replace(views=views)
+
+
+_CONTROL = {"scan": _scan, "while": _while, "cond": _cond, "shard_map": _shard_map}
+
+
+def is_key(x: Any) -> bool:
+  """Whether an array is of PRNG keys of the new style."""
+  return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

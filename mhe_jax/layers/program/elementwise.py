@@ -1,0 +1,202 @@
+"""What is added to, multiplied with, and summed over: elementwise, and reductions."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from mhe_jax.layers.program.digits import foreign
+from mhe_jax.layers.program.products import commit, move, placed
+from mhe_jax.layers.program.uses import ADDED, PRODUCT, Use
+from mhe_jax.layers.program.values import (
+  Value,
+  View,
+  above_one,
+  distinct,
+  shape_of,
+  union,
+)
+
+# What scales, what adds, what only passes on, and all else.
+SCALING = {"mul", "div"}
+ADDING = {"add", "add_any", "sub"}
+PASSING = set(
+  "convert_element_type copy copy_p neg real reduce_precision select_n pvary pcast "  # noqa: SIM905
+  "reshard mesh_cast sharding_constraint layout_constraint name".split()
+)
+NONLINEAR = set(
+  "abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil "  # noqa: SIM905
+  "clamp complex conj cos cosh digamma eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
+  "igamma igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min "
+  "ne nextafter not or polygamma pow regularized_incomplete_beta rem round rsqrt "
+  "shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square "
+  "tan tanh xor zeta".split()
+)
+ELEMENTWISE = SCALING | ADDING | PASSING | NONLINEAR
+REDUCING = set(
+  "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor "  # noqa: SIM905
+  "argmax argmin".split()
+)
+
+
+def _stretched(value: Value, old: Sequence[int], new: Sequence[int]) -> Value:
+  """An operand of an elementwise primitive at the shape of the output."""
+  if tuple(old) == tuple(new):
+    return value
+  if len(old) != len(new):  # A scalar.
+    return Value(
+      data=value.data,
+      sources=value.sources,
+      stopped=value.stopped,
+      last=value.last,
+      constant=above_one(new),
+    )
+  axes = frozenset(a for a in range(len(new)) if old[a] != new[a])
+  views = tuple(
+    dataclasses.replace(
+      view,
+      axes=tuple(foreign(new[a]) if a in axes else x for a, x in enumerate(view.axes)),
+    )
+    for view in value.views
+  )
+  return value.replace(views=views, constant=value.constant | axes)
+
+
+def elementwise(uses, eqn, values) -> Value:
+  """A function of the entries of its operands."""
+  name, shape = eqn.primitive.name, shape_of(eqn.outvars[0])
+  values = [
+    _stretched(v, shape_of(x), shape) for v, x in zip(values, eqn.invars, strict=True)
+  ]
+  if not any(v.data for v in values):
+    values = _of_parameters(uses, name, values)
+  data = any(v.data for v in values)
+  constant = frozenset.intersection(*(v.constant for v in values))
+  if not data:
+    sources = frozenset().union(*(v.sources for v in values))
+    views = _covering(uses, [view for v in values for view in v.views])
+    stopped = next((v.stopped for v in values if v.stopped), "")
+    return Value(views=views, sources=sources, stopped=stopped, constant=constant)
+  views = []
+  if name not in PASSING:
+    values = [v if v.data else commit(uses, v) for v in values]
+  for i, value in enumerate(values):
+    others = [v for k, v in enumerate(values) if k != i]
+    if not value.data:
+      uses.elementwise(value)
+    adds = name not in SCALING and any(v.data for v in others)
+    free = [v.constant for v in others if v.data]
+    for view in value.views:
+      now = view.free.intersection(*free) if free else view.free
+      linear = view.linear and name not in NONLINEAR
+      if name in SCALING:
+        linear = linear and not any(_varies_with(view, v) for v in others)
+      added = view.added or (adds and not view.product)
+      views.append(dataclasses.replace(view, free=now, linear=linear, added=added))
+  last = _last(name, values, shape)
+  one_hot = _one_hot(name, values)
+  return Value(
+    data=True, views=distinct(views), last=last, constant=constant, one_hot=one_hot
+  )
+
+
+def _varies_with(view: View, value: Value) -> bool:
+  """Whether a factor has other neurons on all axes that a view has some on."""
+  axes = [a for a, x in enumerate(view.axes) if x.own]
+  return any(v.product and all(v.axes[a].own for a in axes) for v in value.views)
+
+
+def _of_parameters(uses, name, values) -> list[Value]:
+  """Operands without data, of which products may turn out to be activations."""
+  if not any(v.is_composite for v in values):
+    return values
+  others = [v for v in values if v.sources and not v.is_composite]
+  full = [v for v in others for view in v.weights if not v.constant and not view.inner]
+  if name in ADDING and full:  # w + a @ b.
+    return [
+      v.replace(views=tuple(dataclasses.replace(x, merged=True) for x in v.views))
+      for v in values
+    ]
+  if name in PASSING or (name in SCALING and not others):
+    return values
+  return [commit(uses, v) for v in values]
+
+
+def _covering(uses, views) -> tuple[View, ...]:
+  """Of parameters that are combined those with all the axes; others only scale."""
+  views = distinct(views)
+  axes = {v: frozenset(a for a, x in enumerate(v.axes) if x.own) for v in views}
+  kept = [
+    v
+    for v in views
+    if v.inner or not any(axes[v] < axes[w] for w in views if not w.inner)
+  ]
+  for view in views:
+    if view not in kept:
+      uses.add(view.param, Use(ADDED))
+  return tuple(kept)
+
+
+def _last(name, values, shape):
+  """Matrices that a sum, or another function of values, came through last."""
+  if not shape and name in ADDING:  # Terms of a loss: outputs of their own.
+    return frozenset(s for v in values for s in v.last)
+  return union(v.last for v in values)
+
+
+def _one_hot(name, values) -> int | None:
+  """The axis along which a value, a comparison with a counter, has a single one."""
+  hot = {v.one_hot for v in values if v.one_hot is not None}
+  if len(hot) == 1 and name in PASSING | ADDING | SCALING:
+    return hot.pop()
+  if name != "eq" or len(values) != 2:
+    return None
+  for counter, data in (values, values[::-1]):
+    if counter.is_constant and data.data:
+      axes = [a for a in data.constant if a not in counter.constant]
+      if len(axes) == 1:
+        return axes[0]
+  return None
+
+
+def reduce(uses, eqn, values) -> list[Value]:
+  """A sum, or the like, over axes: of products with parameters, or of parameters."""
+  (value,) = values
+  axes, old = tuple(eqn.params["axes"]), shape_of(eqn.invars[0])
+  shape = shape_of(eqn.outvars[0])
+  kept = [a for a in range(len(old)) if a not in axes]
+  places = {a: i for i, a in enumerate(kept)}
+  constant = frozenset(places[a] for a in value.constant if a in places)
+  if not value.data:
+    stopped = eqn.primitive.name if value.sources else ""
+    if value.views and not any(v.digits(axes) for v in value.views):
+      return [placed(value, places, shape)]
+    return [Value(sources=value.sources, stopped=stopped, constant=constant)]
+  views, used = [], set()
+  for view in value.views:
+    moved = move(view, places, shape)
+    if not view.product and _is_product(view, axes, kept):
+      features, neurons = view.digits(axes), view.digits(kept)
+      uses.add(view.param, Use(PRODUCT, features, neurons, view.stack, view.fixed))
+      uses.cut(view)
+      used.add(view.param)
+      moved = View(view.param, moved.axes, product=True, stack=view.stack)
+    if any(x.own for x in moved.axes):
+      views.append(moved)
+  if used:
+    uses.feed(value, used)
+  last = frozenset({frozenset(used)}) if used else value.last
+  hot = places.get(value.one_hot) if value.one_hot is not None else None
+  return [
+    Value(data=True, views=tuple(views), last=last, constant=constant, one_hot=hot)
+    for _ in eqn.outvars
+  ]
+
+
+def _is_product(view, axes, kept) -> bool:
+  """Whether data along the axes of a reduction met neurons along others."""
+  summed = [a for a in axes if view.axes[a].own]
+  neurons = [a for a in kept if view.axes[a].own]
+  return (
+    any(a not in view.free for a in summed)
+    and bool(neurons)
+    and all(a in view.free for a in neurons)
+  )

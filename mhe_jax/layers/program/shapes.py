@@ -1,0 +1,186 @@
+"""What moves, merges, splits, cuts and joins axes."""
+
+import dataclasses
+
+from mhe_jax.layers.program import digits as dg
+from mhe_jax.layers.program.digits import Axis
+from mhe_jax.layers.program.products import commit, opaque, placed
+from mhe_jax.layers.program.values import Value, above_one, distinct, shape_of, union
+
+
+def transpose(uses, eqn, values):
+  """Axes in another order."""
+  del uses
+  order = eqn.params["permutation"]
+  places = {old: new for new, old in enumerate(order)}
+  return [placed(values[0], places, shape_of(eqn.outvars[0]))]
+
+
+def squeeze(uses, eqn, values):
+  """Without axes of one entry."""
+  del uses
+  gone = eqn.params["dimensions"]
+  kept = [a for a in range(len(shape_of(eqn.invars[0]))) if a not in gone]
+  places = {a: i for i, a in enumerate(kept)}
+  value = placed(values[0], places, shape_of(eqn.outvars[0]))
+  return [value]
+
+
+def broadcast_in_dim(uses, eqn, values):
+  """With new axes, along which it is constant."""
+  value, old, shape = values[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+  dims = eqn.params["broadcast_dimensions"]
+  places = {a: to for a, to in enumerate(dims) if old[a] == shape[to]}
+  moved = placed(value, places, shape)
+  return [commit(uses, moved) if moved.constant else moved]
+
+
+def reshape(uses, eqn, values):
+  """Axes merged and split."""
+  value, old, new = values[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+  views = []
+  for view in value.views:
+    axes = dg.reshape(view.axes, old, new)
+    if axes is None:
+      if not view.product:
+        return opaque(uses, eqn, values)
+      continue
+    free = _reshaped(view.free | {a for a, n in enumerate(old) if n == 1}, old, new)
+    views.append(dataclasses.replace(view, axes=axes, free=free))
+  hot = None if value.one_hot is None else _reshaped({value.one_hot}, old, new)
+  return [
+    value.replace(
+      views=tuple(views),
+      constant=_reshaped(value.constant, old, new),
+      one_hot=next(iter(hot), None) if hot else None,
+    )
+  ]
+
+
+def _reshaped(axes, old, new) -> frozenset[int]:
+  """The axes that come from these alone."""
+  if 0 in old:
+    return frozenset()
+  return frozenset(
+    j
+    for ins, outs in dg.shared(old, new)
+    if (sources := [i for i in ins if old[i] != 1]) and {*sources} <= {*axes}
+    for j in outs
+    if new[j] != 1
+  )
+
+
+def _cut(value: Value, old, starts, stops, strides) -> Value:
+  views = []
+  for view in value.views:
+    left = view
+    for a, size in enumerate(old):
+      cutting = dg.cut(view.axes[a], size, starts[a], stops[a], strides[a])
+      left = left.taken(a, cutting)
+    views.append(left)
+  return value.replace(views=tuple(views))
+
+
+def slice_(uses, eqn, values):
+  """A part of each axis."""
+  old, p = shape_of(eqn.invars[0]), eqn.params
+  strides = p["strides"] or (1,) * len(old)
+  value = _cut(values[0], old, p["start_indices"], p["limit_indices"], strides)
+  return [_recorded(uses, value)]
+
+
+def split(uses, eqn, values):
+  """All parts of an axis."""
+  old, axis, start = shape_of(eqn.invars[0]), eqn.params["axis"], 0
+  out = []
+  for size in eqn.params["sizes"]:
+    starts, stops = [0] * len(old), [*old]
+    starts[axis], stops[axis] = start, start + size
+    value = _cut(values[0], old, starts, stops, (1,) * len(old))
+    out.append(_recorded(uses, value))
+    start += size
+  return out
+
+
+def _recorded(uses, value: Value) -> Value:
+  """With the parts of products that are used by themselves noted."""
+  for view in value.views:
+    if view.product:
+      uses.cut(view)
+  return value
+
+
+def concatenate(uses, eqn, values):
+  """Values one after the other along an axis."""
+  axis, shape = eqn.params["dimension"], shape_of(eqn.outvars[0])
+  data = any(v.data for v in values)
+  if data:
+    values = [v if v.data else commit(uses, v) for v in values]
+    for value in values:
+      if not value.data:
+        uses.elementwise(value)
+  rejoined = _rejoined(uses, values, axis)
+  views = []
+  for value in values:
+    for view in value.views:
+      if data and not view.product:
+        continue
+      digits = view.axes[axis].digits
+      axes = (*view.axes[:axis], Axis(digits, exact=False), *view.axes[axis + 1 :])
+      cuts = tuple(c for c in view.cuts if c not in rejoined.get(view.param, ()))
+      views.append(dataclasses.replace(view, axes=axes, cuts=cuts))
+  if len(values) == 1:
+    return values
+  others = [v.constant - {axis} for v in values]
+  last = frozenset(s for v in values for s in v.last)  # As several outputs.
+  return [
+    Value(
+      data=data,
+      views=distinct(views),
+      sources=frozenset().union(*(v.sources for v in values)),
+      stopped=next((v.stopped for v in values if v.stopped), ""),
+      last=last,
+      constant=frozenset.intersection(*others) & above_one(shape),
+    )
+  ]
+
+
+def _rejoined(uses, values, axis) -> dict[int, set]:
+  """Cuts whose parts are put together again, as rotary embeddings do: no parts.
+
+  Along the axis that was cut; or along a new one, if the parts were single neurons
+  that take turns.
+  """
+  cuts: dict[tuple, set] = {}
+  for value in values:
+    for view in value.views:
+      here = {digit.axis for digit in view.axes[axis].own}
+      for found in view.cuts if view.linear or not view.product else ():
+        _, _, start, stop = found
+        if found[0] in here or (not here and stop == start + 1):
+          cuts.setdefault((view.param, *found[:2]), set()).add(found)
+  rejoined: dict[int, set] = {}
+  for (param, _, period), found in cuts.items():
+    end = 0
+    for _, _, start, stop in sorted(found, key=lambda c: c[2:]):
+      end = max(end, stop) if start <= end else end
+    if end >= period and len(found) > 1:
+      rejoined.setdefault(param, set()).update(found)
+      uses.rejoined[param] |= found
+  return rejoined
+
+
+def pad(uses, eqn, values):
+  """With entries around it."""
+  value, old, new = values[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+  views = []
+  for view in value.views:
+    axes = tuple(
+      x if old[a] == new[a] else x._replace(exact=False)
+      for a, x in enumerate(view.axes)
+    )
+    views.append(dataclasses.replace(view, axes=axes))
+  last = union(v.last for v in values)
+  return [
+    values[0].replace(data=any(v.data for v in values), views=tuple(views), last=last)
+  ]
