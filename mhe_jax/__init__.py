@@ -15,6 +15,7 @@ from mhe_jax.layers.model import layer_rules
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import neuron_matrices
 from mhe_jax.minimize import minimize_energy
+from mhe_jax.muon import muon_dimension_numbers
 from mhe_jax.network import layer_energies, layer_excess, network_energy
 from mhe_jax.neurons import nearest_neurons, neuron_energies
 from mhe_jax.objectives.base import Objective
@@ -63,6 +64,7 @@ __all__ = [
   "layer_excess",
   "layer_rules",
   "minimize_energy",
+  "muon_dimension_numbers",
   "nearest_neurons",
   "network_energy",
   "neuron_energies",

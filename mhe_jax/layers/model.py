@@ -116,7 +116,8 @@ def _has_axes(rule: LayerRule | None) -> bool:
 
 def _rule(pattern: str, reading: Reading, found: Match):
   """The rule of one parameter, None for vectors, or why it cannot be read."""
-  winner, saying, role = found
+  winner, saying = found.winner, found.reader
+  role = found.role
   weight = 1.0 if winner is None else winner.weight
   axes = reading.axes
   if saying is not None and found.is_skipped:

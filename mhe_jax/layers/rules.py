@@ -11,7 +11,8 @@ from mhe_jax.checks import check_number, check_weight
 from mhe_jax.layers.axes import NeuronAxes
 
 Role = Literal["hidden", "output", "skip", "unread"]
-ROLES, SKIPPING = ("hidden", "output"), ("skip", "unread")
+ROLES: tuple[Role, ...] = ("hidden", "output")
+SKIPPING: tuple[Role, ...] = ("skip", "unread")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -138,7 +139,7 @@ def match(rules: Sequence[LayerRule], path: str) -> Match:
   """The rules that hold for a path."""
   matching = [rule for rule in rules if rule.matches(path)]
   first = matching[0] if matching else None
-  role = next((rule.role for rule in matching if rule.role in ROLES), None)
+  role: Role | None = next((r.role for r in matching if r.role in ROLES), None)
   for rule in matching:
     if rule.role in SKIPPING and (rule.reason or rule is first):
       return Match(first, rule, rule.role)
