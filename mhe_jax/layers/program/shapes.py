@@ -3,7 +3,7 @@
 import dataclasses
 
 from mhe_jax.layers.program import digits as dg
-from mhe_jax.layers.program.digits import Axis
+from mhe_jax.layers.program.digits import Axis, foreign
 from mhe_jax.layers.program.products import commit, opaque, placed
 from mhe_jax.layers.program.values import Value, above_one, distinct, shape_of, union
 
@@ -102,6 +102,20 @@ def split(uses, eqn, values):
   return out
 
 
+def unstack(uses, eqn, values):
+  """All entries of an axis."""
+  old, axis = shape_of(eqn.invars[0]), eqn.params["axis"]
+  shape = (*old[:axis], *old[axis + 1 :])
+  places = {a: a - (a > axis) for a in range(len(old)) if a != axis}
+  out = []
+  for start in range(old[axis]):
+    starts, stops = [0] * len(old), [*old]
+    starts[axis], stops[axis] = start, start + 1
+    value = _recorded(uses, _cut(values[0], old, starts, stops, (1,) * len(old)))
+    out.append(placed(value, places, shape))
+  return out
+
+
 def _recorded(uses, value: Value) -> Value:
   """With the parts of products that are used by themselves noted."""
   for view in value.views:
@@ -112,7 +126,21 @@ def _recorded(uses, value: Value) -> Value:
 
 def concatenate(uses, eqn, values):
   """Values one after the other along an axis."""
-  axis, shape = eqn.params["dimension"], shape_of(eqn.outvars[0])
+  return [_joined(uses, values, eqn.params["dimension"], shape_of(eqn.outvars[0]))]
+
+
+def stack(uses, eqn, values):
+  """Values one after the other along a new axis."""
+  axis, shape = eqn.params["axis"], shape_of(eqn.outvars[0])
+  places = {a: a + (a >= axis) for a in range(len(shape) - 1)}
+  one = (*shape[:axis], 1, *shape[axis + 1 :])
+  values = [placed(value, places, one) for value in values]
+  return [_joined(uses, values, axis, shape)]
+
+
+def _joined(uses, values, axis, shape) -> Value:
+  if len(values) == 1:
+    return values[0]
   data = any(v.data for v in values)
   if data:
     values = [v if v.data else commit(uses, v) for v in values]
@@ -129,20 +157,16 @@ def concatenate(uses, eqn, values):
       axes = (*view.axes[:axis], Axis(digits, exact=False), *view.axes[axis + 1 :])
       cuts = tuple(c for c in view.cuts if c not in rejoined.get(view.param, ()))
       views.append(dataclasses.replace(view, axes=axes, cuts=cuts))
-  if len(values) == 1:
-    return values
   others = [v.constant - {axis} for v in values]
   last = frozenset(s for v in values for s in v.last)  # As several outputs.
-  return [
-    Value(
-      data=data,
-      views=distinct(views),
-      sources=frozenset().union(*(v.sources for v in values)),
-      stopped=next((v.stopped for v in values if v.stopped), ""),
-      last=last,
-      constant=frozenset.intersection(*others) & above_one(shape),
-    )
-  ]
+  return Value(
+    data=data,
+    views=distinct(views),
+    sources=frozenset().union(*(v.sources for v in values)),
+    stopped=next((v.stopped for v in values if v.stopped), ""),
+    last=last,
+    constant=frozenset.intersection(*others) & above_one(shape),
+  )
 
 
 def _rejoined(uses, values, axis) -> dict[int, set]:
@@ -168,6 +192,24 @@ def _rejoined(uses, values, axis) -> dict[int, set]:
       rejoined.setdefault(param, set()).update(found)
       uses.rejoined[param] |= found
   return rejoined
+
+
+def tile(uses, eqn, values):
+  """Copies one after the other along each axis."""
+  del uses
+  (value,), reps = values, eqn.params["reps"]
+  views = []
+  for view in value.views:
+    axes = [
+      x if n == 1 else x._replace(digits=foreign(n).digits + x.digits)
+      for x, n in zip(view.axes, reps, strict=True)
+    ]
+    views.append(dataclasses.replace(view, axes=tuple(axes)))
+  constant = value.constant & frozenset(a for a, n in enumerate(reps) if n == 1)
+  constant |= {
+    a for a, size in enumerate(shape_of(eqn.invars[0])) if size == 1 and reps[a] > 1
+  }
+  return [value.replace(views=tuple(views), constant=constant, one_hot=None)]
 
 
 def pad(uses, eqn, values):
