@@ -170,6 +170,8 @@ class Cutting(NamedTuple):
 def cut(axis: Axis, size: int, start: int, stop: int, stride: int = 1) -> Cutting:
   """The indices ``start:stop:stride`` of an axis of this size."""
   count = len(range(start, stop, stride))
+  if not count:
+    return Cutting(Axis(exact=False))
   if count == size or not axis.exact:
     return Cutting(axis)
   fixed: list[Digit] = []

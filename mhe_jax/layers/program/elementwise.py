@@ -27,8 +27,8 @@ NONLINEAR = set(
   "clamp cos cosh digamma eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
   "igamma igammac integer_pow is_finite le lgamma log log1p log2 logistic lt max min "
   "ne nextafter not one_minus_square or polygamma polynomial pow rem round rsqrt "
-  "regularized_incomplete_beta shift_left shift_right_arithmetic shift_right_logical sign sin "
-  "sinh sqrt square tan tanh xor zeta".split()
+  "regularized_incomplete_beta shift_left shift_right_arithmetic shift_right_logical "
+  "sign sin sinh sqrt square tan tanh xor zeta".split()
 )
 ELEMENTWISE = SCALING | ADDING | PASSING | NONLINEAR
 REDUCING = set(
