@@ -148,12 +148,14 @@ def _use(uses, view, side, other, shape) -> list[View]:
 
 
 def _is_stack(value: Value, axis: int) -> bool:
-  """Whether an axis of data is one along which a parameter before had its sets."""
+  """Whether an axis of data is one along which a parameter before had its sets.
+
+  Not if it also holds neurons of these sets, as behind a grouped convolution.
+  """
   return any(
-    digit in view.stack
+    bool(own := view.axes[axis].own) and {*own} <= {*view.stack}
     for view in value.views
     if view.product
-    for digit in view.axes[axis].own
   )
 
 
