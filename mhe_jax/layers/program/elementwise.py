@@ -73,11 +73,13 @@ def elementwise(uses, eqn, values) -> Value:
   if not data:
     sources = frozenset().union(*(v.sources for v in values))
     views = _covering(uses, [view for v in values for view in v.views])
+    # What only scales others has been read.
+    sources -= {x.param for v in values for x in v.views} - {x.param for x in views}
     stopped = next((v.stopped for v in values if v.stopped), "")
     return Value(views=views, sources=sources, stopped=stopped, constant=constant)
   views = []
   if name not in PASSING:
-    values = [v if v.data else commit(uses, v) for v in values]
+    values = [v if v.data else _committed(uses, name, v, values) for v in values]
   for i, value in enumerate(values):
     others = [v for k, v in enumerate(values) if k != i]
     if not value.data:
@@ -89,13 +91,25 @@ def elementwise(uses, eqn, values) -> Value:
       linear = view.linear and name not in NONLINEAR
       if name in SCALING:
         linear = linear and not any(_varies_with(view, v) for v in others)
-      added = view.added or (adds and not view.product)
+      added = view.added or (adds and not view.product and not view.inner)
       views.append(dataclasses.replace(view, free=now, linear=linear, added=added))
   last = _last(name, values, shape)
   one_hot = _one_hot(name, values)
   return Value(
     data=True, views=distinct(views), last=last, constant=constant, one_hot=one_hot
   )
+
+
+def _committed(uses, name, value, values) -> Value:
+  """A product of parameters is an activation, unless it is added to an input as it is.
+
+  That may be a weight which is not trained.
+  """
+  inputs = [v for v in values if v.data and not v.last and not v.constant]
+  if name not in ADDING or not inputs or value.constant or not value.is_composite:
+    return commit(uses, value)
+  views = tuple(dataclasses.replace(x, merged=True) for x in value.views)
+  return value.replace(views=views)
 
 
 def _varies_with(view: View, value: Value) -> bool:
