@@ -20,13 +20,14 @@ SCALING = {"mul", "div"}
 ADDING = {"add", "add_any", "sub"}
 PASSING = set(
   "convert_element_type copy copy_p neg real reduce_precision select_n pvary pcast "  # noqa: SIM905
-  "reshard mesh_cast sharding_constraint layout_constraint name".split()
+  "reshard mesh_cast sharding_constraint layout_constraint name device_put "
+  "reduced_vary_cast".split()
 )
 NONLINEAR = set(
   "abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil "  # noqa: SIM905
   "clamp complex conj cos cosh digamma eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
-  "igamma igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min "
-  "ne nextafter not or polygamma pow regularized_incomplete_beta rem round rsqrt "
+  "igamma igammac imag integer_pow is_finite le lgamma log log1p log2 logistic lt max "
+  "min ne nextafter not or polygamma pow regularized_incomplete_beta rem round rsqrt "
   "shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square "
   "tan tanh xor zeta".split()
 )
@@ -83,9 +84,8 @@ def elementwise(uses, eqn, values) -> Value:
     if not value.data:
       uses.elementwise(value)
     adds = name not in SCALING and any(v.data for v in others)
-    free = [v.constant for v in others if v.data]
     for view in value.views:
-      now = view.free.intersection(*free) if free else view.free
+      now = view.free.intersection(*(v.constant for v in others if _varies(v, view)))
       linear = view.linear and name not in NONLINEAR
       if name in SCALING:
         linear = linear and not any(_varies_with(view, v) for v in others)
@@ -96,6 +96,11 @@ def elementwise(uses, eqn, values) -> Value:
   return Value(
     data=True, views=distinct(views), last=last, constant=constant, one_hot=one_hot
   )
+
+
+def _varies(value: Value, view: View) -> bool:
+  """Whether data vary otherwise than a parameter's view beside them does already."""
+  return value.data and all(v.param != view.param for v in value.weights)
 
 
 def _varies_with(view: View, value: Value) -> bool:

@@ -26,6 +26,7 @@ _IN_PLACE = set(
   "rev cumsum cumprod cummax cummin cumlogsumexp reduce_window reduce_window_sum "  # noqa: SIM905
   "reduce_window_max reduce_window_min select_and_gather_add".split()
 )
+_SCATTERING = ("-add", "-sub", "-mul", "-min", "-max", "_add", "_sub", "_mul")
 # What comes from keys is noise, no data.
 _RANDOM = set(
   "random_bits random_seed random_wrap random_unwrap random_split random_fold_in "  # noqa: SIM905
@@ -55,14 +56,13 @@ def apply(uses: Uses, eqn: Any, values: list[Value]) -> list[Value]:
   else:
     out = opaque(uses, eqn, values)
   return [
-    value if _is_float(var.aval) else value.replace(last=frozenset())
+    value.replace(last=frozenset()) if _is_bool(var.aval) else value  # Masks.
     for value, var in zip(out, eqn.outvars)
   ]
 
 
-def _is_float(aval) -> bool:
-  dtype = getattr(aval, "dtype", None)
-  return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+def _is_bool(aval) -> bool:
+  return getattr(aval, "dtype", None) == jnp.bool_
 
 
 def _dot_general(uses, eqn, values):
@@ -169,7 +169,13 @@ def _scatter(uses, eqn, values):
     for value in (operand, updates):
       if not value.data:
         uses.elementwise(value)
-    return [Value(data=True, last=union((operand.last, updates.last)))]
+    views = tuple(v for v in operand.views if v.product)
+    whole = {view.param for view in views}
+    for view in updates.views:  # Parts that go back to where they were cut.
+      if view.product and view.linear and view.param in whole:
+        uses.rejoined[view.param] |= {*view.cuts}
+    last = union((operand.last, updates.last))
+    return [Value(data=True, views=views, last=last)]
   if operand.is_constant and updates.sources:
     return opaque(uses, eqn, values)
   return [operand]
@@ -214,7 +220,7 @@ def _sort(uses, eqn, values):
   if any(v.sources and not v.data for v in values):
     return opaque(uses, eqn, values)
   data = any(v.data for v in values)
-  return [Value(data=data, last=v.last) for v in values]
+  return [Value(data=data, last=values[0].last) for _ in eqn.outvars]
 
 
 RULES: dict[str, Rule] = {
@@ -226,6 +232,9 @@ RULES: dict[str, Rule] = {
   "split": shapes.split,
   "concatenate": shapes.concatenate,
   "pad": shapes.pad,
+  "stack": shapes.stack,
+  "unstack": shapes.unstack,
+  "tile": shapes.tile,
   **dict.fromkeys(_IN_PLACE, _same),
   "optimization_barrier": _passed,
   "iota": _made,
@@ -236,9 +245,7 @@ RULES: dict[str, Rule] = {
   "gather": gather,
   "dynamic_slice": dynamic_slice,
   "dynamic_update_slice": _dynamic_update_slice,
-  "scatter": _scatter,
-  "scatter-add": _scatter,
-  "scatter_add": _scatter,
-  "scatter_mul": _scatter,
+  **{f"scatter{kind}": _scatter for kind in ("", *_SCATTERING)},
   "sort": _sort,
+  "top_k": _sort,
 }
