@@ -19,17 +19,16 @@ from mhe_jax.layers.program.values import (
 SCALING = {"mul", "div"}
 ADDING = {"add", "add_any", "sub"}
 PASSING = set(
-  "convert_element_type copy copy_p neg real reduce_precision select_n pvary pcast "  # noqa: SIM905
-  "reshard mesh_cast sharding_constraint layout_constraint name device_put "
-  "reduced_vary_cast".split()
+  "convert_element_type neg real imag complex conj reduce_precision select_n pvary "  # noqa: SIM905
+  "pcast reshard mesh_cast sharding_constraint layout_constraint name".split()
 )
 NONLINEAR = set(
   "abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil "  # noqa: SIM905
-  "clamp complex conj cos cosh digamma eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
-  "igamma igammac imag integer_pow is_finite le lgamma log log1p log2 logistic lt max "
-  "min ne nextafter not or polygamma pow regularized_incomplete_beta rem round rsqrt "
-  "shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square "
-  "tan tanh xor zeta".split()
+  "clamp cos cosh digamma eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
+  "igamma igammac integer_pow is_finite le lgamma log log1p log2 logistic lt max min "
+  "ne nextafter not one_minus_square or polygamma polynomial pow rem round rsqrt "
+  "regularized_incomplete_beta shift_left shift_right_arithmetic "
+  "shift_right_logical sign sin sinh sqrt square tan tanh xor zeta".split()
 )
 ELEMENTWISE = SCALING | ADDING | PASSING | NONLINEAR
 REDUCING = set(

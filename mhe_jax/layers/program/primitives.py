@@ -26,7 +26,12 @@ _IN_PLACE = set(
   "rev cumsum cumprod cummax cummin cumlogsumexp reduce_window reduce_window_sum "  # noqa: SIM905
   "reduce_window_max reduce_window_min select_and_gather_add".split()
 )
-_SCATTERING = ("-add", "-sub", "-mul", "-min", "-max", "_add", "_sub", "_mul")
+# What gives its operands as they are.
+_PASSING = set(
+  "optimization_barrier copy copy_p device_put stop_gradient relayout preduced "  # noqa: SIM905
+  "with_memory_space_constraint reduced_vary_cast reduced_vary_cast_p "
+  "vary_unreduced_cast vary_unreduced_cast_p".split()
+)
 # What comes from keys is noise, no data.
 _RANDOM = set(
   "random_bits random_seed random_wrap random_unwrap random_split random_fold_in "  # noqa: SIM905
@@ -230,13 +235,13 @@ RULES: dict[str, Rule] = {
   "reshape": shapes.reshape,
   "slice": shapes.slice_,
   "split": shapes.split,
-  "concatenate": shapes.concatenate,
-  "pad": shapes.pad,
-  "stack": shapes.stack,
   "unstack": shapes.unstack,
+  "concatenate": shapes.concatenate,
+  "stack": shapes.stack,
   "tile": shapes.tile,
+  "pad": shapes.pad,
   **dict.fromkeys(_IN_PLACE, _same),
-  "optimization_barrier": _passed,
+  **dict.fromkeys(_PASSING, _passed),
   "iota": _made,
   "dot_general": _dot_general,
   "conv_general_dilated": _convolution,
@@ -245,7 +250,12 @@ RULES: dict[str, Rule] = {
   "gather": gather,
   "dynamic_slice": dynamic_slice,
   "dynamic_update_slice": _dynamic_update_slice,
-  **{f"scatter{kind}": _scatter for kind in ("", *_SCATTERING)},
+  "scatter": _scatter,
+  "scatter-add": _scatter,
+  "scatter-sub": _scatter,
+  "scatter-mul": _scatter,
+  "scatter-max": _scatter,
+  "scatter-min": _scatter,
   "sort": _sort,
   "top_k": _sort,
 }

@@ -1,0 +1,70 @@
+"""Programs without modules: plain trees of arrays, and what is read of them."""
+
+import jax
+import jax.numpy as jnp
+from by_hand import check
+from trees import normal
+
+from mhe_jax import describe, layer_rules
+
+
+def arrays(**shapes):
+  """``{name: array}``, all different."""
+  return {name: normal(shape, i) for i, (name, shape) in enumerate(shapes.items())}
+
+
+def check_program(
+  function, params, inputs, layers, *, output=(), unread=(), shown=None, **options
+):
+  """The layers as by hand, these roles, and no others.
+
+  Args:
+    function: ``function(params, *inputs, **options)``.
+    params: a tree of arrays.
+    inputs: a tuple.
+    layers: matrices by hand, by path.
+    output: paths of the output layers.
+    unread: paths of what cannot be read.
+    shown: the tree whose matrices are compared; ``params`` if None.
+    **options: keyword arguments of the function.
+  """
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    rules = layer_rules(function, params, *inputs, **options)
+  tree = params if shown is None else shown
+  check(tree, rules, layers)
+  roles = {row.path: row.role for row in describe(tree, rules=rules)}
+  assert {path for path, role in roles.items() if role == "output"} == set(output)
+  stopped = {path for path in paths_of(tree) if _is_unread(path, rules)}
+  assert stopped == set(unread)
+
+
+def paths_of(tree):
+  flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+
+
+def _is_unread(path, rules):
+  return any(rule.role == "unread" and rule.matches(path) for rule in rules)
+
+
+def norm(x, scale):
+  return scale * x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6)
+
+
+def heads_of(x, num):
+  return x.reshape(*x.shape[:-1], num, -1)
+
+
+def attend(q, k, v):
+  """Attention ``[batch, time, heads, size]``, to the past, with its heads joined."""
+  scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+  if q.shape[1] == k.shape[1]:
+    past = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    scores = jnp.where(past, scores, -jnp.inf)
+  out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
+  return out.reshape(*out.shape[:2], -1)
+
+
+def cross_entropy(logits, labels):
+  logs = jax.nn.log_softmax(logits)
+  return -jnp.take_along_axis(logs, labels[..., None], -1).mean()
