@@ -17,7 +17,14 @@ from mhe_jax.layers.program.elementwise import (
 from mhe_jax.layers.program.lookups import dynamic_slice, gather, lookup_or_product
 from mhe_jax.layers.program.products import Side, opaque, product
 from mhe_jax.layers.program.uses import DEPTH, Use, Uses
-from mhe_jax.layers.program.values import Value, View, above_one, shape_of, union
+from mhe_jax.layers.program.values import (
+  Value,
+  View,
+  above_one,
+  distinct,
+  shape_of,
+  union,
+)
 
 Rule = Callable[[Uses, Any, list[Value]], list[Value]]
 
@@ -175,10 +182,9 @@ def _scatter(uses, eqn, values):
       if not value.data:
         uses.elementwise(value)
     views = tuple(v for v in operand.views if v.product)
-    whole = {view.param for view in views}
-    for view in updates.views:  # Parts that go back to where they were cut.
-      if view.product and view.linear and view.param in whole:
-        uses.rejoined[view.param] |= {*view.cuts}
+    if len(shape_of(eqn.invars[0])) == len(shape_of(eqn.invars[2])):
+      parts = tuple(v for v in updates.views if v.product)
+      views = shapes.rejoined(uses, distinct(views + parts))
     last = union((operand.last, updates.last))
     return [Value(data=True, views=views, last=last)]
   if operand.is_constant and updates.sources:

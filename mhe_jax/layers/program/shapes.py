@@ -185,17 +185,14 @@ def joined(
     for value in values:
       if not value.data:
         uses.elementwise(value)
-  rejoined = _rejoined(values, axis)
   views = []
   for view in (v for value in values for v in value.views):
     if data and not view.product:
       continue
     digits = view.axes[axis].digits
     axes = (*view.axes[:axis], Axis(digits, exact=False), *view.axes[axis + 1 :])
-    cuts = tuple(c for c in view.cuts if (view.param, c) not in rejoined)
-    views.append(dataclasses.replace(view, axes=axes, cuts=cuts))
-  for param, found in rejoined:
-    uses.rejoined[param].add(found)
+    views.append(dataclasses.replace(view, axes=axes))
+  views = rejoined(uses, views, axis)
   constant = frozenset.intersection(*(v.constant for v in values)) - {axis}
   return Value(
     data=data,
@@ -207,27 +204,42 @@ def joined(
   )
 
 
-def _rejoined(values: Sequence[Value], axis: int) -> set[tuple[int, Cut]]:
-  """Cuts whose parts are put together again, as rotary embeddings do: no parts.
+def rejoined(
+  uses: Uses, views: Sequence[View], axis: int | None = None
+) -> tuple[View, ...]:
+  """Views whose parts are put together again, as rotary embeddings do: no parts.
 
   Along the axis that was cut; or along a new one, if the parts were single neurons
-  that take turns.
+  that take turns; or, without an axis, anywhere.
   """
-  views = [v for value in values for v in value.views if v.linear or not v.product]
-  here = {(view.param, d.axis) for view in views for d in view.axes[axis].own}
+  mixed = [view for view in views if view.linear or not view.product]
+  here = {
+    (view.param, d.axis)
+    for view in mixed
+    for d in view.digits(range(len(view.axes)) if axis is None else [axis])
+  }
   parts = defaultdict(set)
-  for view in views:
+  for view in mixed:
     for cut in view.cuts:
       along, period, start, stop = cut
-      is_single = not here and stop == start + 1
-      if (view.param, along) in here or is_single:
+      if (view.param, along) in here or (not here and stop == start + 1):
         parts[view.param, along, period].add(cut)
-  return {
+    if axis is None and not view.cuts:  # Parts go back to where they were cut.
+      parts.update({key: parts[key] | {(*key[1:], 0, key[2])} for key in parts})
+  gone = {
     (param, cut)
     for (param, _, period), cuts in parts.items()
     if len(cuts) > 1 and _covers(cuts, period)
     for cut in cuts
   }
+  for param, cut in gone:
+    uses.rejoined[param].add(cut)
+  return tuple(
+    dataclasses.replace(
+      view, cuts=tuple(c for c in view.cuts if (view.param, c) not in gone)
+    )
+    for view in views
+  )
 
 
 def _covers(cuts: set[Cut], period: int) -> bool:
