@@ -66,10 +66,10 @@ def layout_from_names(
     UnreadableError: there is a choice, or nothing fits.
   """
   shape, module = shapes[path], _name_of_module(path)
-  if not path or path[-1] not in WEIGHTS:
-    return UNKNOWN
   if len(shape) < 2:
     return "fewer than two axes"
+  if not path or path[-1] not in WEIGHTS:
+    return UNKNOWN
   if path[-1] == "kernel":
     if len(shape) > 2 and shape[-2] == 1 and _DEPTHWISE.search(_name_of_module(path)):
       return DEPTHWISE
