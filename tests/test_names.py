@@ -45,16 +45,12 @@ def tree(path, shape, bias=None):
     # Convolutions without a bias, by name,
     ("Conv_3", (3, 3, 4, 8), None, (8, 36)),
     ("Conv_3", (5, 4, 8), None, (8, 20)),
-    ("Conv_0", (3, 1, 1, 4, 8), None, (8, 12)),
     ("conv1x7", (1, 7, 4, 8), None, (8, 28)),
     ("conv_init", (7, 7, 3, 8), None, (8, 147)),
     ("downsample_conv", (1, 1, 4, 8), None, (8, 4)),
-    ("convs/0", (3, 2, 4, 8), None, (8, 24)),
-    # and by the shape of their windows.
+    ("convs/0", (2, 2, 4, 8), None, (8, 16)),
+    # and where windows of one leave no choice.
     ("query", (1, 1, 16, 8), None, (8, 16)),
-    ("stem", (7, 7, 3, 8), None, (8, 147)),
-    ("proj", (11, 11, 3, 8), None, (8, 363)),
-    ("stem", (3, 3, 3, 4, 8), None, (8, 108)),
     # With a bias: it has one entry per neuron and layer.
     ("blocks", (3, 5, 4), (3, 4), (3, 4, 5)),
     ("q_proj", (8, 2, 4), (2, 4), (8, 8)),
@@ -108,7 +104,15 @@ def test_gates_of_a_cell():
     ("o_proj", (2, 4, 8), None),
     ("patches", (16, 16, 3, 6), None),
     ("stem", (3, 2, 4, 8), None),
+    # A convolution of several dimensions, or a stack of some: of 2-d ones, of 1-d
+    # ones; or layers of experts; or an ensemble.
     ("conv", (4, 3, 3, 2, 8), None),
+    ("blocks/Conv_0", (6, 3, 3, 8, 8), None),
+    ("Conv_0", (3, 1, 1, 4, 8), None),
+    ("Conv_0", (3, 2, 4, 8), None),
+    ("experts", (4, 4, 16, 32), None),
+    ("stem", (7, 7, 3, 8), None),
+    ("stem", (3, 3, 3, 4, 8), None),
     ("ConvTranspose_0", (3, 3, 8, 4), None),
     ("ConvTranspose_0", (3, 3, 4, 4), (4,)),
     ("up_deconv", (3, 3, 4, 4), (4,)),

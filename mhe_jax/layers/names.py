@@ -66,10 +66,10 @@ def layout_from_names(
     UnreadableError: there is a choice, or nothing fits.
   """
   shape, module = shapes[path], _name_of_module(path)
-  if not path or path[-1] not in WEIGHTS:
-    return UNKNOWN
   if len(shape) < 2:
     return "fewer than two axes"
+  if not path or path[-1] not in WEIGHTS:
+    return UNKNOWN
   if path[-1] == "kernel":
     if len(shape) > 2 and shape[-2] == 1 and _DEPTHWISE.search(_name_of_module(path)):
       return DEPTHWISE
@@ -158,16 +158,19 @@ def _without_bias(path, shapes, is_masked) -> NeuronAxes:
   if _of_attention(path, shapes):
     stack = tuple(range(len(shape) - 3))
     return NeuronAxes(-1 if module == "out" else (-2, -1), stack)
-  is_conv = _CONV.search(module) and not _OTHER_CONV.search(module)
+  is_conv = bool(_CONV.search(module)) and not _OTHER_CONV.search(module)
   if len(layer) == 2:  # Kernels of convolutions have more axes: here none is a stack.
     certain = not (num_stacked and is_conv)
-  elif _is_window(layer) and not (is_masked and not is_conv):
-    certain = not _OTHER_CONV.search(module) and not (num_stacked and _is_window(shape))
   else:
-    # Three dimensions with unequal windows could be a stack of two, unless linen
-    # itself gave the name.
-    most = 5 if re.fullmatch(r"Conv_\d+", module) else 4
-    certain = is_conv and len(layer) <= most
+    window = layer[:-2]
+    while window[:1] == (1,):  # A stack of one, or a window of one: the same neurons.
+      window = window[1:]
+    # Without the name of a convolution, windows could be layers of experts; with it,
+    # unequal ones a stack of convolutions of one dimension, and three one of two.
+    is_stack = num_stacked and _is_window(shape)
+    is_plain = len(window) == 1 or (len(window) == 2 and window[0] == window[1])
+    certain = is_conv and is_plain and not is_stack
+    certain |= not window and not _OTHER_CONV.search(module)
   if certain:
     return NeuronAxes(-1, stack)
   what = "a bias that is masked" if is_masked else "no bias"

@@ -180,8 +180,9 @@ def raise_unreadable(
   raise ValueError(
     f"params has {len(params)} parameter{'s' * (len(params) > 1)} whose neurons could "
     "be on several axes, and the wrong ones would be pushed apart. Pass "
-    "rules=layer_rules(model), which reads them by class, or one of these rules for "
-    "each, or LayerRule(..., role='skip'):\n" + "\n".join(lines)
+    "rules=layer_rules(function, params, *inputs), which reads what your function does "
+    "with them, or one of these rules for each, or LayerRule(..., role='skip'):\n"
+    + "\n".join(lines)
   )
 
 
@@ -198,9 +199,9 @@ def warn_of_unread(selection: Selection) -> None:
   total = len(selection.layers) + len(selection.unread)
   warnings.warn(
     f"{len(selection.unread)} of {total} parameters that may hold neurons have no "
-    "hyperspherical energy, because neither a class, a name nor a rule says what "
-    f"they are: {shown}{more}. Give a LayerRule with axes, or with role='skip', "
-    "which silences this.",
+    "hyperspherical energy, because neither the program, a class, a name nor a rule "
+    f"says what they are: {shown}{more}. Pass rules=layer_rules(function, params, "
+    "*inputs), or give a LayerRule with axes, or with role='skip', which silences this.",
     stacklevel=4,
   )
 

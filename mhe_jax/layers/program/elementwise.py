@@ -27,8 +27,8 @@ NONLINEAR = set(
   "clamp cos cosh digamma eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
   "igamma igammac integer_pow is_finite le lgamma log log1p log2 logistic lt max min "
   "ne nextafter not one_minus_square or polygamma polynomial pow rem round rsqrt "
-  "regularized_incomplete_beta shift_left shift_right_arithmetic shift_right_logical "
-  "sign sin sinh sqrt square tan tanh xor zeta".split()
+  "regularized_incomplete_beta shift_left shift_right_arithmetic "
+  "shift_right_logical sign sin sinh sqrt square tan tanh xor zeta".split()
 )
 ELEMENTWISE = SCALING | ADDING | PASSING | NONLINEAR
 REDUCING = set(
@@ -66,32 +66,29 @@ def elementwise(uses, eqn, values) -> Value:
   values = [
     _stretched(v, shape_of(x), shape) for v, x in zip(values, eqn.invars, strict=True)
   ]
-  if not any(v.data for v in values):
-    values = _of_parameters(uses, name, values)
+  values = _of_parameters(uses, name, values)
   data = any(v.data for v in values)
   constant = frozenset.intersection(*(v.constant for v in values))
   if not data:
-    sources = frozenset().union(*(v.sources for v in values))
-    views = _covering(uses, [view for v in values for view in v.views])
-    # What only scales others has been read.
-    sources -= {x.param for v in values for x in v.views} - {x.param for x in views}
+    views = [view for v in values for view in v.views]
+    if name in NONLINEAR:
+      views = [dataclasses.replace(view, linear=False) for view in views]
+    views, scales = _weights(uses, views)
+    sources = frozenset().union(*(v.sources for v in values)) - scales
     stopped = next((v.stopped for v in values if v.stopped), "")
     return Value(views=views, sources=sources, stopped=stopped, constant=constant)
   views = []
-  if name not in PASSING:
-    values = [v if v.data else _committed(uses, name, v, values) for v in values]
   for i, value in enumerate(values):
     others = [v for k, v in enumerate(values) if k != i]
     if not value.data:
       uses.elementwise(value)
     adds = name not in SCALING and any(v.data for v in others)
-    free = [v.constant for v in others if v.data]
     for view in value.views:
-      now = view.free.intersection(*free) if free else view.free
+      now = view.free.intersection(*(v.constant for v in others if _varies(v, view)))
       linear = view.linear and name not in NONLINEAR
       if name in SCALING:
         linear = linear and not any(_varies_with(view, v) for v in others)
-      added = view.added or (adds and not view.product and not view.inner)
+      added = view.added or (adds and not view.product)
       views.append(dataclasses.replace(view, free=now, linear=linear, added=added))
   last = _last(name, values, shape)
   one_hot = _one_hot(name, values)
@@ -100,16 +97,9 @@ def elementwise(uses, eqn, values) -> Value:
   )
 
 
-def _committed(uses, name, value, values) -> Value:
-  """A product of parameters is an activation, unless it is added to an input as it is.
-
-  That may be a weight which is not trained.
-  """
-  inputs = [v for v in values if v.data and not v.last and not v.constant]
-  if name not in ADDING or not inputs or value.constant or not value.is_composite:
-    return commit(uses, value)
-  views = tuple(dataclasses.replace(x, merged=True) for x in value.views)
-  return value.replace(views=views)
+def _varies(value: Value, view: View) -> bool:
+  """Whether data vary otherwise than a parameter's view beside them does already."""
+  return value.data and all(v.param != view.param for v in value.weights)
 
 
 def _varies_with(view: View, value: Value) -> bool:
@@ -119,34 +109,46 @@ def _varies_with(view: View, value: Value) -> bool:
 
 
 def _of_parameters(uses, name, values) -> list[Value]:
-  """Operands without data, of which products may turn out to be activations."""
+  """Operands, of which products of parameters may turn out to be activations."""
   if not any(v.is_composite for v in values):
     return values
-  others = [v for v in values if v.sources and not v.is_composite]
-  full = [v for v in others for view in v.weights if not v.constant and not view.inner]
-  if name in ADDING and full:  # w + a @ b.
-    return [
-      v.replace(views=tuple(dataclasses.replace(x, merged=True) for x in v.views))
-      for v in values
-    ]
-  if name in PASSING or (name in SCALING and not others):
+  others = [v for v in values if not v.is_composite]
+  if name in ADDING and any(_is_matrix(v) for v in others):  # w + a @ b.
+    merged = []
+    for value in values:
+      views = tuple(dataclasses.replace(x, merged=True) for x in value.views)
+      merged.append(value.replace(views=views, data=False))
+    return merged
+  is_scaled = name in SCALING and all(v.is_constant for v in others)
+  if name in PASSING or is_scaled:
     return values
-  return [commit(uses, v) for v in values]
+  rank = max(len(v.axes) for value in values for v in value.views)
+  axes = [a for a in range(rank) if any(a not in v.constant for v in others)]
+  return [commit(uses, v, axes) for v in values]
 
 
-def _covering(uses, views) -> tuple[View, ...]:
-  """Of parameters that are combined those with all the axes; others only scale."""
+def _is_matrix(value: Value) -> bool:
+  """Whether it can be a matrix of weights: of a parameter, frozen, or given as data."""
+  return not value.constant and not value.last and not value.is_composite
+
+
+def _weights(uses, views) -> tuple[tuple[View, ...], frozenset[int]]:
+  """Of parameters that are combined those that are weights, and those that scale.
+
+  Weights have all the axes, and enter linearly if one does: not the logarithms of
+  noise, nor the scores of a mask.
+  """
   views = distinct(views)
   axes = {v: frozenset(a for a, x in enumerate(v.axes) if x.own) for v in views}
-  kept = [
-    v
-    for v in views
-    if v.inner or not any(axes[v] < axes[w] for w in views if not w.inner)
-  ]
-  for view in views:
-    if view not in kept:
-      uses.add(view.param, Use(ADDED))
-  return tuple(kept)
+  factors = [v for v in views if v.inner]
+  full = [v for v in views if not v.inner and not any(axes[v] < axes[w] for w in views)]
+  nonlinear = {v.param for v in full if not v.linear}
+  linear = [v for v in full if v.param not in nonlinear] or full
+  kept = (*linear, *factors)
+  scales = frozenset(v.param for v in views) - {v.param for v in kept}
+  for param in scales:
+    uses.add(param, Use(ADDED))
+  return kept, scales
 
 
 def _last(name, values, shape):

@@ -5,7 +5,7 @@ import dataclasses
 from mhe_jax.layers.program.digits import Axis
 from mhe_jax.layers.program.products import move, product
 from mhe_jax.layers.program.uses import ADDED, LOOKUP, Use
-from mhe_jax.layers.program.values import Value, shape_of, union
+from mhe_jax.layers.program.values import Value, shape_of
 
 
 def gather(uses, eqn, values):
@@ -37,7 +37,7 @@ def _looked_up(uses, table, index, places, indexed, batching, shape) -> Value:
     return Value(data=index.data)
   if table.data:
     views = tuple(move(v, places, shape) for v in table.views if v.product)
-    return Value(data=True, views=views, last=union((table.last, index.last)))
+    return Value(data=True, views=views, last=table.last)
   views = []
   for view in table.weights:
     rows, rest = view.digits(indexed), view.digits(places)

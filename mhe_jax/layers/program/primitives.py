@@ -17,7 +17,14 @@ from mhe_jax.layers.program.elementwise import (
 from mhe_jax.layers.program.lookups import dynamic_slice, gather, lookup_or_product
 from mhe_jax.layers.program.products import Side, opaque, product
 from mhe_jax.layers.program.uses import DEPTH, Use, Uses
-from mhe_jax.layers.program.values import Value, View, above_one, shape_of, union
+from mhe_jax.layers.program.values import (
+  Value,
+  View,
+  above_one,
+  distinct,
+  shape_of,
+  union,
+)
 
 Rule = Callable[[Uses, Any, list[Value]], list[Value]]
 
@@ -61,14 +68,13 @@ def apply(uses: Uses, eqn: Any, values: list[Value]) -> list[Value]:
   else:
     out = opaque(uses, eqn, values)
   return [
-    value if _is_float(var.aval) else value.replace(last=frozenset())
+    value.replace(last=frozenset()) if _is_bool(var.aval) else value  # Masks.
     for value, var in zip(out, eqn.outvars)
   ]
 
 
-def _is_float(aval) -> bool:
-  dtype = getattr(aval, "dtype", None)
-  return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+def _is_bool(aval) -> bool:
+  return getattr(aval, "dtype", None) == jnp.bool_
 
 
 def _dot_general(uses, eqn, values):
@@ -175,7 +181,12 @@ def _scatter(uses, eqn, values):
     for value in (operand, updates):
       if not value.data:
         uses.elementwise(value)
-    return [Value(data=True, last=union((operand.last, updates.last)))]
+    views = tuple(v for v in operand.views if v.product)
+    if len(shape_of(eqn.invars[0])) == len(shape_of(eqn.invars[2])):
+      parts = tuple(v for v in updates.views if v.product)
+      views = shapes.rejoined(uses, distinct(views + parts))
+    last = union((operand.last, updates.last))
+    return [Value(data=True, views=views, last=last)]
   if operand.is_constant and updates.sources:
     return opaque(uses, eqn, values)
   return [operand]
@@ -220,7 +231,7 @@ def _sort(uses, eqn, values):
   if any(v.sources and not v.data for v in values):
     return opaque(uses, eqn, values)
   data = any(v.data for v in values)
-  return [Value(data=data, last=v.last) for v in values]
+  return [Value(data=data, last=values[0].last) for _ in eqn.outvars]
 
 
 RULES: dict[str, Rule] = {
@@ -252,4 +263,5 @@ RULES: dict[str, Rule] = {
   "scatter-max": _scatter,
   "scatter-min": _scatter,
   "sort": _sort,
+  "top_k": _sort,
 }

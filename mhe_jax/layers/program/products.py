@@ -1,7 +1,7 @@
 """Products: what a program sums over, keeps, and runs along."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mhe_jax.layers.program.digits import foreign
@@ -57,21 +57,38 @@ def product(uses: Uses, left: Side, right: Side, shape: Sequence[int]) -> Value:
     elif side.value.data:
       _mark_stacks(uses, side, used)
       uses.feed(side.value, used)
-  last = frozenset({frozenset(used)}) if used else union(v.last for v in values)
+  # Of a low-rank sum, the matrix that is added to.
+  low_rank = {v.param for side in (left, right) for v in side.value.weights if v.inner}
+  final = frozenset(used - low_rank or used)
+  last = frozenset({final}) if used else union(v.last for v in values)
   return Value(data=True, views=distinct(views), last=last, constant=constant)
 
 
-def commit(uses: Uses, value: Value) -> Value:
-  """A product of parameters that turns out to be no weights, but an activation."""
+def commit(uses: Uses, value: Value, axes: Iterable[int] = ()) -> Value:
+  """A product of parameters that turns out to be no weights, but an activation.
+
+  Args:
+    uses: where the uses of its parameters are noted.
+    value: the product, or any other value, which stays what it is.
+    axes: along which a bias, or a head, says that the neurons of a matrix lie; the
+      other factor is a table of learned inputs. Nothing says it: neither is read.
+  """
   if not value.is_composite:
     return value
-  views = []
-  for view in value.weights:
-    if view.inner:
+  axes = tuple(axes)
+  factors = [view for view in value.weights if view.inner]
+  matrices = [view for view in factors if view.digits(axes)]
+  if not matrices or len(matrices) == len(factors):
+    uses.stop(value, OF_PARAMETERS)
+    return Value(data=True, constant=value.constant)
+  for view in factors:
+    if view in matrices:
       neurons = view.digits(range(len(view.axes)))
       uses.add(view.param, Use(WEAK, view.inner, neurons, view.stack, view.fixed))
       uses.cut(view)
-      views.append(View(view.param, view.axes, product=True, stack=view.stack))
+    else:
+      uses.add(view.param, Use(ADDED))
+  views = [View(v.param, v.axes, product=True, stack=v.stack) for v in matrices]
   last = frozenset({frozenset(v.param for v in views)})
   return Value(data=True, views=tuple(views), last=last, constant=value.constant)
 
@@ -106,12 +123,13 @@ def _settled(uses: Uses, side: Side, other: Side) -> Side:
     return side
   if value.is_composite:
     if any(v.digits(side.batch) for v in value.weights):
-      return side._replace(value=commit(uses, value))
+      return side._replace(value=commit(uses, value, side.batch))
     if meets.data or meets.is_constant:  # Either factor could be the first.
       uses.stop(value, OF_PARAMETERS)
       return side._replace(value=Value(data=True))
   elif value.constant and not meets.data and not meets.constant and meets.sources:
-    return side._replace(value=value.replace(data=True))  # A table, for a batch.
+    uses.elementwise(value)  # A table of learned inputs, for a batch.
+    return side._replace(value=Value(data=True, constant=value.constant))
   return side
 
 
@@ -200,7 +218,9 @@ def _of_parameters(uses, left, right, shape) -> Value:
   """A product of parameters: part of a low-rank sum, or a table as if it were data."""
   values = left.value, right.value
   sources = values[0].sources | values[1].sources
-  is_simple = not any(v.inner for value in values for v in value.weights)
+  is_simple = all(value.weights for value in values) and not any(
+    v.inner for value in values for v in value.weights
+  )
   if values[0].sources & values[1].sources or not is_simple:
     for value in values:
       commit(uses, value)

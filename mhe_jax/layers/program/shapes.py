@@ -1,11 +1,21 @@
 """What moves, merges, splits, cuts and joins axes."""
 
 import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
 
 from mhe_jax.layers.program import digits as dg
-from mhe_jax.layers.program.digits import Axis, foreign
+from mhe_jax.layers.program.digits import Axis, Cut
 from mhe_jax.layers.program.products import commit, opaque, placed
-from mhe_jax.layers.program.values import Value, above_one, distinct, shape_of, union
+from mhe_jax.layers.program.uses import Uses
+from mhe_jax.layers.program.values import (
+  Value,
+  View,
+  above_one,
+  distinct,
+  shape_of,
+  union,
+)
 
 
 def transpose(uses, eqn, values):
@@ -102,20 +112,6 @@ def split(uses, eqn, values):
   return out
 
 
-def unstack(uses, eqn, values):
-  """All entries of an axis."""
-  old, axis = shape_of(eqn.invars[0]), eqn.params["axis"]
-  shape = (*old[:axis], *old[axis + 1 :])
-  places = {a: a - (a > axis) for a in range(len(old)) if a != axis}
-  out = []
-  for start in range(old[axis]):
-    starts, stops = [0] * len(old), [*old]
-    starts[axis], stops[axis] = start, start + 1
-    value = _recorded(uses, _cut(values[0], old, starts, stops, (1,) * len(old)))
-    out.append(placed(value, places, shape))
-  return out
-
-
 def _recorded(uses, value: Value) -> Value:
   """With the parts of products that are used by themselves noted."""
   for view in value.views:
@@ -126,19 +122,61 @@ def _recorded(uses, value: Value) -> Value:
 
 def concatenate(uses, eqn, values):
   """Values one after the other along an axis."""
-  return [_joined(uses, values, eqn.params["dimension"], shape_of(eqn.outvars[0]))]
+  return [joined(uses, values, eqn.params["dimension"], shape_of(eqn.outvars[0]))]
 
 
 def stack(uses, eqn, values):
   """Values one after the other along a new axis."""
   axis, shape = eqn.params["axis"], shape_of(eqn.outvars[0])
   places = {a: a + (a >= axis) for a in range(len(shape) - 1)}
-  one = (*shape[:axis], 1, *shape[axis + 1 :])
-  values = [placed(value, places, one) for value in values]
-  return [_joined(uses, values, axis, shape)]
+  single = (*shape[:axis], 1, *shape[axis + 1 :])
+  values = [placed(value, places, single) for value in values]
+  return [joined(uses, values, axis, shape)]
 
 
-def _joined(uses, values, axis, shape) -> Value:
+def unstack(uses, eqn, values):
+  """All entries of an axis."""
+  axis, old = eqn.params["axis"], shape_of(eqn.invars[0])
+  places = {a: a - (a > axis) for a in range(len(old)) if a != axis}
+  out = []
+  for i, variable in enumerate(eqn.outvars):
+    starts, stops = [0] * len(old), [*old]
+    starts[axis], stops[axis] = i, i + 1
+    value = _recorded(uses, _cut(values[0], old, starts, stops, (1,) * len(old)))
+    out.append(placed(value, places, shape_of(variable)))
+  return out
+
+
+def tile(uses, eqn, values):
+  """A value several times along its axes."""
+  value, old, new = values[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+  value = value.replace(
+    views=tuple(inexact(view, old, new) for view in value.views),
+    constant=value.constant | {a for a in range(len(old)) if old[a] == 1 != new[a]},
+  )
+  return [commit(uses, value) if value.constant else value]
+
+
+def pad(uses, eqn, values):
+  """With entries around it."""
+  value, old, new = values[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+  views = tuple(inexact(view, old, new) for view in value.views)
+  last = union(v.last for v in values)
+  return [value.replace(data=any(v.data for v in values), views=views, last=last)]
+
+
+def inexact(view: View, old: Sequence[int], new: Sequence[int]) -> View:
+  """A view of a value whose axes have got other sizes."""
+  axes = tuple(
+    x if old[a] == new[a] else x._replace(exact=False) for a, x in enumerate(view.axes)
+  )
+  return dataclasses.replace(view, axes=axes)
+
+
+def joined(
+  uses: Uses, values: Sequence[Value], axis: int, shape: Sequence[int]
+) -> Value:
+  """Values one after the other along an axis that all of them have."""
   if len(values) == 1:
     return values[0]
   data = any(v.data for v in values)
@@ -147,82 +185,65 @@ def _joined(uses, values, axis, shape) -> Value:
     for value in values:
       if not value.data:
         uses.elementwise(value)
-  rejoined = _rejoined(uses, values, axis)
   views = []
-  for value in values:
-    for view in value.views:
-      if data and not view.product:
-        continue
-      digits = view.axes[axis].digits
-      axes = (*view.axes[:axis], Axis(digits, exact=False), *view.axes[axis + 1 :])
-      cuts = tuple(c for c in view.cuts if c not in rejoined.get(view.param, ()))
-      views.append(dataclasses.replace(view, axes=axes, cuts=cuts))
-  others = [v.constant - {axis} for v in values]
-  last = frozenset(s for v in values for s in v.last)  # As several outputs.
+  for view in (v for value in values for v in value.views):
+    if data and not view.product:
+      continue
+    digits = view.axes[axis].digits
+    axes = (*view.axes[:axis], Axis(digits, exact=False), *view.axes[axis + 1 :])
+    views.append(dataclasses.replace(view, axes=axes))
+  views = rejoined(uses, views, axis)
+  constant = frozenset.intersection(*(v.constant for v in values)) - {axis}
   return Value(
     data=data,
     views=distinct(views),
     sources=frozenset().union(*(v.sources for v in values)),
     stopped=next((v.stopped for v in values if v.stopped), ""),
-    last=last,
-    constant=frozenset.intersection(*others) & above_one(shape),
+    last=frozenset(s for v in values for s in v.last),  # As several outputs.
+    constant=constant & above_one(shape),
   )
 
 
-def _rejoined(uses, values, axis) -> dict[int, set]:
-  """Cuts whose parts are put together again, as rotary embeddings do: no parts.
+def rejoined(
+  uses: Uses, views: Sequence[View], axis: int | None = None
+) -> tuple[View, ...]:
+  """Views whose parts are put together again, as rotary embeddings do: no parts.
 
   Along the axis that was cut; or along a new one, if the parts were single neurons
-  that take turns.
+  that take turns; or, without an axis, anywhere.
   """
-  cuts: dict[tuple, set] = {}
-  for value in values:
-    for view in value.views:
-      here = {digit.axis for digit in view.axes[axis].own}
-      for found in view.cuts if view.linear or not view.product else ():
-        _, _, start, stop = found
-        if found[0] in here or (not here and stop == start + 1):
-          cuts.setdefault((view.param, *found[:2]), set()).add(found)
-  rejoined: dict[int, set] = {}
-  for (param, _, period), found in cuts.items():
-    end = 0
-    for _, _, start, stop in sorted(found, key=lambda c: c[2:]):
-      end = max(end, stop) if start <= end else end
-    if end >= period and len(found) > 1:
-      rejoined.setdefault(param, set()).update(found)
-      uses.rejoined[param] |= found
-  return rejoined
-
-
-def tile(uses, eqn, values):
-  """Copies one after the other along each axis."""
-  del uses
-  (value,), reps = values, eqn.params["reps"]
-  views = []
-  for view in value.views:
-    axes = [
-      x if n == 1 else x._replace(digits=foreign(n).digits + x.digits)
-      for x, n in zip(view.axes, reps, strict=True)
-    ]
-    views.append(dataclasses.replace(view, axes=tuple(axes)))
-  constant = value.constant & frozenset(a for a, n in enumerate(reps) if n == 1)
-  constant |= {
-    a for a, size in enumerate(shape_of(eqn.invars[0])) if size == 1 and reps[a] > 1
+  mixed = [view for view in views if view.linear or not view.product]
+  here = {
+    (view.param, d.axis)
+    for view in mixed
+    for d in view.digits(range(len(view.axes)) if axis is None else [axis])
   }
-  return [value.replace(views=tuple(views), constant=constant, one_hot=None)]
-
-
-def pad(uses, eqn, values):
-  """With entries around it."""
-  value, old, new = values[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
-  views = []
-  for view in value.views:
-    axes = tuple(
-      x if old[a] == new[a] else x._replace(exact=False)
-      for a, x in enumerate(view.axes)
+  parts = defaultdict(set)
+  for view in mixed:
+    for cut in view.cuts:
+      along, period, start, stop = cut
+      if (view.param, along) in here or (not here and stop == start + 1):
+        parts[view.param, along, period].add(cut)
+    if axis is None and not view.cuts:  # Parts go back to where they were cut.
+      parts.update({key: parts[key] | {(*key[1:], 0, key[2])} for key in parts})
+  gone = {
+    (param, cut)
+    for (param, _, period), cuts in parts.items()
+    if len(cuts) > 1 and _covers(cuts, period)
+    for cut in cuts
+  }
+  for param, cut in gone:
+    uses.rejoined[param].add(cut)
+  return tuple(
+    dataclasses.replace(
+      view, cuts=tuple(c for c in view.cuts if (view.param, c) not in gone)
     )
-    views.append(dataclasses.replace(view, axes=axes))
-  last = union(v.last for v in values)
-  return [
-    values[0].replace(data=any(v.data for v in values), views=tuple(views), last=last)
-  ]
+    for view in views
+  )
+
+
+def _covers(cuts: set[Cut], period: int) -> bool:
+  end = 0
+  for _, _, start, stop in sorted(cuts, key=lambda c: c[2:]):
+    end = max(end, stop) if start <= end else end
+  return end >= period
