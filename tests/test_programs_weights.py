@@ -253,13 +253,15 @@ def test_weights_of_a_hypernetwork_are_no_parameters():
 
 
 def test_a_hypernetwork_of_learned_tasks():
+  """Of a product of two parameters, either could be the learned input."""
+
   def forward(params, x):
     w = (jax.nn.relu(params["task"] @ params["w1"]) @ params["w2"]).reshape(8, 6)
     return jax.nn.relu(x @ w) @ params["head"]
 
   params = arrays(task=(1, 3), w1=(3, 4), w2=(4, 48), head=(6, 5))
-  layers = dict.fromkeys(("w1", "w2", "head"), last(2))
-  check_program(forward, params, (X,), layers, output=["head"])
+  layers, unread = dict.fromkeys(("w2", "head"), last(2)), ["task", "w1"]
+  check_program(forward, params, (X,), layers, output=["head"], unread=unread)
 
 
 def test_orthogonal_weights():

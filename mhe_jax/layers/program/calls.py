@@ -59,7 +59,6 @@ def _body_of(eqn) -> Any:
 
 
 def _scan(uses, params, values, eqn):
-  del eqn
   num_consts, num_carry = params["num_consts"], params["num_carry"]
   consts, carry = values[:num_consts], values[num_consts : num_consts + num_carry]
   layers = [
@@ -72,7 +71,7 @@ def _scan(uses, params, values, eqn):
   carry, outs = _loop(
     lambda carry: interpret(uses, params["jaxpr"], [*consts, *carry, *layers]), carry
   )
-  shapes = [var.aval.shape for var in params["jaxpr"].jaxpr.outvars[num_carry:]]
+  shapes = [var.aval.shape for var in eqn.outvars[num_carry:]]
   ys = [_stacked(value, shape) for value, shape in zip(outs[num_carry:], shapes)]
   return [*carry, *ys]
 
@@ -89,8 +88,8 @@ def _of_one(value: Value, shape) -> Value:
 
 
 def _stacked(value: Value, shape) -> Value:
-  places = {a: a + 1 for a in range(len(shape))}
-  views = tuple(move(view, places, (1, *shape)) for view in value.views)
+  places = {a: a + 1 for a in range(len(shape) - 1)}
+  views = tuple(move(view, places, shape) for view in value.views)
   constant = frozenset(a + 1 for a in value.constant)
   return value.replace(views=views, constant=constant, one_hot=None)
 

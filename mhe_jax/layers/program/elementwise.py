@@ -66,7 +66,7 @@ def elementwise(uses, eqn, values) -> Value:
   values = [
     _stretched(v, shape_of(x), shape) for v, x in zip(values, eqn.invars, strict=True)
   ]
-  values = _of_parameters(uses, name, values)
+  values = _of_parameters(uses, name, values, shape)
   data = any(v.data for v in values)
   constant = frozenset.intersection(*(v.constant for v in values))
   if not data:
@@ -108,7 +108,7 @@ def _varies_with(view: View, value: Value) -> bool:
   return any(v.product and all(v.axes[a].own for a in axes) for v in value.views)
 
 
-def _of_parameters(uses, name, values) -> list[Value]:
+def _of_parameters(uses, name, values, shape) -> list[Value]:
   """Operands, of which products of parameters may turn out to be activations."""
   if not any(v.is_composite for v in values):
     return values
@@ -122,8 +122,7 @@ def _of_parameters(uses, name, values) -> list[Value]:
   is_scaled = name in SCALING and all(v.is_constant for v in others)
   if name in PASSING or is_scaled:
     return values
-  rank = max(len(v.axes) for value in values for v in value.views)
-  axes = [a for a in range(rank) if any(a not in v.constant for v in others)]
+  axes = [a for a in above_one(shape) if any(a not in v.constant for v in others)]
   return [commit(uses, v, axes) for v in values]
 
 
@@ -155,7 +154,19 @@ def _last(name, values, shape):
   """Matrices that a sum, or another function of values, came through last."""
   if not shape and name in ADDING:  # Terms of a loss: outputs of their own.
     return frozenset(s for v in values for s in v.last)
-  return union(v.last for v in values)
+  shifts = [v for v in values if name in ADDING and _is_shift(v, values)]
+  return union(v.last for v in values if v not in shifts)
+
+
+def _is_shift(value: Value, values) -> bool:
+  """Whether it is the same for all neurons it is added to: a norm, in a distance."""
+  neurons = [
+    {a for a, x in enumerate(view.axes) if x.own}
+    for other in values
+    for view in other.views
+    if other is not value and view.product
+  ]
+  return any(axes and axes <= value.constant for axes in neurons)
 
 
 def _one_hot(name, values) -> int | None:
