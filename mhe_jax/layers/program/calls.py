@@ -125,6 +125,18 @@ def _cond(uses, params, values, eqn):
   return [join(outs) for outs in zip(*branches)]
 
 
+def _linear_solve(uses, params, values, eqn):
+  """The operator meets what its solver is made for: it may call it by itself."""
+  del eqn
+  consts, start = {}, 0
+  for name, length in params["const_lengths"]._asdict().items():
+    consts[name] = values[start : start + length]
+    start += length
+  jaxprs, b = params["jaxprs"], values[start:]
+  interpret(uses, jaxprs.matvec, [*consts["matvec"], *b])
+  return interpret(uses, jaxprs.solve, [*consts["solve"], *b])
+
+
 def _shard_map(uses, params, values, eqn):
   """Inside, sizes are those of one device: axes keep their digits, not their order."""
   jaxpr = params["jaxpr"]
@@ -156,7 +168,13 @@ def _resized(value: Value, old, new) -> Value:
   return value.replace(views=views)
 
 
-_CONTROL = {"scan": _scan, "while": _while, "cond": _cond, "shard_map": _shard_map}
+_CONTROL = {
+  "scan": _scan,
+  "while": _while,
+  "cond": _cond,
+  "custom_linear_solve": _linear_solve,
+  "shard_map": _shard_map,
+}
 
 
 def is_key(x: Any) -> bool:

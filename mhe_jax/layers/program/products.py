@@ -122,6 +122,13 @@ def _settled(uses: Uses, side: Side, other: Side) -> Side:
   if value.data or not value.sources:
     return side
   if value.is_composite:
+    both = [v for v in value.weights if v.digits(side.summed) and v.digits(side.kept)]
+    if both:  # A basis of matrices, and coefficients that choose of it.
+      for view in value.weights:
+        if view not in both:
+          uses.add(view.param, Use(ADDED))
+      bases = (dataclasses.replace(v, inner=(), stack=v.stack + v.inner) for v in both)
+      return side._replace(value=value.replace(views=tuple(bases)))
     if any(v.digits(side.batch) for v in value.weights):
       return side._replace(value=commit(uses, value, side.batch))
     if meets.data or meets.is_constant:  # Either factor could be the first.
@@ -166,12 +173,14 @@ def _use(uses, view, side, other, shape) -> list[View]:
 
 
 def _is_stack(value: Value, axis: int) -> bool:
-  """Whether an axis of data is one along which a parameter before had its sets."""
+  """Whether an axis of data is one along which a parameter before had its sets.
+
+  Not if it also holds neurons of these sets, as behind a grouped convolution.
+  """
   return any(
-    digit in view.stack
+    bool(own := view.axes[axis].own) and {*own} <= {*view.stack}
     for view in value.views
     if view.product
-    for digit in view.axes[axis].own
   )
 
 
