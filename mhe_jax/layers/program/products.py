@@ -146,7 +146,9 @@ def _use(uses, view, side, other, shape) -> list[View]:
   stack = view.stack + view.digits(side.batch)
   neurons = tuple(d for d in view.digits(side.kept) if d not in stack)
   is_summed = any(summed.values())
-  if view.inner:
+  if view.inner and is_summed and neurons:  # A basis of matrices.
+    stack += view.inner
+  elif view.inner:
     # A low-rank sum: data meet one factor first, and what comes out the other.
     inner = {-1: view.inner}
     summed, neurons = (summed, view.inner) if is_summed else (inner, neurons)
