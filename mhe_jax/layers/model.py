@@ -167,8 +167,11 @@ def _read(model, inputs, options) -> tuple[dict[Path, Reading], _Names]:
     readings, names = program.read(), _Names(program.prefix, program.suffix)
     if names.prefix and all(f"{path[0]}/" == names.prefix for path in readings if path):
       readings = {path[1:]: reading for path, reading in readings.items()}
-  if not readings:
-    raise ValueError("params has no arrays, so that there is nothing to read.")
+  if not any(len(reading.shape) >= 2 for reading in readings.values()):
+    raise ValueError(
+      "params has no array of two or more axes, so that there is nothing to read: got "
+      f"{['/'.join(path) for path in readings][:5]}."
+    )
   if any(f"{path[0]}/" == names.prefix for path in readings if path):
     names = names._replace(prefix="")  # A module of that name: it could be the prefix.
   return readings, names

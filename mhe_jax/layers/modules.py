@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -77,13 +77,27 @@ def program_of(model: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Pr
     )
   if not inputs:
     raise TypeError(
-      "params must be given: layer_rules(function, params, *inputs), got the function "
+      "params must be the second argument: layer_rules(function, params, *inputs), got "
+      "the function "
       f"{getattr(model, '__name__', model)!r} alone."
+    )
+  if is_array(inputs[0]):
+    raise TypeError(
+      "params must be a tree of parameters, such as a dict, got an array of shape "
+      f"{tuple(inputs[0].shape)}: layer_rules(function, params, *inputs), or "
+      "layer_rules(module, *inputs)."
     )
   return _of_function(model, inputs[0], inputs[1:], options)
 
 
 def _of_function(function, params, inputs, options) -> Program:
+  if isinstance(params, Mapping) and {"params"} < {*params}:
+    # The variables of linen: other collections are states.
+    states = {key: x for key, x in params.items() if key != "params"}
+    call = lambda params, states, *args, **kwargs: function(  # noqa: E731
+      {**params, **states}, *args, **kwargs
+    )
+    return Program(call, {"params": params["params"]}, states, inputs, options)
   if not is_nnx((params, inputs, options)):
     call = lambda params, _, *args, **kwargs: function(params, *args, **kwargs)  # noqa: E731
     return Program(call, params, (), inputs, options)

@@ -201,7 +201,7 @@ def warn_of_unread(selection: Selection) -> None:
     f"{len(selection.unread)} of {total} parameters that may hold neurons have no "
     "hyperspherical energy, because neither the program, a class, a name nor a rule "
     f"says what they are: {shown}{more}. Pass rules=layer_rules(function, params, "
-    "*inputs), or give a LayerRule with axes, or with role='skip', which silences this.",
+    "*inputs), or a LayerRule with axes, or with role='skip', which silences this.",
     stacklevel=4,
   )
 

@@ -89,27 +89,23 @@ def shared(old: Sequence[int], new: Sequence[int]) -> list[tuple[list, list]]:
 def reshape(
   axes: Sequence[Axis], old: Sequence[int], new: Sequence[int]
 ) -> tuple[Axis, ...] | None:
-  """Axes of a value after a reshape; None where they cannot be told."""
+  """Axes of a value after a reshape; None of a value without entries."""
   if 0 in old:
     return None
-  out = {}
+  out = dict.fromkeys(range(len(new)), Axis())
   for ins, outs in shared(old, new):
     sizes = {j: new[j] for j in outs if new[j] != 1}
-    out |= dict.fromkeys(outs, Axis())
     sources = [axes[i] for i in ins if old[i] != 1]
-    if len(sources) == len(sizes) == 1:
-      (out[next(iter(sizes))],) = sources
-    elif all(axis.exact for axis in sources):
-      digits = [d for axis in sources for d in axis.digits]
+    digits = tuple(d for axis in sources for d in axis.digits)
+    parts = None
+    if all(axis.exact for axis in sources):
       parts = _distribute(digits, [*sizes.values()])
-      if parts is None:
-        return None
+    if len(sources) == len(sizes) == 1:
+      out[next(iter(sizes))] = sources[0]
+    elif parts is not None:
       out |= {j: Axis(_joined(part)) for j, part in zip(sizes, parts)}
-    elif len(sizes) == 1:
-      digits = tuple(d for axis in sources for d in axis.digits)
-      out[next(iter(sizes))] = Axis(digits, exact=False)
-    else:
-      return None
+    else:  # On one of these axes; which one is not known.
+      out |= dict.fromkeys(sizes, Axis(digits, exact=False))
   return tuple(out[j] for j in range(len(new)))
 
 

@@ -27,8 +27,8 @@ NONLINEAR = set(
   "clamp cos cosh digamma eq erf erf_inv erfc exp exp2 expm1 floor ge gt "
   "igamma igammac integer_pow is_finite le lgamma log log1p log2 logistic lt max min "
   "ne nextafter not one_minus_square or polygamma polynomial pow rem round rsqrt "
-  "regularized_incomplete_beta shift_left shift_right_arithmetic "
-  "shift_right_logical sign sin sinh sqrt square tan tanh xor zeta".split()
+  "regularized_incomplete_beta shift_left shift_right_arithmetic shift_right_logical "
+  "sign sin sinh sqrt square tan tanh xor zeta".split()
 )
 ELEMENTWISE = SCALING | ADDING | PASSING | NONLINEAR
 REDUCING = set(
@@ -82,7 +82,7 @@ def elementwise(uses, eqn, values) -> Value:
     others = [v for k, v in enumerate(values) if k != i]
     if not value.data:
       uses.elementwise(value)
-    adds = name not in SCALING and any(v.data for v in others)
+    adds = name not in SCALING and any(v.data and not _is_input(v) for v in others)
     for view in value.views:
       now = view.free.intersection(*(v.constant for v in others if _varies(v, view)))
       linear = view.linear and name not in NONLINEAR
@@ -114,16 +114,20 @@ def _of_parameters(uses, name, values, shape) -> list[Value]:
     return values
   others = [v for v in values if not v.is_composite]
   if name in ADDING and any(_is_matrix(v) for v in others):  # w + a @ b.
-    merged = []
-    for value in values:
-      views = tuple(dataclasses.replace(x, merged=True) for x in value.views)
-      merged.append(value.replace(views=views, data=False))
-    return merged
+    return [
+      v.replace(views=tuple(dataclasses.replace(x, merged=True) for x in v.views))
+      for v in values
+    ]
   is_scaled = name in SCALING and all(v.is_constant for v in others)
   if name in PASSING or is_scaled:
     return values
   axes = [a for a in above_one(shape) if any(a not in v.constant for v in others)]
   return [commit(uses, v, axes) for v in values]
+
+
+def _is_input(value: Value) -> bool:
+  """Whether data can be weights that somebody gave as an input: frozen ones."""
+  return not value.last and not value.views and not value.constant
 
 
 def _is_matrix(value: Value) -> bool:

@@ -122,6 +122,13 @@ def _settled(uses: Uses, side: Side, other: Side) -> Side:
   if value.data or not value.sources:
     return side
   if value.is_composite:
+    both = [v for v in value.weights if v.digits(side.summed) and v.digits(side.kept)]
+    if both:  # A basis of matrices, and coefficients that choose of it.
+      for view in value.weights:
+        if view not in both:
+          uses.add(view.param, Use(ADDED))
+      bases = (dataclasses.replace(v, inner=(), stack=v.stack + v.inner) for v in both)
+      return side._replace(value=value.replace(views=tuple(bases)))
     if any(v.digits(side.batch) for v in value.weights):
       return side._replace(value=commit(uses, value, side.batch))
     if meets.data or meets.is_constant:  # Either factor could be the first.
@@ -139,7 +146,9 @@ def _use(uses, view, side, other, shape) -> list[View]:
   stack = view.stack + view.digits(side.batch)
   neurons = tuple(d for d in view.digits(side.kept) if d not in stack)
   is_summed = any(summed.values())
-  if view.inner:
+  if view.inner and is_summed and neurons:  # A basis of matrices.
+    stack += view.inner
+  elif view.inner:
     # A low-rank sum: data meet one factor first, and what comes out the other.
     inner = {-1: view.inner}
     summed, neurons = (summed, view.inner) if is_summed else (inner, neurons)

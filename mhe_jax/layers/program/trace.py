@@ -66,7 +66,13 @@ def read_program(
       arguments[i] = x
     states, args, kwargs = split.unflatten(arguments)
     out = function(treedef.unflatten(whole), states, *args, **kwargs)
-    return [x for x in jax.tree.leaves(out) if isinstance(x, jax.Array)]
+    found = [x for x in jax.tree.leaves(out) if isinstance(x, jax.Array)]
+    if not found:
+      raise ValueError(
+        "function must return an array, or a tree with one, got "
+        f"{type(out).__name__}: what it returns tells the output layer."
+      )
+    return found
 
   jaxpr = jax.make_jaxpr(flat)(
     [leaves[i] for i in numbers], [others[i] for i in traced]
