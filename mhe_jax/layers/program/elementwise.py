@@ -82,7 +82,10 @@ def elementwise(uses, eqn, values) -> Value:
     others = [v for k, v in enumerate(values) if k != i]
     if not value.data:
       uses.elementwise(value)
-    adds = name not in SCALING and any(v.data and not _is_input(v) for v in others)
+    frozen = not value.constant  # Not so a table for all of a batch.
+    adds = name not in SCALING and any(
+      v.data and not (frozen and _is_input(v)) for v in others
+    )
     for view in value.views:
       now = view.free.intersection(*(v.constant for v in others if _varies(v, view)))
       linear = view.linear and name not in NONLINEAR
@@ -205,11 +208,13 @@ def reduce(uses, eqn, values) -> list[Value]:
   for view in value.views:
     moved = move(view, places, shape)
     if not view.product and _is_product(view, axes, kept):
-      features, neurons = view.digits(axes), view.digits(kept)
-      uses.add(view.param, Use(PRODUCT, features, neurons, view.stack, view.fixed))
+      features = view.digits(axes)
+      neurons = view.digits(a for a in kept if a in view.free)
+      stack = view.stack + view.digits(a for a in kept if a not in view.free)
+      uses.add(view.param, Use(PRODUCT, features, neurons, stack, view.fixed))
       uses.cut(view)
       used.add(view.param)
-      moved = View(view.param, moved.axes, product=True, stack=view.stack)
+      moved = View(view.param, moved.axes, product=True, stack=stack)
     if any(x.own for x in moved.axes):
       views.append(moved)
   if used:
@@ -223,11 +228,9 @@ def reduce(uses, eqn, values) -> list[Value]:
 
 
 def _is_product(view, axes, kept) -> bool:
-  """Whether data along the axes of a reduction met neurons along others."""
-  summed = [a for a in axes if view.axes[a].own]
-  neurons = [a for a in kept if view.axes[a].own]
-  return (
-    any(a not in view.free for a in summed)
-    and bool(neurons)
-    and all(a in view.free for a in neurons)
-  )
+  """Whether data along the axes of a reduction met neurons along others.
+
+  Data that vary along another axis of the parameter, too, meet a set for each entry.
+  """
+  varied = any(view.axes[a].own and a not in view.free for a in axes)
+  return varied and any(view.axes[a].own and a in view.free for a in kept)

@@ -79,11 +79,11 @@ def lookup_or_product(uses, left, right, shape):
       views = []
       for view in table.value.weights:
         rows = view.axes[axis].own
-        rest = view.digits(a for a in table.places)
+        rest, stack = view.digits(table.kept), view.stack + view.digits(table.batch)
         if rows and rest:
-          uses.add(view.param, Use(LOOKUP, rest, rows, view.stack, view.fixed))
+          uses.add(view.param, Use(LOOKUP, rest, rows, stack, view.fixed))
           moved = move(view, table.places, shape)
-          views.append(dataclasses.replace(moved, chosen=rows))
+          views.append(dataclasses.replace(moved, chosen=rows, stack=stack))
       if views:
         last = frozenset({frozenset(~v.param for v in views)})
         return Value(data=True, views=tuple(views), last=last)

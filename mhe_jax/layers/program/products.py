@@ -194,7 +194,7 @@ def _mark_stacks(uses: Uses, side: Side, used: set[int]) -> None:
   The members of an ensemble that share their input come out of one product.
   """
   for view in side.value.views:
-    if view.product and view.param not in used:
+    if (view.product or view.chosen) and view.param not in used:
       for digit in view.digits(side.batch):
         if (digit.block, digit.start, digit.size) == (1, 0, digit.period):
           uses.stacked[view.param].add(digit.axis)

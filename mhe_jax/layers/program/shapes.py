@@ -46,8 +46,13 @@ def broadcast_in_dim(uses, eqn, values):
 
 
 def reshape(uses, eqn, values):
-  """Axes merged and split."""
+  """Axes merged and split, in another order if the equation says one."""
   value, old, new = values[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+  order = eqn.params.get("dimensions")
+  if order is not None:
+    old = tuple(old[a] for a in order)
+    value = placed(value, {a: i for i, a in enumerate(order)}, old)
+    values = [value]
   views = []
   for view in value.views:
     axes = dg.reshape(view.axes, old, new)

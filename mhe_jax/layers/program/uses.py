@@ -118,10 +118,11 @@ def axes_of(
   for axis, found in enumerate(labels):
     if not found:
       found.add("features" if shape[axis] == 1 else "stack")
-  kept = [a for a, found in enumerate(labels) if found == {"neurons"}]
-  if any(a not in stacked for a in kept):
-    for axis in stacked.intersection(kept):
-      labels[axis] = {"stack"}
+  for label in ("features", "neurons"):
+    axes = [a for a, found in enumerate(labels) if found == {label}]
+    if any(a not in stacked for a in axes):
+      for axis in stacked.intersection(axes):
+        labels[axis] = {"stack"}
   mixed = [
     a for a, found in enumerate(labels) if "features" in found and len(found) > 1
   ]
