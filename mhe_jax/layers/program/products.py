@@ -166,7 +166,9 @@ def _use(uses, view, side, other, shape) -> list[View]:
     stack += view.chosen
   elif view.chosen:
     kind, neurons = LOOKUP, view.chosen
-  uses.add(view.param, Use(kind, features, neurons, stack, view.fixed, by_lookup))
+  is_single = all(shape[out] == 1 for out in other.places.values())
+  use = Use(kind, features, neurons, stack, view.fixed, by_lookup, is_single)
+  uses.add(view.param, use)
   uses.cut(view)
   axes = [foreign(size) for size in shape]
   for a, out in side.places.items():

@@ -29,6 +29,7 @@ class Use:
     stack: digits that run along sets.
     fixed: digits of which the use has one value.
     by_lookup: whether rows of the stack were looked up.
+    is_single: whether the data were one vector, as those of a power iteration.
   """
 
   kind: int
@@ -37,6 +38,7 @@ class Use:
   stack: tuple[Digit, ...] = ()
   fixed: tuple[Digit, ...] = ()
   by_lookup: bool = False
+  is_single: bool = False
 
 
 class Uses:
@@ -84,7 +86,8 @@ class Uses:
     by_kind = defaultdict(list)
     for use in self.of[param]:
       by_kind[use.kind].append(use)
-    products, lookups = by_kind[PRODUCT], by_kind[LOOKUP]
+    products = sorted(by_kind[PRODUCT], key=lambda use: use.is_single)
+    lookups = by_kind[LOOKUP]
     experts = [use for use in products if use.by_lookup]
     # The rows of a table are neurons, also where it is multiplied with, too.
     use = next(iter(experts or lookups or products), None)
