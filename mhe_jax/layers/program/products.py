@@ -5,10 +5,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mhe_jax.layers.program.digits import foreign
-from mhe_jax.layers.program.uses import ADDED, LOOKUP, PRODUCT, WEAK, Use, Uses
+from mhe_jax.layers.program.uses import (
+  ADDED,
+  LOOKUP,
+  OF_PARAMETERS,
+  PRODUCT,
+  WEAK,
+  Use,
+  Uses,
+)
 from mhe_jax.layers.program.values import Value, View, above_one, distinct, union
-
-OF_PARAMETERS = "a product of parameters alone"
 
 
 class Side(NamedTuple):
@@ -43,6 +49,9 @@ def product(uses: Uses, left: Side, right: Side, shape: Sequence[int]) -> Value:
   has_weights = any(v.sources and not v.data for v in values)
   views: list[View] = []
   for side, other in ((left, right), (right, left)):
+    factors = [view for view in side.value.views if view.product and view.inner]
+    if factors:
+      _tell_matrix(uses, factors, side.summed)
     if has_weights and side.value.data:
       continue  # Beside weights, data are activations.
     if not side.value.data and side.value.stopped and other.value.data:
@@ -70,17 +79,29 @@ def commit(uses: Uses, value: Value, axes: Iterable[int] = ()) -> Value:
   Args:
     uses: where the uses of its parameters are noted.
     value: the product, or any other value, which stays what it is.
-    axes: along which a bias, or a head, says that the neurons of a matrix lie; the
-      other factor is a table of learned inputs. Nothing says it: neither is read.
+    axes: along which a bias, or heads, say that the neurons of a matrix lie.
   """
   if not value.is_composite:
     return value
-  axes = tuple(axes)
   factors = [view for view in value.weights if view.inner]
+  _tell_matrix(uses, factors, tuple(axes))
+  views = tuple(
+    View(v.param, v.axes, product=True, stack=v.stack, inner=v.inner) for v in factors
+  )
+  last = frozenset({frozenset(view.param for view in views)})
+  return Value(data=True, views=views, last=last, constant=value.constant)
+
+
+def _tell_matrix(uses: Uses, factors: Sequence[View], axes: Sequence[int]) -> None:
+  """Of the factors of a product of parameters the one with neurons on these axes.
+
+  It is a matrix, and the other a table of learned inputs. Such are the axes of a bias,
+  and those that the next product sums over.
+  """
   matrices = [view for view in factors if view.digits(axes)]
   if not matrices or len(matrices) == len(factors):
-    uses.stop(value, OF_PARAMETERS)
-    return Value(data=True, constant=value.constant)
+    uses.undecided |= {view.param for view in factors}
+    return
   for view in factors:
     if view in matrices:
       neurons = view.digits(range(len(view.axes)))
@@ -88,9 +109,6 @@ def commit(uses: Uses, value: Value, axes: Iterable[int] = ()) -> Value:
       uses.cut(view)
     else:
       uses.add(view.param, Use(ADDED))
-  views = [View(v.param, v.axes, product=True, stack=v.stack) for v in matrices]
-  last = frozenset({frozenset(v.param for v in views)})
-  return Value(data=True, views=tuple(views), last=last, constant=value.constant)
 
 
 def opaque(uses: Uses, eqn: Any, values: Sequence[Value]) -> list[Value]:
@@ -132,7 +150,7 @@ def _settled(uses: Uses, side: Side, other: Side) -> Side:
     if any(v.digits(side.batch) for v in value.weights):
       return side._replace(value=commit(uses, value, side.batch))
     if meets.data or meets.is_constant:  # Either factor could be the first.
-      uses.stop(value, OF_PARAMETERS)
+      uses.undecided |= {view.param for view in value.weights}
       return side._replace(value=Value(data=True))
   elif value.constant and not meets.data and not meets.constant and meets.sources:
     uses.elementwise(value)  # A table of learned inputs, for a batch.

@@ -13,6 +13,7 @@ from mhe_jax.layers.program.values import Value, View
 ELEMENTWISE = "a bias, scale or table that is added or multiplied, not neurons"
 ONE_NEURON = "one neuron: all its axes are summed over"
 UNUSED = "the function does not use it"
+OF_PARAMETERS = "a product of parameters alone: either could be the data"
 
 PRODUCT, LOOKUP, WEAK, DEPTH, ADDED = range(5)
 
@@ -51,6 +52,7 @@ class Uses:
     self.stacked: dict[int, set[int]] = defaultdict(set)
     self.stops: dict[int, str] = {}
     self.fed: set[int] = set()
+    self.undecided: set[int] = set()  # Factors, of which either could be data.
     self._met: set[int] = set()
 
   def add(self, param: int, use: Use) -> None:
@@ -94,11 +96,15 @@ class Uses:
     if use is None and DEPTH in by_kind:
       return DEPTHWISE
     if use is None and param in self.stops:
-      return Unread(f"not read behind the primitive {self.stops[param]!r}")
+      stop = self.stops[param]
+      is_name = stop != OF_PARAMETERS
+      return Unread(f"not read behind the primitive {stop!r}" if is_name else stop)
     if use is None and by_kind[WEAK]:
       use = by_kind[WEAK][0]
+    if use is None and ADDED in by_kind:
+      return ELEMENTWISE
     if use is None:
-      return ELEMENTWISE if ADDED in by_kind else Unread(UNUSED)
+      return Unread(OF_PARAMETERS if param in self.undecided else UNUSED)
     cuts = [c for c in self.cuts[param] if c not in self.rejoined[param]]
     return axes_of(use, shape, cuts, self.stacked[param])
 
