@@ -72,9 +72,8 @@ class TwoTables(nn.Module):
   @nn.compact
   def __call__(self, x):
     x = nn.Conv(6, (3, 3), feature_group_count=3, name="depthwise")(x)
-    buckets = jnp.arange(4)
-    bias = nn.Embed(4, 2, name="relative_attention_bias")(buckets)
-    return nn.Dense(5)(x) + bias.sum()
+    bias = nn.Embed(4, 5, name="relative_attention_bias")(jnp.arange(4))
+    return nn.Dense(5)(x) + bias[None, 0, None, None]
 
 
 K = {"key": jax.random.key(0), "dtype": F32}

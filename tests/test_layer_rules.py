@@ -68,10 +68,13 @@ def test_depthwise_convolutions_are_reported_and_skipped(library):
 def test_tables_of_relative_positions():
   model, x = TwoTables(), normal((1, 5, 5, 3))
   params, path = init(model, x)["params"], "relative_attention_bias/embedding"
-  for rules in (None, layer_rules(model, x)):
-    assert "relative position" in describe(params, rules=rules).skipped[path]
+  for rules, reason in (
+    (None, "relative position"),
+    (layer_rules(model, x), "table that is added"),
+  ):
+    assert reason in describe(params, rules=rules).skipped[path]
   rules = layer_rules(model, x, rules=[LayerRule(path, NeuronAxes(0))])
-  assert neuron_matrices(params, rules)[path].shape == (4, 2)
+  assert neuron_matrices(params, rules)[path].shape == (4, 5)
 
 
 class Net(nn.Module):
@@ -133,16 +136,18 @@ class WithTable(nn.Module):
     return nn.Dense(5)(x) @ self.param("table", nn.initializers.normal(), (5, 3), F32)
 
 
-def test_rules_for_parameters_of_unknown_classes_are_kept():
+def test_parameters_of_unknown_names_are_read_by_the_program_alone():
   x = normal((2, 4))
   params = init(WithTable(), x)["params"]
   with pytest.warns(UserWarning, match="1 of 2 parameters.*'table'"):
-    network_energy(params, rules=layer_rules(WithTable(), x))
-  for rule, shape in (
-    (LayerRule(".*", weight=2.0), (3, 5)),
-    (LayerRule("table", NeuronAxes(0)), (5, 3)),
+    network_energy(params)
+  assert describe(params, rules=layer_rules(WithTable(), x))["table"].role == "output"
+  for own, shape in (
+    ([], (3, 5)),
+    ([LayerRule(".*", weight=2.0)], (3, 5)),
+    ([LayerRule("table", NeuronAxes(0))], (5, 3)),
   ):
-    rules = layer_rules(WithTable(), x, rules=[rule])
+    rules = layer_rules(WithTable(), x, rules=own)
     matrices = neuron_matrices(params, rules)
     assert {k: w.shape for k, w in matrices.items()} == {
       "Dense_0/kernel": (5, 4),
@@ -207,9 +212,15 @@ def test_what_is_no_model(model):
     layer_rules(model)
 
 
-def test_inputs_of_a_module_that_has_its_parameters():
-  with pytest.raises(TypeError, match=r"example_inputs .* got 1"):
-    layer_rules(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), normal((1, 3)))
+@pytest.mark.parametrize("library", ["nnx", "equinox"])
+def test_inputs_of_a_module_that_has_its_parameters_tell_its_output_layer(library):
+  if library == "nnx":
+    model, x = nnx.Linear(3, 4, rngs=nnx.Rngs(0)), normal((1, 3))
+  else:
+    model, x = eqx.nn.Linear(3, 4, **K), normal((3,))
+  (by_class,), (by_program,) = layer_rules(model), layer_rules(model, x)
+  assert (by_class.role, by_program.role) == (None, "output")
+  assert by_class.axes == by_program.axes
 
 
 def test_rules_must_be_rules():
@@ -278,5 +289,5 @@ def test_keyword_arguments_of_init():
 
   (rule,) = layer_rules(Keyword(), normal((2, 4)), train=False)
   assert rule.matches("params/Dense_0/kernel")
-  with pytest.raises(TypeError, match="got 1 inputs"):
-    layer_rules(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), train=False)
+  with pytest.raises(TypeError, match="unexpected keyword argument 'train'"):
+    layer_rules(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), normal((1, 3)), train=False)

@@ -17,6 +17,8 @@ VmapDense = nn.vmap(
   axis_size=3,
 )  # fmt: skip
 
+BARE = nn.Conv(4, (3, 3), use_bias=False)
+
 
 @pytest.mark.parametrize(
   ("module", "input_shape", "unit_axes"),
@@ -24,7 +26,7 @@ VmapDense = nn.vmap(
     (nn.Dense(5), (2, 3), (-1,)),
     (nn.Conv(4, (3,)), (1, 5, 3), (-1,)),
     (nn.Conv(4, (3, 3)), (1, 5, 5, 3), (-1,)),
-    (nn.Conv(4, (3, 3), use_bias=False), (1, 5, 5, 3), (-1,)),
+    (BARE, (1, 5, 5, 3), (-1,)),
     (nn.Conv(2, (2, 2, 2)), (1, 3, 3, 3, 3), (-1,)),
     (nn.Conv(4, (3, 3), feature_group_count=2), (1, 5, 5, 6), (-1,)),
     (nn.Conv(6, (3, 3), feature_group_count=3), (1, 5, 5, 3), (-1,)),
@@ -42,8 +44,11 @@ VmapDense = nn.vmap(
 def test_linen_layer(module, input_shape, unit_axes):
   x = normal(input_shape, seed=9)
   params = init(module, x)["params"]
+  # Without a name and a bias, or with five axes, it could be a stack.
+  is_open = params["kernel"].ndim == 5 or module == BARE
+  rules = layer_rules(module, x) if is_open else None
   owned = rows_of_units(
-    lambda p: units(module.apply({"params": p}, x), unit_axes), params
+    lambda p: units(module.apply({"params": p}, x), unit_axes), params, rules
   )
   assert list(owned) == ["kernel"]
   assert np.array_equal(owned["kernel"], np.eye(len(owned["kernel"]), dtype=bool))

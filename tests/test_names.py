@@ -132,7 +132,7 @@ def test_gates_of_a_cell():
 )
 def test_a_choice_is_an_error_with_rules_to_paste(path, shape, bias):
   params = tree(path, shape, bias)
-  match = rf"layer_rules\(model\)[^@]*'{path}/kernel', shape {re.escape(str(shape))}"
+  match = rf"layer_rules\(function[^@]*'{path}/kernel', shape {re.escape(str(shape))}"
   with pytest.raises(ValueError, match=match) as info:
     neuron_matrices(params)
   rules = re.findall(r"LayerRule\('.*?\)(?= \(\d)", str(info.value))

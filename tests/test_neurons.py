@@ -194,7 +194,7 @@ def test_axes_must_be_whole_numbers(field, axes):
     ({"axes": 0}, TypeError, "axes .*NeuronAxes.*0"),
     ({"axes": (0, 1)}, TypeError, "axes .*NeuronAxes"),
     ({"role": "input"}, ValueError, "role .*'input'"),
-    ({"role": None}, ValueError, "role .*None"),
+    ({"role": 3}, ValueError, "role .*'unread' or None, got 3"),
     ({"weight": -1.0}, ValueError, r"weight .*-1\.0"),
     ({"weight": float("nan")}, ValueError, "weight .*nan"),
     ({"weight": float("inf")}, ValueError, "weight .*inf"),

@@ -1,14 +1,16 @@
 """Every kind of module of Equinox and Haiku, against matrices made by hand."""
 
+import functools
+
 import equinox as eqx
 import haiku as hk
 import jax
 import numpy as np
 import pytest
-from by_hand import K, check, core, first, inputs_of, last, second_last
+from by_hand import K, check, core, first, inputs_of, last, rows_of, second_last
 from trees import F32, init, normal
 
-from mhe_jax import layer_rules, network_energy, neuron_matrices
+from mhe_jax import layer_rules, neuron_matrices
 
 
 class MyLinear(eqx.nn.Linear):
@@ -183,10 +185,9 @@ def test_haiku_modules_of_one_name_in_and_out_of_a_lifted_function():
     return hk.Linear(5)(x)
 
   model, x = hk.transform(forward), normal((2, 4))
-  params = init(model, x)
-  with pytest.warns(UserWarning, match="__layer_stack"):
-    network_energy(params, rules=layer_rules(model, x))
-  check(params, layer_rules(model, x), {"linear/w": last(2)})
+  params, stacked = init(model, x), functools.partial(rows_of, order=(0, 2, 1), batch=1)
+  layers = {"linear/w": last(2), "__layer_stack_no_per_layer/linear/w": stacked}
+  check(params, layer_rules(model, x), layers)
 
 
 def test_a_projection_in_a_subclass_of_an_lstm_has_no_gates():
@@ -208,5 +209,17 @@ def test_multi_transform():
     return linear, (linear,)
 
   model, x = hk.multi_transform(forward), normal((2, 3))
-  (rule,) = layer_rules(model, x)
-  assert rule.matches("linear/w")
+  params = model.init(jax.random.key(0), x)
+  (apply,) = model.apply
+  check(params, layer_rules(apply, params, None, x), {"linear/w": last(2)})
+  with pytest.raises(TypeError, match=r"model must be .* got MultiTransformed"):
+    layer_rules(model, x)
+
+
+def test_transform_without_a_key():
+  model = hk.without_apply_rng(hk.transform(applied(lambda: hk.nets.MLP([5, 4]))))
+  x = normal((2, 3))
+  layers = {f"mlp/~/linear_{i}/w": last(2) for i in (0, 1)}
+  rules = layer_rules(model, x)
+  check(init(model, x), rules, layers)
+  assert [rule.role for rule in rules if rule.axes] == [None, "output"]

@@ -7,6 +7,7 @@ from typing import Any
 from jax.extend import core
 
 from mhe_jax.layers.program import primitives
+from mhe_jax.layers.program.digits import Axis, reshape
 from mhe_jax.layers.program.products import move
 from mhe_jax.layers.program.uses import Uses
 from mhe_jax.layers.program.values import Value, join, shape_of
@@ -146,7 +147,7 @@ def _linear_solve(uses, params, values, eqn):
 
 
 def _shard_map(uses, params, values, eqn):
-  """Inside, sizes are those of one device: axes keep their digits, not their order."""
+  """Inside, sizes are those of one device."""
   jaxpr = params["jaxpr"]
   inner = _open(jaxpr)
   args = [
@@ -164,16 +165,21 @@ def _resized(value: Value, old, new) -> Value:
   if tuple(old) == tuple(new) or len(old) != len(new):
     return value
   views = tuple(
-    dataclasses.replace(
-      view,
-      axes=tuple(
-        x if old[a] == new[a] else x._replace(exact=False)
-        for a, x in enumerate(view.axes)
-      ),
-    )
+    dataclasses.replace(view, axes=tuple(map(_on_a_device, view.axes, old, new)))
     for view in value.views
   )
   return value.replace(views=views)
+
+
+def _on_a_device(axis: Axis, old: int, new: int) -> Axis:
+  """Parts of what a device holds are parts in turns, device by device."""
+  if old == new:
+    return axis
+  if axis.exact and new > 1 and old % new == 0:
+    parts = reshape([axis], [old], [old // new, new])
+    if parts is not None:
+      return parts[1]
+  return axis._replace(exact=False)
 
 
 _CONTROL = {
