@@ -140,19 +140,19 @@ def _closed(graphs, params, states) -> Any:
 def _of_linen(module, inputs, options) -> Program:
   options = dict(options)
   rngs = options.pop("rngs", None)
-  options.pop("mutable", None)  # All of it: only the output counts.
+  options.pop("mutable", None)  # All but the parameters: only the output counts.
   key = jax.random.key(0)
-  variables = dict(abstract(module.init, rngs or key, *inputs, **options))
+  rngs = {"params": key, **rngs} if isinstance(rngs, Mapping) else {"params": key}
+  variables = dict(abstract(module.init, rngs, *inputs, **options))
   params = variables.pop("params", {})
 
   def apply(params, constants, *inputs, **options):
     states, rngs = constants
     out, _ = module.apply(
-      {**states, "params": params}, *inputs, rngs=rngs, mutable=True, **options
+      {**states, "params": params}, *inputs, rngs=rngs, mutable=[*states], **options
     )
     return out
 
-  rngs = rngs if isinstance(rngs, dict) else {"params": key}
   return Program(apply, params, (variables, rngs), inputs, options)
 
 

@@ -77,7 +77,7 @@ def _scan(uses, params, values, eqn):
   )
   ys = [
     _stacked(value, shape_of(var))
-    for value, var in zip(outs[num_carry:], body.outvars[num_carry:])
+    for value, var in zip(outs[num_carry:], eqn.outvars[num_carry:])
   ]
   return [*carry, *ys]
 
