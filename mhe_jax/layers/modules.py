@@ -140,16 +140,16 @@ def _closed(graphs, params, states) -> Any:
 def _of_linen(module, inputs, options) -> Program:
   options = dict(options)
   rngs = options.pop("rngs", None)
-  options.pop("mutable", None)  # All of it: only the output counts.
+  options.pop("mutable", None)  # All states: only the output counts.
   key = jax.random.key(0)
   variables = dict(abstract(module.init, rngs or key, *inputs, **options))
   params = variables.pop("params", {})
 
   def apply(params, constants, *inputs, **options):
     states, rngs = constants
-    out, _ = module.apply(
-      {**states, "params": params}, *inputs, rngs=rngs, mutable=True, **options
-    )
+    variables = {**states, "params": params}
+    # Not the parameters: nn.map_variables would take them for new ones.
+    out, _ = module.apply(variables, *inputs, rngs=rngs, mutable=[*states], **options)
     return out
 
   rngs = rngs if isinstance(rngs, dict) else {"params": key}
