@@ -68,3 +68,15 @@ def attend(q, k, v):
 def cross_entropy(logits, labels):
   logs = jax.nn.log_softmax(logits)
   return -jnp.take_along_axis(logs, labels[..., None], -1).mean()
+
+
+def inputs_of(kind):
+  """Inputs: of a shape, an array, or a list of these."""
+  is_shape = isinstance(kind, tuple) and all(isinstance(n, int) for n in kind)
+  if isinstance(kind, list):
+    return tuple(x for one in kind for x in inputs_of(one))
+  return (normal(kind, seed=9) if is_shape else kind,)
+
+
+def outputs(tree, rules):
+  return {row.path for row in describe(tree, rules=rules) if row.role == "output"}

@@ -140,7 +140,7 @@ def _closed(graphs, params, states) -> Any:
 def _of_linen(module, inputs, options) -> Program:
   options = dict(options)
   rngs = options.pop("rngs", None)
-  options.pop("mutable", None)  # All but the parameters: only the output counts.
+  options.pop("mutable", None)  # All states: only the output counts.
   key = jax.random.key(0)
   rngs = {"params": key, **rngs} if isinstance(rngs, Mapping) else {"params": key}
   variables = dict(abstract(module.init, rngs, *inputs, **options))
@@ -148,9 +148,9 @@ def _of_linen(module, inputs, options) -> Program:
 
   def apply(params, constants, *inputs, **options):
     states, rngs = constants
-    out, _ = module.apply(
-      {**states, "params": params}, *inputs, rngs=rngs, mutable=[*states], **options
-    )
+    variables = {**states, "params": params}
+    # Not the parameters: nn.map_variables would take them for new ones.
+    out, _ = module.apply(variables, *inputs, rngs=rngs, mutable=[*states], **options)
     return out
 
   return Program(apply, params, (variables, rngs), inputs, options)
