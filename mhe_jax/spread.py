@@ -1,13 +1,17 @@
 """The recommended form: neurons turn apart by a share of what the optimizer turns."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from mhe_jax.arrays import replicate_explicit
+from mhe_jax.arrays import compute_dtype, replicate_explicit
+from mhe_jax.by_layer import ByLayer
 from mhe_jax.checks import check_count, check_weight, is_plain_zero
 from mhe_jax.layers.rules import LayerRule, check_rules
 from mhe_jax.layers.select import select, warn_of_unread
@@ -16,16 +20,16 @@ from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.pair_energy import as_objective
 from mhe_jax.objectives.relative import RECOMMENDED, RelativeExcess, excess_of
 from mhe_jax.potentials.base import Potential
+from mhe_jax.sphere import normalize
 from mhe_jax.transforms import add_scaled, is_update, updates_of, weight_at
-from mhe_jax.turns import further, norm_of, step_of
+from mhe_jax.turns import across, root_mean_square, step_of, turn_further
 
 
 class SpreadState(NamedTuple):
   """State of :func:`spread`.
 
   ``optax.tree.get(opt_state, "SpreadState")`` finds it in the state of any optimizer
-  around it. The three in the middle are for a log; a layer that is a stack of sets has
-  one number in them.
+  around it. The three in the middle are for a log, one number for each layer.
 
   Attributes:
     count: number of updates, an int32 scalar; what a schedule is called with.
@@ -36,16 +40,16 @@ class SpreadState(NamedTuple):
     optimizer_turn: by how much the optimizer turned the layer in the last update: root
       mean square over neurons, in radians.
     spread_turn: by how much :func:`spread` turned it then.
-    owed: the optimizer's turns since the last turn of :func:`spread`, added up, of each
-      set: ``{path: [*batch]}``.
+    owed: of each set what the optimizer turned it since :func:`spread` last did, added
+      up, ``{path: [*batch]}``; zeros if ``every`` is 1.
   """
 
   count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
   inner: Any
-  excess: dict[str, jax.Array]
-  optimizer_turn: dict[str, jax.Array]
-  spread_turn: dict[str, jax.Array]
-  owed: dict[str, jax.Array]
+  excess: ByLayer
+  optimizer_turn: ByLayer
+  spread_turn: ByLayer
+  owed: jax.Array
 
 
 def spread(
@@ -76,16 +80,15 @@ def spread(
     for layer in layers:
       _check_scale(layer, objective, half_space)
 
-    def zeros(sets=lambda layer: ()):
-      return {x.path: jnp.zeros(sets(x), x.compute_dtype) for x in layers}
-
+    dtype = compute_dtype(*(layer.compute_dtype for layer in layers))
+    zeros = ByLayer(jnp.zeros(len(layers), dtype), tuple(x.path for x in layers))
     return SpreadState(
       count=jnp.zeros([], jnp.int32),
       inner=optimizer.init(params),
-      excess=zeros(),
-      optimizer_turn=zeros(),
-      spread_turn=zeros(),
-      owed=zeros(_sets),
+      excess=zeros,
+      optimizer_turn=zeros,
+      spread_turn=zeros,
+      owed=jnp.zeros(sum(map(_num_sets, layers)), dtype),
     )
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -98,48 +101,55 @@ def spread(
     selection = select(params, rules)
     warn_of_unread(selection)
     leaves, treedef = updates_of(selection, updates)
-    layers = _counted(selection)
-    kinds = kinds_of(layers, half_space, lambda layer: _form(leaves[layer.index]))
+    groups = _groups(_counted(selection), leaves, half_space)
     strength = weight_at(share, state.count, "share")
-
-    turns = _by_path(kinds, [step_of(*_neurons(x, leaves)).turn for x in kinds])
-    owed = {path: state.owed[path] + turn for path, turn in turns.items()}
+    own = [group.optimizer_turn() for group in groups]
+    owed = own
+    if every > 1:
+      owed = [x + y for x, y in zip(own, _split(groups, state.owed))]
 
     def act():
-      """New updates by index, the layers' excess, and how far they turn apart."""
+      """New updates by index, the layers' excess, and how far they are turned."""
       draw = None if key is None else jax.random.fold_in(key, state.count)
-      draws = [draw and jax.random.fold_in(draw, i) for i in range(len(kinds))]
-      acts = [_act(*x, leaves, owed, objective, strength) for x in zip(kinds, draws)]
-      new = {}
-      for kind, (updated, _, _) in zip(kinds, acts):
-        for layer, leaf in zip(kind.layers, updated):
-          new[layer.index] = leaf
-      excess, turned = (_by_path(kinds, list(x)) for x in list(zip(*acts))[1:])
-      mean = {path: jnp.mean(x) for path, x in excess.items()}
-      return new, mean, _over_sets(turned), jax.tree.map(jnp.zeros_like, owed)
+      new, excess, turns = {}, [], []
+      for index, (group, most) in enumerate(zip(groups, owed)):
+        draw_of = None if draw is None else jax.random.fold_in(draw, index)
+        updates, x, turn = group.turned(objective, strength, most, draw_of)
+        new.update(group.by_index(updates))
+        excess.append(jnp.mean(x, -1))
+        turns.append(_over_sets(turn))
+      nothing = jnp.zeros_like(state.owed)
+      return new, _join(groups, excess), _join(groups, turns), nothing
 
     def wait():
-      new = {layer.index: leaves[layer.index] for layer in layers}
-      nothing = {path: jnp.zeros_like(x) for path, x in state.spread_turn.items()}
-      return new, state.excess, nothing, owed
+      new = {}
+      for group in groups:
+        new.update(group.by_index(group.updates))
+      nothing = jnp.zeros_like(state.spread_turn.array)
+      return new, state.excess.array, nothing, _join(groups, owed)
 
     if every == 1:
-      new, excess, turned, owed = act()
+      new, excess, turns, rest = act()
     else:
       due = state.count % every == 0
-      new, excess, turned, owed = jax.lax.cond(due, act, wait)
+      new, excess, turns, rest = jax.lax.cond(due, act, wait)
     for index, leaf in new.items():
       leaves[index] = leaf
+    paths = state.excess.paths
     return treedef.unflatten(leaves), SpreadState(
       count=jnp.asarray(optax.safe_increment(state.count)),
       inner=inner,
-      excess=excess,
-      optimizer_turn=_over_sets(turns),
-      spread_turn=turned,
-      owed=owed,
+      excess=ByLayer(excess, paths),
+      optimizer_turn=ByLayer(_join(groups, list(map(_over_sets, own))), paths),
+      spread_turn=ByLayer(turns, paths),
+      owed=rest,
     )
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _num_sets(layer):
+  return math.prod(layer.axes.matrix_shape(layer.leaf.shape)[:-2])
 
 
 def _counted(selection):
@@ -147,88 +157,166 @@ def _counted(selection):
   return counted_layers(selection.layers, 1.0, 1.0)
 
 
-def _sets(layer):
-  """The axes of the sets of a stack."""
-  return layer.axes.matrix_shape(layer.leaf.shape)[:-2]
+@dataclasses.dataclass(frozen=True)
+class _Group:
+  """Layers of a kind, and the optimizer's updates of them.
+
+  Attributes:
+    kind: the layers.
+    updates: leaves in their order; None or masks where nothing is to be updated.
+    neurons: ``[layers, *batch, n, d]``, in float32 or better.
+  """
+
+  kind: Kind
+  updates: list[Any]
+  neurons: jax.Array
+
+  @property
+  def is_updated(self):
+    return is_update(self.updates[0])
+
+  @property
+  def num_sets(self):
+    """In each layer."""
+    return math.prod(self.neurons.shape[:-2]) // len(self.kind.layers)
+
+  def by_index(self, updates):
+    """Updates, in the order of the layers, by the index of their leaves."""
+    return dict(zip([layer.index for layer in self.kind.layers], updates))
+
+  def step(self):
+    updates = self.kind.matrices(self.kind.stack(self.updates))
+    return step_of(self.neurons, _once(updates.astype(self.neurons.dtype)))
+
+  def optimizer_turn(self):
+    """Of each set, ``[layers, sets]``."""
+    if not self.is_updated:
+      return self._of_sets(jnp.zeros_like(self.neurons, shape=self.neurons.shape[:-2]))
+    return self._of_sets(root_mean_square(self.step().turns))
+
+  def turned(self, objective, share, most, key):
+    """What becomes of the updates when the neurons turn apart.
+
+    Args:
+      objective: by whose excess the neurons pull.
+      share: of what the optimizer turns, by how much a layer may be turned.
+      most: what the optimizer has turned each set, ``[layers, sets]``.
+      key: for the objective.
+
+    Returns:
+      Updates, in the order of the layers; of each set, ``[layers, sets]``, its excess,
+      and how far it is turned.
+    """
+    kind = self.kind
+
+    def excess_of_all(units):
+      units = units if objective.takes_shards else replicate_explicit(units)
+      values = objective.evaluate(units, half_space=kind.in_half_space, key=key)
+      with kind.named():
+        excess = excess_of(values, *kind.size, objective, kind.in_half_space)
+      return jnp.sum(excess), excess
+
+    if not self.is_updated or is_plain_zero(share):
+      _, excess = excess_of_all(normalize(self.neurons))
+      return self.updates, self._of_sets(excess), jnp.zeros_like(most)
+    step = self.step()
+    gradient, excess = jax.grad(excess_of_all, has_aux=True)(step.before)
+    pull = across(-jnp.clip(gradient, -_LARGEST, _LARGEST), step.before)
+    weights = jnp.asarray([[layer.weight] for layer in kind.layers], most.dtype)
+    most = jnp.maximum(jnp.asarray(share, most.dtype), 0.0) * weights * most
+    scale = _scale(pull, most.reshape(pull.shape[:-2]), *kind.size)
+    apart, turn = turn_further(step, pull * scale[..., None, None])
+    new = add_scaled(kind.stack(self.updates), 1.0, kind.leaves(_once(apart)))
+    return kind.unstack(new), self._of_sets(excess), self._of_sets(turn)
+
+  def _of_sets(self, x):
+    """``[layers, *batch]`` as ``[layers, sets]``, on all devices."""
+    return replicate_explicit(x).reshape(len(self.kind.layers), -1)
 
 
-def _form(update):
-  """Of an update, what those of one kind have in common; None if there is none."""
-  return (jnp.dtype(update.dtype), sharding_of(update)) if is_update(update) else None
+_LARGEST = 1e15  # Of a pull; the sum of its squares is in the range of float32.
 
 
-def _by_path(kinds, stacks):
-  """What the layers of each kind have, ``{path: array}``, in the order of the tree."""
-  return {
-    layer.path: replicate_explicit(x)
-    for kind, stack in zip(kinds, stacks)
-    for layer, x in zip(kind.layers, kind.unstack(stack))
-  }
+def _scale(pull, most, n, d):
+  """What a pull is multiplied by so that the neurons turn by at most so much.
+
+  That is where the pull is as large as that of random directions, or larger. Where it
+  is smaller, near the best, they turn by as much less, and come to rest.
+
+  Args:
+    pull: ``[*batch, n, d]``.
+    most: root mean square of the turns over the neurons of a set, ``[*batch]``.
+    n: number of neurons.
+    d: dimension.
+
+  Returns:
+    Factors ``[*batch]``.
+  """
+  size = jnp.sqrt(jnp.sum(pull**2, (-2, -1)))
+  random = 4.0 * d**0.5 / n
+  return most * n**0.5 / jnp.maximum(size, random)
+
+
+def _groups(layers, leaves, half_space):
+  """Layers of one kind side by side, with their updates."""
+
+  def form(layer):
+    update = leaves[layer.index]
+    return is_update(update) and (jnp.dtype(update.dtype), sharding_of(update))
+
+  groups = []
+  for kind in kinds_of(layers, half_space, form):
+    stack = kind.stack([layer.leaf for layer in kind.layers])
+    neurons = kind.matrices(stack).astype(kind.layers[0].compute_dtype)
+    updates = [leaves[layer.index] for layer in kind.layers]
+    groups.append(_Group(kind, updates, _once(neurons)))
+  return groups
+
+
+def _once(x):
+  """An array that is computed once: XLA would do so again in all that is made of it.
+
+  To put 48 layers side by side again in every reduction takes long to compile.
+  """
+  return jax.lax.optimization_barrier(x)
 
 
 def _over_sets(turns):
-  """One turn of each layer, the root mean square over the sets of a stack."""
-  return {path: jnp.sqrt(jnp.mean(x**2)) for path, x in turns.items()}
+  """Root mean square over the sets of each layer, ``[layers, sets]``."""
+  return jnp.sqrt(jnp.mean(turns**2, -1))
 
 
-def _neurons(kind, leaves):
-  """Neurons and their updates, in float32 or better; zeros where there are none."""
-  dtype = kind.layers[0].compute_dtype
-  neurons = kind.matrices(kind.stack([layer.leaf for layer in kind.layers]))
-  neurons = neurons.astype(dtype)
-  updates = [leaves[layer.index] for layer in kind.layers]
-  if not is_update(updates[0]):
-    return neurons, jnp.zeros_like(neurons)
-  return neurons, kind.matrices(kind.stack(updates)).astype(dtype)
+def _join(groups, parts):
+  """What groups have, ``[layers, ...]``, as one array in the order of the tree."""
+  dtype = compute_dtype(*(part.dtype for part in parts))
+  array = jnp.concatenate([part.ravel().astype(dtype) for part in parts])
+  return array[_order(groups, [part.size for part in parts])]
 
 
-def _act(kind, key, leaves, owed, objective, strength):
-  """What :func:`spread` makes of the layers of a kind.
-
-  Returns:
-    New updates, a list; and of each set the excess, and how far it is turned.
-  """
-  half_space, size = kind.in_half_space, kind.size
-
-  def excess_of_all(neurons):
-    with kind.named():
-      values = objective(neurons, half_space=half_space, key=key)
-      excess = excess_of(values, *size, objective, half_space)
-    return jnp.sum(excess), excess
-
-  neurons, updates = _neurons(kind, leaves)
-  old = [leaves[layer.index] for layer in kind.layers]
-  if not is_update(old[0]) or is_plain_zero(strength):
-    _, excess = excess_of_all(neurons)
-    return old, excess, jnp.zeros_like(excess)
-  step = step_of(neurons, updates)
-  # At the directions, not the neurons, the gradient is free of the norms.
-  gradient, excess = jax.grad(excess_of_all, has_aux=True)(step.before)
-  shares = [_share(strength, layer, owed[layer.path]) for layer in kind.layers]
-  turn = kind.stack(shares) * _fade(gradient, *size)
-  apart, turned = further(step, -gradient, turn)
-  new = add_scaled(kind.stack(old), 1.0, kind.leaves(apart))
-  return kind.unstack(new), excess, turned
+def _split(groups, array):
+  """What :func:`_join` made of ``[layers, sets]``."""
+  shapes = [(len(group.kind.layers), group.num_sets) for group in groups]
+  sizes = [layers * sets for layers, sets in shapes]
+  array = array[np.argsort(_order(groups, sizes))]
+  parts = jnp.split(array, np.cumsum(sizes)[:-1])
+  return [
+    part.astype(group.neurons.dtype).reshape(shape)
+    for group, part, shape in zip(groups, parts, shapes)
+  ]
 
 
-def _share(strength, layer, owed):
-  """How far a layer may be turned: what the optimizer owes, times a share of it."""
-  share = layer.weight * jnp.maximum(jnp.asarray(strength, owed.dtype), 0.0)
-  return share * owed
-
-
-def _fade(gradient, n, d):
-  """1 where the pull is that of random directions or more, and less below."""
-  pull = norm_of(gradient, (-2, -1))[..., 0, 0]
-  random = 4.0 * d**0.5 / n
-  return pull / jnp.maximum(pull, random)
+def _order(groups, sizes):
+  """Which numbers of the groups, so many of each, come first in the tree."""
+  indices = [
+    np.repeat([x.index for x in group.kind.layers], size // len(group.kind.layers))
+    for group, size in zip(groups, sizes)
+  ]
+  return np.argsort(np.concatenate(indices), kind="stable")
 
 
 def _check_optimizer(optimizer):
-  if not (
-    callable(getattr(optimizer, "init", None))
-    and callable(getattr(optimizer, "update", None))
-  ):
+  names = ("init", "update")
+  if not all(callable(getattr(optimizer, name, None)) for name in names):
     raise TypeError(
       "optimizer must be an optax transformation, such as optax.adam(1e-3), got "
       f"{optimizer!r}."
