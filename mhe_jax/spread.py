@@ -21,8 +21,8 @@ from mhe_jax.objectives.pair_energy import as_objective
 from mhe_jax.objectives.relative import RECOMMENDED, RelativeExcess, excess_of
 from mhe_jax.potentials.base import Potential
 from mhe_jax.sphere import normalize
-from mhe_jax.transforms import add_scaled, is_update, updates_of, weight_at
-from mhe_jax.turns import across, root_mean_square, step_of, turn_further
+from mhe_jax.transforms import is_update, updates_of, weight_at
+from mhe_jax.turns import pull_of, step_of, turn_further
 
 
 class SpreadState(NamedTuple):
@@ -186,13 +186,13 @@ class _Group:
 
   def step(self):
     updates = self.kind.matrices(self.kind.stack(self.updates))
-    return step_of(self.neurons, _once(updates.astype(self.neurons.dtype)))
+    return step_of(self.neurons, updates.astype(self.neurons.dtype))
 
   def optimizer_turn(self):
     """Of each set, ``[layers, sets]``."""
     if not self.is_updated:
       return self._of_sets(jnp.zeros_like(self.neurons, shape=self.neurons.shape[:-2]))
-    return self._of_sets(root_mean_square(self.step().turns))
+    return self._of_sets(self.step().turn)
 
   def turned(self, objective, share, most, key):
     """What becomes of the updates when the neurons turn apart.
@@ -221,20 +221,17 @@ class _Group:
       return self.updates, self._of_sets(excess), jnp.zeros_like(most)
     step = self.step()
     gradient, excess = jax.grad(excess_of_all, has_aux=True)(step.before)
-    pull = across(-jnp.clip(gradient, -_LARGEST, _LARGEST), step.before)
+    pull = pull_of(gradient, step.before)
     weights = jnp.asarray([[layer.weight] for layer in kind.layers], most.dtype)
     most = jnp.maximum(jnp.asarray(share, most.dtype), 0.0) * weights * most
     scale = _scale(pull, most.reshape(pull.shape[:-2]), *kind.size)
-    apart, turn = turn_further(step, pull * scale[..., None, None])
-    new = add_scaled(kind.stack(self.updates), 1.0, kind.leaves(_once(apart)))
-    return kind.unstack(new), self._of_sets(excess), self._of_sets(turn)
+    apart, turn = turn_further(step, pull, scale)
+    new = map(_add, self.updates, kind.unstack(kind.leaves(apart)))
+    return list(new), self._of_sets(excess), self._of_sets(turn)
 
   def _of_sets(self, x):
     """``[layers, *batch]`` as ``[layers, sets]``, on all devices."""
     return replicate_explicit(x).reshape(len(self.kind.layers), -1)
-
-
-_LARGEST = 1e15  # Of a pull; the sum of its squares is in the range of float32.
 
 
 def _scale(pull, most, n, d):
@@ -269,17 +266,11 @@ def _groups(layers, leaves, half_space):
     stack = kind.stack([layer.leaf for layer in kind.layers])
     neurons = kind.matrices(stack).astype(kind.layers[0].compute_dtype)
     updates = [leaves[layer.index] for layer in kind.layers]
-    groups.append(_Group(kind, updates, _once(neurons)))
+    groups.append(_Group(kind, updates, neurons))
   return groups
 
 
-def _once(x):
-  """An array that is computed once: XLA would do so again in all that is made of it.
-
-  To put 48 layers side by side again in every reduction takes long to compile.
-  """
-  return jax.lax.optimization_barrier(x)
-
+def _add(u,v): return u+v
 
 def _over_sets(turns):
   """Root mean square over the sets of each layer, ``[layers, sets]``."""

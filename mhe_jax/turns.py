@@ -13,15 +13,17 @@ class Step(NamedTuple):
 
   Attributes:
     before: directions before it, ``[*batch, n, d]``; zeros for a neuron of zeros.
-    after: directions after it.
-    length: the smaller of a neuron's norms before and after it, ``[*batch, n, 1]``.
-    turns: of the neurons, in radians, ``[*batch, n, 1]``.
+    after: the neurons after it, in units of their norms before: ``[*batch, n, d]``.
+    growth: squares of the norms of ``after``, ``[*batch, n, 1]``.
+    norm: of the neurons before, ``[*batch, n, 1]``.
+    turn: root mean square over the neurons of their turns in radians, ``[*batch]``.
   """
 
   before: jax.Array
   after: jax.Array
-  length: jax.Array
-  turns: jax.Array
+  growth: jax.Array
+  norm: jax.Array
+  turn: jax.Array
 
 
 def step_of(neurons: jax.Array, updates: jax.Array) -> Step:
@@ -38,55 +40,54 @@ def step_of(neurons: jax.Array, updates: jax.Array) -> Step:
     updates: likewise; infinities and NaN count as 0.
   """
   before, inverse_norm = project(neurons)
-  updates = jnp.where(jnp.isfinite(updates), updates, 0.0)
-  relative = updates * inverse_norm
+  relative = jnp.where(jnp.isfinite(updates), updates, 0.0) * inverse_norm
+  # Of a neuron that is as good as zero, not its squares overflow.
+  relative = jnp.clip(relative, -_LARGEST, _LARGEST)
   along = jnp.sum(relative * before, -1, keepdims=True)
   across = jnp.sum((relative - along * before) ** 2, -1, keepdims=True)
-  # The norm after the step, in units of that before. Where its square overflows, the
-  # neuron was as good as zero.
-  growth = jnp.sqrt((1.0 + along) ** 2 + across)
-  usable = (inverse_norm > 0.0) & (growth > 0.0) & jnp.isfinite(growth)
-  growth = jnp.where(usable, growth, 1.0)
-  turns = jnp.where(usable, jnp.sqrt(across) / jnp.maximum(growth, 1.0), 0.0)
-  length = jnp.minimum(growth, 1.0) / jnp.where(usable, inverse_norm, 1.0)
+  growth = (1.0 + along) ** 2 + across
+  turn = jnp.sqrt(jnp.mean(across / jnp.maximum(growth, 1.0), (-2, -1)))
   return Step(
     before=before,
-    after=jnp.where(usable, (before + relative) / growth, 0.0),
-    length=jnp.where(usable, length, 0.0),
-    turns=turns,
+    after=before + relative,
+    growth=jnp.maximum(growth, float(jnp.finfo(growth.dtype).tiny)),
+    norm=jnp.where(inverse_norm > 0.0, 1.0 / inverse_norm, 0.0),
+    turn=jnp.where(jnp.isfinite(turn), turn, 0.0),
   )
 
 
-def turn_further(step: Step, turns: jax.Array) -> tuple[jax.Array, jax.Array]:
-  r"""An update that turns neurons after the step of an optimizer.
+def turn_further(
+  step: Step, pull: jax.Array, scale: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  r"""An update that turns neurons along a pull, after the step of an optimizer.
 
   A neuron of direction v after the step is given a vector that is orthogonal to v and
-  at most :math:`\varphi` times as long as the neuron, before and after the step. That
-  turns it by at most the arctangent of :math:`\varphi`, and adds at most
+  at most :math:`\varphi` times as long as the neuron was before the step, and is after
+  it. That turns it by at most the arctangent of :math:`\varphi`, and adds at most
   :math:`\varphi^2 / 2` of its norm to its norm.
 
   Args:
     step: of the optimizer.
-    turns: of each neuron, ``[*batch, n, d]``, a vector that is :math:`\varphi` long; of
-      it the part that is orthogonal to v is taken. Neurons with an infinity or NaN in
-      theirs are not turned.
+    pull: ``[*batch, n, d]``; the part of it that is orthogonal to v counts.
+    scale: what it is multiplied by, ``[*batch]``, to be :math:`\varphi` long.
 
   Returns:
-    The update ``[*batch, n, d]``, and the root mean square of its turns, ``[*batch]``.
+    The update ``[*batch, n, d]``, 0 where it would not be finite, and the root mean
+    square over the neurons of :math:`\varphi`, ``[*batch]``.
   """
-  along = jnp.sum(turns * step.after, -1, keepdims=True)
-  turns = turns - along * step.after
-  size = jnp.sum(turns**2, -1, keepdims=True)
-  usable = jnp.isfinite(size) & jnp.isfinite(step.length)
-  update = jnp.where(usable, turns * step.length, 0.0)
-  return update, root_mean_square(jnp.sqrt(jnp.where(usable, size, 0.0)))
+  along = jnp.sum(pull * step.after, -1, keepdims=True) / step.growth
+  pull = pull - along * step.after
+  turn = scale * jnp.sqrt(jnp.mean(jnp.sum(pull**2, -1), -1))
+  length = step.norm * jnp.sqrt(jnp.minimum(step.growth, 1.0))
+  update = pull * (length * scale[..., None, None])
+  update = jnp.where(jnp.isfinite(update), update, 0.0)
+  return update, jnp.where(jnp.isfinite(turn), turn, 0.0)
 
 
-def across(x: jax.Array, direction: jax.Array) -> jax.Array:
-  """The part of vectors that is orthogonal to directions; both ``[..., d]``."""
-  return x - jnp.sum(x * direction, -1, keepdims=True) * direction
+def pull_of(gradient: jax.Array, directions: jax.Array) -> jax.Array:
+  """Where neurons are pulled by a gradient with respect to directions."""
+  pull = -jnp.clip(gradient, -_LARGEST, _LARGEST)
+  return pull - jnp.sum(pull * directions, -1, keepdims=True) * directions
 
 
-def root_mean_square(turns: jax.Array) -> jax.Array:
-  """Over neurons, ``[*batch, n, 1]``."""
-  return jnp.sqrt(jnp.mean(turns**2, (-2, -1)))
+_LARGEST = 1e15  # Sums of its squares are in the range of float32.
