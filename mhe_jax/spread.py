@@ -224,7 +224,8 @@ class _Group:
     pull = pull_of(gradient, step.before)
     weights = jnp.asarray([[layer.weight] for layer in kind.layers], most.dtype)
     most = jnp.maximum(jnp.asarray(share, most.dtype), 0.0) * weights * most
-    scale = _scale(pull, most.reshape(pull.shape[:-2]), *kind.size)
+    most = most.reshape(pull.shape[:-2])
+    scale = _scale(pull, most, kind.in_half_space)
     apart, turn = turn_further(step, pull, scale)
     new = map(_add, self.updates, kind.unstack(kind.leaves(apart)))
     return list(new), self._of_sets(excess), self._of_sets(turn)
@@ -234,8 +235,8 @@ class _Group:
     return replicate_explicit(x).reshape(len(self.kind.layers), -1)
 
 
-def _scale(pull, most, n, d):
-  """What a pull is multiplied by so that the neurons turn by at most so much.
+def _scale(pull, most, half_space):
+  """What a pull is multiplied by, so that the neurons turn by at most so much.
 
   That is where the pull is as large as that of random directions, or larger. Where it
   is smaller, near the best, they turn by as much less, and come to rest.
@@ -243,14 +244,16 @@ def _scale(pull, most, n, d):
   Args:
     pull: ``[*batch, n, d]``.
     most: root mean square of the turns over the neurons of a set, ``[*batch]``.
-    n: number of neurons.
-    d: dimension.
+    half_space: of the excess that pulls.
 
   Returns:
     Factors ``[*batch]``.
   """
+  n, d = pull.shape[-2:]
   size = jnp.sqrt(jnp.sum(pull**2, (-2, -1)))
-  random = 4.0 * d**0.5 / n
+  # Where d is not small, that of the relative excess of any pair energy: the potential
+  # is a parabola of the cosines then, and these have variance 1 / d.
+  random = 4.0 * d**0.5 / min(n, d) if half_space else 2.0 * d / (n + d)
   return most * n**0.5 / jnp.maximum(size, random)
 
 
@@ -270,7 +273,9 @@ def _groups(layers, leaves, half_space):
   return groups
 
 
-def _add(u,v): return u+v
+def _add(u, v):
+  return u + v
+
 
 def _over_sets(turns):
   """Root mean square over the sets of each layer, ``[layers, sets]``."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.digits import read_digits
+from experiments.models.transformer import Blocks, LanguageModel
 from mhe_jax import LayerRule
 
 Network = Literal[
@@ -134,60 +135,7 @@ class UNet(nn.Module):
     width = x.shape[-1]
     last = _ZERO if self.zero else _HE
     y = _conv(width, f"{name}_conv0", _HE)(nn.relu(_norm(f"{name}_norm0")(x)))
-    return x + _conv(width, f"{name}_conv1", last)(
-      nn.relu(_norm(f"{name}_norm1")(y))
-    )
-
-
-class Blocks(nn.Module):
-  """Blocks of a transformer: attention and two dense layers."""
-
-  zero: bool
-  width: int
-  blocks: int
-  heads: int
-  causal: bool
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Activations ``[batch, positions, width]``."""
-    small = nn.initializers.normal(0.02)
-    branch = nn.initializers.normal(0.02 / (2 * self.blocks) ** 0.5)
-    last = _ZERO if self.zero else branch
-    length = x.shape[1]
-    mask = jnp.tril(jnp.ones((1, 1, length, length), bool)) if self.causal else None
-    for i in range(self.blocks):
-      y = nn.LayerNorm(name=f"norm{i}a")(x)
-      query, key, value = (
-        nn.Dense(self.width, kernel_init=small, name=f"{part}{i}")(y).reshape(
-          len(x), length, self.heads, -1
-        )
-        for part in ("query", "key", "value")
-      )
-      y = nn.dot_product_attention(query, key, value, mask=mask).reshape(x.shape)
-      x = x + nn.Dense(self.width, kernel_init=last, name=f"out{i}")(y)
-      y = nn.LayerNorm(name=f"norm{i}b")(x)
-      y = nn.gelu(nn.Dense(4 * self.width, kernel_init=small, name=f"up{i}")(y))
-      x = x + nn.Dense(self.width, kernel_init=last, name=f"down{i}")(y)
-    return nn.LayerNorm(name="norm")(x)
-
-
-class Transformer(nn.Module):
-  """A language model of bytes."""
-
-  zero: bool = False
-  width: int = 48
-  length: int = 48
-
-  @nn.compact
-  def __call__(self, tokens: jax.Array) -> jax.Array:
-    """Logits ``[batch, length, 256]`` of the bytes that follow."""
-    small = nn.initializers.normal(0.02)
-    x = nn.Embed(256, self.width, embedding_init=small, name="embed")(tokens)
-    x = x + self.param("positions", small, (self.length, self.width), x.dtype)[None]
-    x = Blocks(self.zero, self.width, 2, 4, causal=True, name="blocks")(x)
-    last = _ZERO if self.zero else small
-    return nn.Dense(256, use_bias=False, kernel_init=last, name="head")(x)
+    return x + _conv(width, f"{name}_conv1", last)(nn.relu(_norm(f"{name}_norm1")(y)))
 
 
 class ViT(nn.Module):
@@ -209,9 +157,7 @@ class ViT(nn.Module):
 
 
 def _conv(width, name, init, strides=1):
-  return nn.Conv(
-    width, (3, 3), strides, use_bias=False, kernel_init=init, name=name
-  )
+  return nn.Conv(width, (3, 3), strides, use_bias=False, kernel_init=init, name=name)
 
 
 def _norm(name):
@@ -309,7 +255,8 @@ def _denoiser():
 
 def _language_model():
   text = np.frombuffer(_docstrings().encode(), np.uint8).astype(np.int32)
-  length = Transformer.length
+  length = 48
+  make = functools.partial(LanguageModel, width=48, blocks=2, heads=4, length=length)
 
   def windows(starts):
     return text[starts[:, None] + np.arange(length + 1)]
@@ -318,11 +265,11 @@ def _language_model():
     return windows(rng.integers(0, len(text) - length, 16))
 
   def loss(params, batch):
-    logits = Transformer().apply({"params": params}, batch[:, :-1])
+    logits = make(False).apply({"params": params}, batch[:, :-1])
     return _cross_entropy(logits, batch[:, 1:])
 
   measured = windows(np.random.default_rng(1).integers(0, len(text) - length, 100))
-  init = _init(Transformer, measured[:1, :-1])
+  init = _init(make, measured[:1, :-1])
   return Problem(init, loss, draw, measured, HEAD)
 
 

@@ -20,7 +20,9 @@ class Variant:
   # norms stay those from before the optimizer's step.
   move: Literal["add", "rotate", "hold"] = "add"
   # Up to where the turn falls with the force or the excess.
-  fade: Literal["force", "root", "linear", "newton", "never", "min"] = "force"
+  fade: Literal[
+    "force", "root", "linear", "newton", "never", "min", "force2", "square", "layer"
+  ] = "force"
   objective: str = "riesz"
   log: bool = False
   # share decays by a cosine over so many steps
@@ -38,6 +40,7 @@ class State(NamedTuple):
 
 def variant(optimizer, v: Variant, rules=()):
   from mhe_jax import Orthonormality
+
   objective = RelativeExcess({**OBJ, "orth": Orthonormality()}[v.objective], log=v.log)
   inner_tx = optax.with_extra_args_support(optimizer)
 
@@ -57,7 +60,9 @@ def variant(optimizer, v: Variant, rules=()):
     flat, treedef = jax.tree.flatten(updates)
     share = v.share
     if v.decay:
-      share = share * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(1.0, state.count / v.decay)))
+      share = (
+        share * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(1.0, state.count / v.decay)))
+      )
     for l in layers:
       w, back = jax.vjp(l.axes.to_matrix, l.leaf)
       u = l.axes.to_matrix(flat[l.index])
@@ -75,19 +80,25 @@ def variant(optimizer, v: Variant, rules=()):
       A = jnp.sqrt(jnp.mean(a**2, (-2, -1), keepdims=True))
       f = -nw * g
       if v.random:
-        f = jax.random.normal(jax.random.fold_in(jax.random.key(7), state.count * 100 + l.index), f.shape)
+        f = jax.random.normal(
+          jax.random.fold_in(jax.random.key(7), state.count * 100 + l.index), f.shape
+        )
         f = f - jnp.sum(f * wh, -1, keepdims=True) * wh
       F = jnp.sqrt(jnp.sum(f * f, (-2, -1), keepdims=True))
       m = min(n, d)
       ref = 4 * d**0.5 / n
+      ref2 = 4 * d**0.5 / m if l.in_half_space(True) else 2 * d / (n + d)
       kappa = 8 * d / (n * m)
       from mhe_jax.network import excess_or_nan
+
       x = objective(w, half_space=l.in_half_space(True))[..., None, None]
       x = jnp.maximum(jnp.expm1(x) if v.log else x, 0.0)
       full = share * n**0.5 * A
       if v.cap == "layer":
         size = {
           "force": full * F / jnp.maximum(F, ref),
+          "force2": full * F / jnp.maximum(F, ref2),
+          "square": full * jnp.minimum(1, (F / (ref2)) ** 2),
           "root": full * jnp.minimum(1, jnp.sqrt(x)),
           "linear": full * jnp.minimum(1, x),
           "newton": jnp.minimum(full, F / kappa),
@@ -99,7 +110,14 @@ def variant(optimizer, v: Variant, rules=()):
         phi = size * f * inv(F)
       else:
         fi = norm(f)
-        fade = {"force": fi / jnp.maximum(fi, ref / n**0.5), "layer": F / jnp.maximum(F, ref), "linear": jnp.minimum(1, x), "root": jnp.minimum(1, jnp.sqrt(x)), "never": 1.0}[v.fade]
+        fade = {
+          "force": fi / jnp.maximum(fi, ref / n**0.5),
+          "force2": fi / jnp.maximum(fi, ref2 / n**0.5),
+          "layer": F / jnp.maximum(F, ref),
+          "linear": jnp.minimum(1, x),
+          "root": jnp.minimum(1, jnp.sqrt(x)),
+          "never": 1.0,
+        }[v.fade]
         size = share * a * fade
         phi = size * f * inv(fi)
       phi = phi - jnp.sum(phi * nh, -1, keepdims=True) * nh
