@@ -41,4 +41,5 @@ class ByLayer(Mapping[str, jax.Array]):
 
   @classmethod
   def tree_unflatten(cls, paths, children):
-    return cls(*children, paths)
+    (array,) = children
+    return cls(array, paths)

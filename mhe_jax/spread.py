@@ -21,7 +21,7 @@ from mhe_jax.objectives.pair_energy import as_objective
 from mhe_jax.objectives.relative import RECOMMENDED, RelativeExcess, excess_of
 from mhe_jax.potentials.base import Potential
 from mhe_jax.sphere import normalize
-from mhe_jax.transforms import is_update, updates_of, weight_at
+from mhe_jax.transforms import add_scaled, is_update, updates_of, weight_at
 from mhe_jax.turns import pull_of, step_of, turn_further
 
 
@@ -62,7 +62,110 @@ def spread(
   every: int = 1,
   key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  r"""An optimizer beside which neurons turn apart."""
+  r"""An optimizer beside which neurons turn apart: the recommended form of the energy.
+
+  In every step, a layer's neurons are turned apart by at most ``share`` times what the
+  optimizer turns them: root mean square over the neurons, in radians.
+
+  So the energy can never take over, and ``share`` means the same for every layer,
+  width, optimizer and schedule. Learning rate, warm-up, weight decay, preconditioner
+  and the norms of the weights are in what the optimizer turns. Forms that add the
+  gradient of the energy to that of the loss have neither: that gradient goes as one
+  over the norm, and in layers that start at zero it is all that Adam sees
+  (docs/spread.md).
+
+  The optimizer takes its own step as without it. For the neurons :math:`w_i` of a
+  layer, the optimizer's final updates :math:`u_i` and the layer's relative excess
+  :math:`x`:
+
+  .. math::
+    a_i &= \frac{\lVert u_i^\perp \rVert}{\max(\lVert w_i \rVert, \lVert w_i + u_i
+      \rVert)}, \qquad A = \sqrt{\textstyle\frac1n \sum_i a_i^2} \\
+    f_i &= - \nabla_{\hat w_i} x, \qquad
+    \varphi_i = \text{share} \cdot A \, \frac{\sqrt n \, f_i}
+      {\max(\lVert f \rVert_F, F)} \\
+    u_i &\leftarrow u_i + \min(\lVert w_i \rVert, \lVert w_i + u_i \rVert) \,
+      \varphi_i^\perp
+
+  :math:`F` is what :math:`\lVert f \rVert_F` is of random directions, nearly:
+  :math:`4 \sqrt d / \min(n, d)` in half-space and :math:`2 d / (n + d)` in full space.
+  Neurons that are worse turn by the full share; from there on the turn falls with the
+  pull, and ends at the best.
+
+  **Why it holds.** With :math:`u_i^\perp` orthogonal to :math:`w_i`, the sine of the
+  angle between :math:`w_i` and :math:`w_i + u_i` is :math:`\lVert u_i^\perp \rVert /
+  \lVert w_i + u_i \rVert \ge a_i`, so the optimizer turns the layer by at least A.
+  The vector that is added is orthogonal to :math:`v_i = w_i + u_i` and at most
+  :math:`\lVert v_i \rVert \lVert \varphi_i \rVert` long: it turns :math:`v_i` by at
+  most :math:`\arctan \lVert \varphi_i \rVert \le \lVert \varphi_i \rVert`. And
+  :math:`\sqrt{\frac1n \sum_i \lVert \varphi_i \rVert^2} = \text{share} \cdot A
+  \lVert f \rVert_F / \max(\lVert f \rVert_F, F) \le \text{share} \cdot A`. Up to
+  rounding, in the dtype of the updates.
+
+  A turn of nothing is nothing: neurons that are zeros, and layers whose updates are,
+  are left as they are, and so are layers with a NaN; infinity and NaN in updates stay,
+  and nothing is added that is not finite.
+
+  **Inside and around other transformations.** It needs the final updates, so it goes
+  around all that makes them: ``spread(optax.chain(optax.clip(1.0), optax.adam(0.1)))``.
+  Around it may be what masks, accumulates, averages or skips: ``optax.masked``,
+  ``partition``, ``MultiSteps``, ``apply_if_finite``, ``nnx.Optimizer``. Inside
+  ``optax.contrib.schedule_free`` it moves z by what it would turn the parameters y;
+  around it, y and with it the average. A line search, as of ``optax.lbfgs``, has judged
+  the step without the turn: give it ``value`` and ``grad`` of the parameters that you
+  have, not those that it has kept. In ``optax.inject_hyperparams``, say what is no
+  number that changes: ``static_args=("objective", "every")``.
+
+  Args:
+    optimizer: any complete optimizer, such as ``optax.adam(1e-3)``.
+    share: of the optimizer's turn, a number >= 0 or an optax schedule. 1 spreads
+      neurons as fast as they are trained; above that, the energy has the larger part.
+      0 leaves the updates as they are and, as a plain number, costs the excess alone.
+    objective: by whose excess the neurons pull: a potential, or an :class:`Objective`
+      with a scale. Its logarithm pulls in the same direction: it is left out.
+    rules: see :class:`LayerRule`; the weight of a rule is a factor of the share in its
+      layers.
+    half_space: use the half-space form for hidden layers.
+    every: turn only in each such step, the first included, by at most ``share`` times
+      what the optimizer has turned the layer since, its turns added up; in between, the
+      energy costs nothing.
+    key: a PRNG key, for objectives that draw random numbers.
+
+  Returns:
+    A gradient transformation with a :class:`SpreadState`, whose ``update`` needs
+    ``params``.
+
+  Raises:
+    TypeError: ``optimizer`` is no optax transformation, ``share`` no number, or
+      ``objective`` neither a potential nor an objective.
+    ValueError: ``share`` is negative or not finite, or ``every`` no whole number of at
+      least 1; and, from ``init`` and ``update``, what :func:`mhe_jax.neuron_matrices`
+      raises.
+    NotImplementedError: from ``init``, where the objective has no scale for a layer.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import optax
+    >>> from mhe_jax import LayerRule, spread
+    >>> kernel = jax.random.normal(jax.random.key(0), (8, 16))
+    >>> params = {"body": {"kernel": kernel}, "head": {"kernel": jnp.zeros((16, 4))}}
+    >>> tx = spread(optax.sgd(0.1), rules=[LayerRule("head/kernel", role="output")])
+    >>> state = tx.init(params)
+    >>> grads = jax.tree.map(jnp.ones_like, params)
+    >>> updates, state = tx.update(grads, state, params)
+    >>> own = optax.tree.get(state, "SpreadState")
+    >>> share = own.spread_turn["body/kernel"] / own.optimizer_turn["body/kernel"]
+    >>> bool(0.3 < share <= 0.5)
+    True
+    >>> float(own.spread_turn["head/kernel"])  # It is zero, and has no direction yet.
+    0.0
+    >>> {path: float(x) > 0 for path, x in own.excess.items()}
+    {'body/kernel': True, 'head/kernel': True}
+
+  References:
+    Liu et al., `Learning towards Minimum Hyperspherical Energy
+    <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018.
+  """
   _check_optimizer(optimizer)
   if not callable(share):
     check_weight("share", share)
@@ -273,8 +376,11 @@ def _groups(layers, leaves, half_space):
   return groups
 
 
-def _add(u, v):
-  return u + v
+def _add(update, apart):
+  """The sum, in the dtype of the update, where smaller ones saturate."""
+  if update.dtype == apart.dtype:
+    return update + apart
+  return add_scaled(update, 1.0, apart)
 
 
 def _over_sets(turns):

@@ -5,8 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mhe_jax.sphere import project
-
 
 class Step(NamedTuple):
   """A step of an optimizer, of the neurons of sets, seen from the sphere.
@@ -39,8 +37,16 @@ def step_of(neurons: jax.Array, updates: jax.Array) -> Step:
     neurons: ``[*batch, n, d]``, float32 or float64.
     updates: likewise; infinities and NaN count as 0.
   """
-  before, inverse_norm = project(neurons)
-  relative = jnp.where(jnp.isfinite(updates), updates, 0.0) * inverse_norm
+  # In units of the largest weight of a set, squares are in range. Rows that are zero
+  # beside it count as zeros.
+  info = jnp.finfo(neurons.dtype)
+  largest = jnp.max(jnp.abs(neurons), (-2, -1), keepdims=True)
+  largest = jnp.clip(largest, float(info.tiny), float(info.max))
+  neurons = neurons / largest
+  squares = jnp.sum(neurons**2, -1, keepdims=True)
+  inverse_norm = jnp.where(squares > 0.0, jax.lax.rsqrt(squares), 0.0)
+  before = neurons * inverse_norm
+  relative = jnp.where(jnp.isfinite(updates), updates, 0.0) / largest * inverse_norm
   # Of a neuron that is as good as zero, not its squares overflow.
   relative = jnp.clip(relative, -_LARGEST, _LARGEST)
   along = jnp.sum(relative * before, -1, keepdims=True)
@@ -51,7 +57,7 @@ def step_of(neurons: jax.Array, updates: jax.Array) -> Step:
     before=before,
     after=before + relative,
     growth=jnp.maximum(growth, float(jnp.finfo(growth.dtype).tiny)),
-    norm=jnp.where(inverse_norm > 0.0, 1.0 / inverse_norm, 0.0),
+    norm=largest * jnp.sqrt(squares),
     turn=jnp.where(jnp.isfinite(turn), turn, 0.0),
   )
 
