@@ -20,8 +20,8 @@ from experiments.faces import report as faces_report
 from experiments.faces.plan import sweeps_of as faces_sweeps
 from experiments.gan import report as gan_report
 from experiments.numerics import accuracy_tables
-from experiments.quickstart.summary import in_words, pooled_in_words
 from experiments.report.answers import answered
+from experiments.report.cells import mean_and_spread
 from experiments.report.pages import fill
 from experiments.report.statistics import paired_difference
 from experiments.runs.results import Results
@@ -110,8 +110,44 @@ def test_public_docstrings_are_complete(name):
 def test_readme_states_the_committed_result():
   readme = " ".join((ROOT / "README.md").read_text().split())
   result, pilot = map(result_of, ("quickstart", "quickstart_pilot"))
-  assert in_words(result) in readme
-  assert pooled_in_words(result, pilot) in readme
+  config, (setting,) = result["config"], result["settings"]
+  assert (
+    f"A CNN of {config['depth']} convolutions with {config['width']} channels on "
+    f"{config['images_per_class']} handwritten digits per class, "
+    f"{len(config['seeds'])} seeds, weight {config['weight']:g} in relative units;"
+  ) in readme
+  errors = errors_by_arm(setting)
+  told = f"Learning rate {setting['learning_rate']:g}: "
+  told += f"{mean_and_spread(errors['without'])}% without."
+  assert told in readme
+  others = errors_by_arm(
+    next(s for s in pilot["settings"] if s["learning_rate"] == setting["learning_rate"])
+  )
+  pairs = len(errors["without"]) + len(others["without"])
+  assert f"With {len(others['without'])} other seeds" in readme
+  pooled = []
+  for arm, name, verdict, said in (
+    ("energy", "with energy", "not told apart", "not told apart from zero"),
+    ("orthonormal", "orthonormality", "better", "fewer errors"),
+  ):
+    paired = paired_difference(errors["without"], errors[arm])
+    assert paired.verdict == verdict
+    assert (
+      f"{name.capitalize()}: {mean_and_spread(errors[arm])}%, {paired.difference:+.2f} "
+      f"points ({paired.low:+.2f} to {paired.high:+.2f}), {said}."
+    ) in readme
+    paired = paired_difference(
+      errors["without"] + others["without"], errors[arm] + others[arm]
+    )
+    interval = f"{paired.low:+.2f} to {paired.high:+.2f}"
+    pooled.append(f"{name} {paired.difference:+.2f} ({interval})")
+  assert f"all {pairs} pairs: {', '.join(pooled)}" in readme
+
+
+def errors_by_arm(setting):
+  return {
+    arm: [run["test_error"] for run in runs] for arm, runs in setting["arms"].items()
+  }
 
 
 def check_page(page, tables, claims):

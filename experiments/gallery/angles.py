@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import scipy.special
 
+from experiments.digits import Config
 from experiments.pruning.training import ARMS, train
-from experiments.quickstart.training import Config
 from experiments.report.figures import subplots
 from mhe_jax import neuron_matrices
 
