@@ -31,6 +31,7 @@ from experiments.benchmarks import peers
 from experiments.benchmarks.tables import claims, tables
 from experiments.benchmarks.timing import ratio, time_in_turns
 from experiments.environment import environment
+from experiments.kept import write_json
 from experiments.models import OUTPUT_RULES, ResNet
 from mhe_jax import Riesz, hyperspherical_energy, network_energy, neuron_matrices
 
@@ -256,7 +257,7 @@ def main(
       "huge": measure_huge(config, progress),
       "compilation": measure_compilation(config, progress),
     }
-  (output / "benchmark_energy.json").write_text(json.dumps(result) + "\n")
+  write_json(output / "benchmark_energy.json", result)
   plot(result, output / "benchmark_energy.png")
   for text in [*tables(result), *claims(result)]:
     console.print(text, highlight=False, soft_wrap=True)

@@ -29,6 +29,7 @@ from experiments.benchmarks.sampled_tables import plot, tables
 from experiments.benchmarks.sets import SETS
 from experiments.benchmarks.timing import time_in_turns
 from experiments.environment import environment
+from experiments.kept import write_json
 from mhe_jax import Riesz, hyperspherical_energy, sampled_energy
 
 Method = Literal["minibatch", "field"]
@@ -276,7 +277,7 @@ def main(
       "errors": measure_errors(config, progress),
       "means": measure_means(config, progress),
     }
-  (output / "benchmark_sampled.json").write_text(json.dumps(result) + "\n")
+  write_json(output / "benchmark_sampled.json", result)
   plot(result, output / "benchmark_sampled.png")
   for text in tables(result).values():
     console.print(text, highlight=False, soft_wrap=True)

@@ -12,6 +12,7 @@ import rich.progress
 from rich.console import Console
 
 from experiments.errors import InputError
+from experiments.kept import write_json
 from experiments.weights.data import Images
 from experiments.weights.presets import Cell
 
@@ -45,10 +46,7 @@ def train_cells(
 
   for cell in cells:
     result = train(cell, images, at_once)
-    path = output / f"{cell.name}.json"
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(result) + "\n")
-    partial.replace(path)  # Whole or not at all.
+    write_json(output / f"{cell.name}.json", result)
   return len(cells)
 
 
