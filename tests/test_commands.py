@@ -10,7 +10,7 @@ from rich.console import Console
 
 import experiments.classification.__main__ as classification
 from experiments import quickstart
-from experiments.benchmarks import energy, input_pipeline, train_step
+from experiments.benchmarks import energy, train_step
 from experiments.classification import report, sweep
 from experiments.classification.arms import MHE
 from experiments.classification.presets import PRESETS, Config, preset
@@ -116,7 +116,7 @@ def test_only_errors_of_input_lose_their_traceback(capsys):
 
 MODULES = (
   *(accuracy, classification, quickstart, report, sweep),
-  *(energy, input_pipeline, train_step),
+  *(energy, train_step),
 )
 
 

@@ -40,7 +40,7 @@ MUON = ("muon", "muon_energy")
 
 _COMMON = {"rate": 0.1, "weight": 0.1, "adam_rate": 0.01}
 SETTINGS = {
-  "full": {
+  "cpu": {
     "depth": 15, "width": 8, "images_per_class": 50, "steps": 200,
     "seeds": list(range(800, 808)), **_COMMON,
   },
@@ -51,14 +51,14 @@ SETTINGS = {
 }  # fmt: skip
 # Muon's rates are chosen on seeds that are not reported.
 MUON_RATES = {
-  "full": {
+  "cpu": {
     "rates": [0.1, 0.3, 1.0], "adam_rates": [0.003, 0.01, 0.03],
     "seeds": [850, 851, 852],
   },
   "smoke": {"rates": [0.1], "adam_rates": [0.01], "seeds": [850]},
 }  # fmt: skip
 OF_COST = ("depth", "width", "steps", "rate", "weight", "adam_rate")
-COST_ROUNDS = {"full": 41, "smoke": 1}
+COST_ROUNDS = {"cpu": 41, "smoke": 1}
 
 
 class SpectralCNN(CNN):

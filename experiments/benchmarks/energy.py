@@ -54,7 +54,7 @@ class Config:
 
 
 PRESETS = {
-  "full": Config(),
+  "cpu": Config(),
   "smoke": Config(
     large=(256, 32), layers=((32, 16), (64, 27)), lazy=(64, 8), huge=((2000, 8),),
     num_layers=8, rounds=2, layer_rounds=3, huge_rounds=1,
@@ -233,13 +233,13 @@ def plot(result: dict, path: pathlib.Path) -> None:
 
 
 def main(
-  preset: Literal["full", "smoke"] = "full",
+  preset: Literal["smoke", "cpu"] = "cpu",
   output: pathlib.Path = pathlib.Path("runs"),
 ) -> None:
   """Times exact energies beside their rivals.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "smoke" (seconds, for the tests) or "cpu".
     output: folder for benchmark_energy.json and benchmark_energy.png.
   """
   console = Console()

@@ -63,7 +63,7 @@ class Config:
 
 
 PRESETS = {
-  "full": Config(),
+  "cpu": Config(),
   "smoke": Config(
     num_samples=16, sets=(256, 8), draws=2, slopes=(2.0,), means=(64, 4),
     metrics=((2.0, "chordal"),), mean_samples=8, mean_draws=8, huge=(2000, 8),
@@ -249,13 +249,13 @@ def million(n: int, d: int, num_samples: int, rounds: int) -> dict:
 
 
 def main(
-  preset: Literal["full", "smoke"] = "full",
+  preset: Literal["smoke", "cpu"] = "cpu",
   output: pathlib.Path = pathlib.Path("runs"),
 ) -> None:
   """Measures sampled energies and sharded neurons.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "smoke" (seconds, for the tests) or "cpu".
     output: folder for benchmark_sampled.json and benchmark_sampled.png.
   """
   console = Console()

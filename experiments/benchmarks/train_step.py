@@ -42,7 +42,7 @@ class Config:
 
 
 PRESETS = {
-  "full": (
+  "cpu": (
     Config(),
     Config(widths=(16, 32, 64), batch_size=64, image_size=16, rounds=101),
   ),
@@ -145,13 +145,13 @@ def _milliseconds(seconds):
 
 
 def main(
-  preset: Literal["full", "smoke"] = "full",
+  preset: Literal["smoke", "cpu"] = "cpu",
   output: pathlib.Path = pathlib.Path("runs"),
 ) -> None:
   """Times training steps without and with the energy.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "smoke" (seconds, for the tests) or "cpu".
     output: folder for benchmark_train_step.json.
   """
   console = Console()

@@ -68,7 +68,7 @@ class Config:
 
 
 PRESETS = {
-  "full": Config(),
+  "cpu": Config(),
   "smoke": Config(
     draws=2,
     n=2,
@@ -227,13 +227,13 @@ def run(config: Config) -> dict:
 
 
 def main(
-  preset: Literal["full", "smoke"] = "full",
+  preset: Literal["smoke", "cpu"] = "cpu",
   output: pathlib.Path = pathlib.Path("runs"),
 ) -> None:
   """Measures the errors of energies and gradients against float64.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "smoke" (seconds, for the tests) or "cpu".
     output: folder for accuracy.json.
   """
   console = Console()
