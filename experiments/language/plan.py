@@ -61,7 +61,7 @@ class Run:
     return f"half{self.half}_{self.steps}_{arm}{start}_seed{self.seed}"
 
 
-RATES = {
+RATES: dict[Optimizer, tuple[float, ...]] = {
   "adamw": (0.002, 0.004, 0.008, 0.016),
   "muon": (0.005, 0.01, 0.02, 0.04),
 }
