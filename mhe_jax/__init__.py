@@ -23,7 +23,7 @@ from mhe_jax.objectives.gram import LogDet, Orthonormality
 from mhe_jax.objectives.log_mean import LogMean
 from mhe_jax.objectives.nearest import KoLeo, Separation
 from mhe_jax.objectives.projected import Projected
-from mhe_jax.objectives.relative import RelativeExcess
+from mhe_jax.objectives.relative import RECOMMENDED, RelativeExcess
 from mhe_jax.objectives.sampled import Sampled
 from mhe_jax.optimizers import (
   with_decoupled_hyperspherical_energy,
@@ -33,12 +33,14 @@ from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.sampled import sampled_energy, sampled_energy_and_error
+from mhe_jax.spread import SpreadState, spread
 from mhe_jax.theory import energy_lower_bound, relative_excess, uniform_energy
 from mhe_jax.transforms import HypersphericalEnergyState, add_hyperspherical_energy
 
 __version__ = _version("mhe_jax")
 
 __all__ = [
+  "RECOMMENDED",
   "Gaussian",
   "HypersphericalEnergyState",
   "KoLeo",
@@ -56,6 +58,7 @@ __all__ = [
   "Riesz",
   "Sampled",
   "Separation",
+  "SpreadState",
   "add_hyperspherical_energy",
   "describe",
   "energy_lower_bound",
@@ -72,6 +75,7 @@ __all__ = [
   "relative_excess",
   "sampled_energy",
   "sampled_energy_and_error",
+  "spread",
   "uniform_energy",
   "with_decoupled_hyperspherical_energy",
   "with_hyperspherical_energy",

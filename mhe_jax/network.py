@@ -1,8 +1,10 @@
 """The hyperspherical energy of a whole network."""
 
+import contextlib
+import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -180,38 +182,100 @@ def network_energy(
   return energy
 
 
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """Layers that are computed side by side: of one shape, dtype, reading and space.
+
+  A deep network has as many evaluations as it has kinds of layers. Layers that are
+  sharded over explicit mesh axes can be stacked with those of the same sharding.
+  """
+
+  layers: tuple[Layer, ...]
+  in_half_space: bool
+
+  def stack(self, leaves: Sequence[jax.Array]) -> jax.Array:
+    """Arrays of the layers' form, in their order, as one: ``[layers, ...]``."""
+    # An axis of one layer would keep XLA on CPU from using more than one thread.
+    return jnp.stack(leaves) if len(leaves) > 1 else jnp.asarray(leaves[0])
+
+  def matrices(self, stack: jax.Array) -> jax.Array:
+    """What :meth:`stack` gives as neurons: ``[layers, *batch, n, d]``."""
+
+    def matrix(leaf):
+      return dataclasses.replace(self.layers[0], leaf=leaf).matrix()
+
+    return jax.vmap(matrix)(stack) if len(self.layers) > 1 else matrix(stack)
+
+  def leaves(self, matrices: jax.Array) -> jax.Array:
+    """What :meth:`matrices` gives as a stack again: it only rearranges."""
+    leaf = self.layers[0].leaf
+    stacked = (len(self.layers),) if len(self.layers) > 1 else ()
+    like = jax.ShapeDtypeStruct((*stacked, *leaf.shape), matrices.dtype)
+    return jax.linear_transpose(self.matrices, like)(matrices)[0]
+
+  def unstack(self, stack: jax.Array) -> list[jax.Array]:
+    """Of each layer, in their order."""
+    return list(stack) if len(self.layers) > 1 else [stack]
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """Neurons and weights of each, of a set."""
+    first = self.layers[0]
+    n, d = first.axes.matrix_shape(jnp.shape(first.leaf))[-2:]
+    return n, d
+
+  @contextlib.contextmanager
+  def named(self) -> Iterator[None]:
+    """Names a layer in the error that says that there is no scale for it."""
+    try:
+      yield
+    except NoScaleError as error:
+      path = self.layers[0].path
+      raise NoScaleError(
+        f"parameter {path!r}: {error}. Take a smaller s for all layers, or leave "
+        f"this one out: LayerRule({re.escape(path)!r}, weight=0)."
+      ) from error
+
+
+def kinds_of(
+  layers: Sequence[Layer],
+  half_space: bool,
+  also: Callable[[Layer], Hashable] = lambda layer: None,
+) -> list[Kind]:
+  """Layers by what they have in common.
+
+  Args:
+    layers: in the order of the tree.
+    half_space: whether hidden layers have antipodes.
+    also: a further thing that the layers of a kind must have in common.
+  """
+  groups = defaultdict(list)
+  for layer in layers:
+    leaf, in_half_space = layer.leaf, layer.in_half_space(bool(half_space))
+    form = jnp.shape(leaf), jnp.dtype(leaf.dtype), sharding_of(leaf), layer.axes
+    groups[form, in_half_space, also(layer)].append(layer)
+  return [Kind(tuple(group), half) for (_, half, _), group in groups.items()]
+
+
+def sharding_of(leaf: Any) -> Hashable:
+  """Over which explicit mesh axes an array is sharded, as its type says."""
+  return getattr(jax.typeof(leaf), "sharding", None)
+
+
 def _values_of(
   layers: Sequence[Layer],
   objective: Objective,
   half_space: bool,
   key: jax.Array | None,
 ) -> dict[str, jax.Array]:
-  """An objective of each layer by path, ``[layers of a stack]``.
-
-  Layers of one shape, dtype and kind of space are stacked and evaluated at once,
-  so that a deep network has as many evaluations as it has kinds of layers. Layers that
-  are sharded over explicit mesh axes can be stacked with those of the same sharding.
-  """
-  groups = defaultdict(list)
-  for layer in layers:
-    matrix = layer.matrix()
-    sharding = jax.typeof(matrix).sharding
-    in_half_space = layer.in_half_space(bool(half_space))
-    kind = matrix.shape, matrix.dtype, sharding, in_half_space
-    groups[kind].append((layer.path, matrix))
+  """An objective of each layer by path, ``[layers of a stack]``."""
   values = {}
-  for index, ((*_, in_half_space), members) in enumerate(groups.items()):
-    paths, matrices = [path for path, _ in members], [w for _, w in members]
-    # An axis of one layer would keep XLA on CPU from using more than one thread.
-    stack = jnp.stack(matrices) if len(matrices) > 1 else matrices[0]
+  for index, kind in enumerate(kinds_of(layers, half_space)):
     draw = jax.random.fold_in(key, index) if key is not None else None
-    try:
-      of_stack = objective(stack, half_space=in_half_space, key=draw)
-    except NoScaleError as error:
-      raise NoScaleError(
-        f"parameter {paths[0]!r}: {error}. Take a smaller s for all layers, or leave "
-        f"this one out: LayerRule({re.escape(paths[0])!r}, weight=0)."
-      ) from error
+    neurons = kind.matrices(kind.stack([layer.leaf for layer in kind.layers]))
+    with kind.named():
+      of_stack = objective(neurons, half_space=kind.in_half_space, key=draw)
+    paths = [layer.path for layer in kind.layers]
     values.update(zip(paths, of_stack.reshape(len(paths), -1)))
   return {layer.path: values[layer.path] for layer in layers}
 

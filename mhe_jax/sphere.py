@@ -23,7 +23,7 @@ def normalize(x: jax.Array) -> jax.Array:
   Returns:
     ``[..., d]`` of dtype float64 (for float64) or float32.
   """
-  return _project(x)[0]
+  return project(x)[0]
 
 
 @normalize.defjvp
@@ -33,12 +33,15 @@ def _normalize_jvp(primals, tangents):
   units = normalize(x)
   # Reverse mode goes from the last line to the first: what overflows, where norms are
   # 1e-30, becomes infinite last of all and not, by a difference of infinities, NaN.
-  turn = x_dot.astype(units.dtype) * _project(x)[1]
+  turn = x_dot.astype(units.dtype) * project(x)[1]
   return units, turn - units * jnp.sum(units * turn, -1, keepdims=True)
 
 
-def _project(x):
-  """Unit vectors, and the reciprocals of the norms (0 for a row of zeros)."""
+def project(x):
+  """Unit vectors, and the reciprocals of the norms (0 for a row of zeros).
+
+  As :func:`normalize`, without a rule for derivatives.
+  """
   x = x.astype(compute_dtype(x.dtype))
   if x.shape[-1] == 0:
     return x, jnp.zeros_like(x, shape=(*x.shape[:-1], 1))

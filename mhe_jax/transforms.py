@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import optax
 from mhe_jax.arrays import compute_dtype
 from mhe_jax.checks import check_scalar, check_weight, is_plain_zero
 from mhe_jax.layers.rules import LayerRule, check_rules
-from mhe_jax.layers.select import select, warn_of_unread
+from mhe_jax.layers.select import Selection, select, warn_of_unread
 from mhe_jax.layers.trees import flatten
 from mhe_jax.network import counted_layers, weighted_energy
 from mhe_jax.objectives.base import Objective
@@ -153,21 +153,8 @@ def add_hyperspherical_energy(
       )
     selection = select(params, rules)
     warn_of_unread(selection)
-    layers, paths = selection.layers, selection.paths
-    new_paths, new_leaves, treedef = flatten(updates)
-    if new_paths != paths:
-      only = sorted(set(map("/".join, paths)) ^ set(map("/".join, new_paths)))
-      raise ValueError(
-        "updates and params must have the same structure, got "
-        f"{len(new_paths)} and {len(paths)} leaves; in one only: {only[:5]}."
-      )
-    for layer in layers:
-      update = new_leaves[layer.index]
-      if _is_update(update) and jnp.shape(update) != jnp.shape(layer.leaf):
-        raise ValueError(
-          f"the update of {layer.path!r} has shape {jnp.shape(update)}, the "
-          f"parameter {jnp.shape(layer.leaf)}."
-        )
+    layers = selection.layers
+    new_leaves, treedef = updates_of(selection, updates)
 
     draw = None if key is None else jax.random.fold_in(key, state.count)
 
@@ -187,7 +174,7 @@ def add_hyperspherical_energy(
     leaves = {
       layer.index: jnp.asarray(layer.leaf, layer.compute_dtype)
       for layer in counted_layers(layers, hidden_weight, output_weight)
-      if _is_update(new_leaves[layer.index]) and not is_plain_zero(weight)
+      if is_update(new_leaves[layer.index]) and not is_plain_zero(weight)
     }
     (energy, of_layers), grads = jax.value_and_grad(energy_of, has_aux=True)(leaves)
     scale = weight_at(weight, state.count)
@@ -200,15 +187,38 @@ def add_hyperspherical_energy(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def weight_at(weight, count):
+def weight_at(weight, count, name="weight"):
   """The number that a weight is, or that a schedule gives."""
   if callable(weight):
     weight = weight(count)
-    check_scalar("weight", weight)
+    check_scalar(name, weight)
   return weight
 
 
-def _is_update(leaf) -> bool:
+def updates_of(selection: Selection, updates: Any) -> tuple[list, Any]:
+  """Leaves and structure of updates of the tree that was selected from.
+
+  Raises:
+    ValueError: they are of another tree, or of other shapes.
+  """
+  paths, leaves, treedef = flatten(updates)
+  if paths != selection.paths:
+    only = sorted(set(map("/".join, selection.paths)) ^ set(map("/".join, paths)))
+    raise ValueError(
+      "updates and params must have the same structure, got "
+      f"{len(paths)} and {len(selection.paths)} leaves; in one only: {only[:5]}."
+    )
+  for layer in selection.layers:
+    update = leaves[layer.index]
+    if is_update(update) and jnp.shape(update) != jnp.shape(layer.leaf):
+      raise ValueError(
+        f"the update of {layer.path!r} has shape {jnp.shape(update)}, the "
+        f"parameter {jnp.shape(layer.leaf)}."
+      )
+  return leaves, treedef
+
+
+def is_update(leaf) -> bool:
   """Whether there is an update to add to: frozen leaves have None or a mask."""
   return leaf is not None and not isinstance(leaf, optax.MaskedNode)
 

@@ -1,10 +1,7 @@
 """Where the neurons are, by the class of the module that owns the parameter."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-import jax
+from collections.abc import Iterable, Mapping
 
 from mhe_jax.layers.axes import NeuronAxes, stack_axes
 from mhe_jax.layers.names import (
@@ -145,20 +142,3 @@ def with_gates(param: Known, gates: int) -> Known:
     return param
   axes = dataclasses.replace(param.axes, groups=gates)
   return dataclasses.replace(param, axes=axes)
-
-
-def abstract_init(
-  init: Callable[..., Any], inputs: tuple[Any, ...], options: Mapping[str, Any]
-) -> Any:
-  """The tree of shapes of ``init(key, *inputs, **options)``, for nothing.
-
-  Arrays among the inputs may be abstract; the rest (``train=True``) stays what it is.
-  """
-  leaves, treedef = jax.tree.flatten(inputs, is_leaf=lambda x: x is None)
-  arrays = {i: x for i, x in enumerate(leaves) if hasattr(x, "shape")}
-
-  def init_with(key, arrays):
-    whole = [arrays.get(i, x) for i, x in enumerate(leaves)]
-    return init(key, *treedef.unflatten(whole), **options)
-
-  return jax.eval_shape(init_with, jax.random.key(0), arrays)

@@ -142,7 +142,8 @@ def _of_linen(module, inputs, options) -> Program:
   rngs = options.pop("rngs", None)
   options.pop("mutable", None)  # All states: only the output counts.
   key = jax.random.key(0)
-  variables = dict(abstract(module.init, rngs or key, *inputs, **options))
+  rngs = {"params": key, **rngs} if isinstance(rngs, Mapping) else {"params": key}
+  variables = dict(abstract(module.init, rngs, *inputs, **options))
   params = variables.pop("params", {})
 
   def apply(params, constants, *inputs, **options):
@@ -152,7 +153,6 @@ def _of_linen(module, inputs, options) -> Program:
     out, _ = module.apply(variables, *inputs, rngs=rngs, mutable=[*states], **options)
     return out
 
-  rngs = rngs if isinstance(rngs, dict) else {"params": key}
   return Program(apply, params, (variables, rngs), inputs, options)
 
 

@@ -128,7 +128,7 @@ class Objective(abc.ABC):
       raise TypeError(
         f"neurons must be a real floating-point array, got dtype {neurons.dtype}. If "
         "this is optax.inject_hyperparams, which takes what can be called for a "
-        "schedule: give it static_args=('potential',)."
+        "schedule: give it static_args=('potential',), or ('objective', 'every')."
       )
     neurons = as_neurons(neurons, whole=not self.takes_shards)
     if not isinstance(neurons.shape[-2], int):

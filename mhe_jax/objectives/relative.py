@@ -10,6 +10,7 @@ from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import Objective, damage
 from mhe_jax.objectives.pair_energy import as_objective
 from mhe_jax.potentials.base import Potential
+from mhe_jax.potentials.riesz import Riesz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +86,38 @@ class RelativeExcess(Objective):
 
   def scale(self, n: int, d: int, *, half_space: bool = False) -> tuple[float, float]:
     return 0.0, math.log(2.0) if self.log else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RecommendedExcess(Objective):
+  """See :data:`RECOMMENDED`, the one there is."""
+
+  @property
+  def takes_shards(self) -> bool:
+    return True
+
+  def evaluate(self, units, *, half_space, key):
+    if units.shape[-1] == 1:  # A direction that nothing turns.
+      return damage(units)
+    excess = self.in_dimension(units.shape[-1])
+    return excess.evaluate(units, half_space=half_space, key=key)
+
+  def scale(self, n: int, d: int, *, half_space: bool = False) -> tuple[float, float]:
+    return 0.0, 1.0
+
+  def in_dimension(self, d: int) -> RelativeExcess:
+    """What it is in d dimensions, at least 2."""
+    return RelativeExcess(Riesz(float(min(2, d - 2))))
+
+
+RECOMMENDED = RecommendedExcess()
+"""The objective that is recommended: the relative excess of the Riesz energy of s = 2.
+
+``RelativeExcess(Riesz(2.0))`` for neurons of at least four weights. In three and two
+dimensions, where random directions have infinite energy with s = 2 and there is no
+scale, it takes the largest whole s that has one, d - 2: 1 and 0. Neurons of one weight
+have nothing to gain, and an excess of 0.
+"""
 
 
 class NoScaleError(NotImplementedError):

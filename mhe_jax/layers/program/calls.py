@@ -4,24 +4,21 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.extend import core
 
 from mhe_jax.layers.program import primitives
 from mhe_jax.layers.program.digits import Axis, reshape
 from mhe_jax.layers.program.products import move
 from mhe_jax.layers.program.uses import Uses
-from mhe_jax.layers.program.values import Value, join
+from mhe_jax.layers.program.values import Value, join, shape_of
 
 # Turns of a loop until what comes round is known: each adds what one use tells.
 _TURNS = 6
 
 
 def interpret(uses: Uses, jaxpr: Any, args: Sequence[Value]) -> list[Value]:
-  """What is known of the outputs of a jaxpr, closed or with its constants in front."""
-  if isinstance(jaxpr, core.ClosedJaxpr):
-    return interpret(uses, jaxpr.jaxpr, [Value() for _ in jaxpr.consts] + [*args])
+  """What is known of the outputs of a jaxpr, whose constants may be in front."""
+  jaxpr = _open(jaxpr)
   env: dict[Any, Value] = {}
 
   def read(atom):
@@ -29,12 +26,16 @@ def interpret(uses: Uses, jaxpr: Any, args: Sequence[Value]) -> list[Value]:
       return Value()
     return env.get(atom, Value())
 
-  variables = [*jaxpr.constvars, *jaxpr.invars]
-  env.update(zip(variables[len(variables) - len(args) :], args, strict=True))
+  env.update(zip([*jaxpr.constvars, *jaxpr.invars][-len(args) :] if args else (), args))
   for eqn in jaxpr.eqns:
     values = [read(atom) for atom in eqn.invars]
     env.update(zip(eqn.outvars, _evaluate(uses, eqn, values), strict=True))
   return [read(atom) for atom in jaxpr.outvars]
+
+
+def _open(jaxpr: Any) -> Any:
+  """A jaxpr without its constants, which one kind of jaxpr has in later versions."""
+  return getattr(jaxpr, "jaxpr", jaxpr)
 
 
 def _evaluate(uses, eqn, values) -> list[Value]:
@@ -52,7 +53,7 @@ def _body_of(eqn) -> Any:
   shapes = [getattr(x.aval, "shape", None) for x in eqn.invars]
   for param in eqn.params.values():
     if isinstance(param, core.ClosedJaxpr | core.Jaxpr):
-      inner = param.jaxpr if isinstance(param, core.ClosedJaxpr) else param
+      inner = _open(param)
       same = [getattr(x.aval, "shape", None) for x in inner.invars] == shapes
       if same and len(inner.outvars) == len(eqn.outvars):
         return param
@@ -60,21 +61,29 @@ def _body_of(eqn) -> Any:
 
 
 def _scan(uses, params, values, eqn):
-  num_consts, num_carry = params["num_consts"], params["num_carry"]
-  consts, carry = values[:num_consts], values[num_consts : num_consts + num_carry]
+  body = _open(params["jaxpr"])
+  # By their axes, since versions of JAX differ in how they count them: what is run
+  # along has one more outside.
+  num_carry = sum(map(_is_whole, body.outvars, eqn.outvars))
+  num_layers = len(values) - sum(map(_is_whole, body.invars, eqn.invars))
+  first = len(values) - num_layers
+  consts, carry = values[: first - num_carry], values[first - num_carry : first]
   layers = [
-    _of_one(value, var.aval.shape)
-    for value, var in zip(
-      values[num_consts + num_carry :],
-      params["jaxpr"].jaxpr.invars[num_consts + num_carry :],
-    )
+    _of_one(value, shape_of(var))
+    for value, var in zip(values[first:], body.invars[first:])
   ]
   carry, outs = _loop(
-    lambda carry: interpret(uses, params["jaxpr"], [*consts, *carry, *layers]), carry
+    lambda carry: interpret(uses, body, [*consts, *carry, *layers]), carry
   )
-  shapes = [var.aval.shape for var in eqn.outvars[num_carry:]]
-  ys = [_stacked(value, shape) for value, shape in zip(outs[num_carry:], shapes)]
+  ys = [
+    _stacked(value, shape_of(var))
+    for value, var in zip(outs[num_carry:], eqn.outvars[num_carry:])
+  ]
   return [*carry, *ys]
+
+
+def _is_whole(inside, outside) -> bool:
+  return len(shape_of(inside)) == len(shape_of(outside))
 
 
 def _of_one(value: Value, shape) -> Value:
@@ -140,7 +149,7 @@ def _linear_solve(uses, params, values, eqn):
 def _shard_map(uses, params, values, eqn):
   """Inside, sizes are those of one device."""
   jaxpr = params["jaxpr"]
-  inner = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+  inner = _open(jaxpr)
   args = [
     _resized(value, outside.aval.shape, inside.aval.shape)
     for value, outside, inside in zip(values, eqn.invars, inner.invars)
@@ -180,8 +189,3 @@ _CONTROL = {
   "custom_linear_solve": _linear_solve,
   "shard_map": _shard_map,
 }
-
-
-def is_key(x: Any) -> bool:
-  """Whether an array is of PRNG keys of the new style."""
-  return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

@@ -1,0 +1,1 @@
+"""A language model of bytes: what `spread` gains, at which rate, for how long."""

@@ -1,0 +1,78 @@
+"""What is trained: optimizers, forms, rates and seeds."""
+
+import dataclasses
+import itertools
+from typing import Literal
+
+Optimizer = Literal["adamw", "muon"]
+Form = Literal[
+  "without",
+  "today",
+  "spread",
+  "spread 1",
+  "orthonormal",
+  "orthonormal 1",
+  # Controls.
+  "hidden",
+  "ends",
+  "held",
+  "spread held",
+  "spread 1 held",
+  "random",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run.
+
+  Attributes:
+    half: of the text: on the first everything is chosen.
+    steps: of an update.
+    optimizer: AdamW, or Muon with AdamW for what is no hidden matrix.
+    form: what is done for the energy.
+    rate: largest learning rate.
+    seed: of parameters and batches.
+    zero: whether branches and head start at zero.
+    width: of the model.
+    blocks: of it.
+    length: bytes of a window.
+    batch_size: windows of a batch.
+  """
+
+  half: int
+  steps: int
+  optimizer: Optimizer
+  form: Form
+  rate: float
+  seed: int
+  zero: bool = False
+  width: int = 96
+  blocks: int = 4
+  length: int = 96
+  batch_size: int = 16
+
+  @property
+  def name(self) -> str:
+    """Of its file."""
+    start = "_zero" if self.zero else ""
+    form = self.form.replace(" ", "-")
+    arm = f"{self.optimizer}_{form}_{self.rate:g}"
+    return f"half{self.half}_{self.steps}_{arm}{start}_seed{self.seed}"
+
+
+RATES = {
+  "adamw": (0.002, 0.004, 0.008, 0.016),
+  "muon": (0.005, 0.01, 0.02, 0.04),
+}
+FORMS: tuple[Form, ...] = ("without", "spread 1", "spread", "orthonormal 1", "today")
+
+
+def tuning() -> list[Run]:
+  """Every form at every rate, on the first half of the text."""
+  grid = itertools.product(FORMS, RATES.items())
+  return [
+    Run(0, 300, optimizer, form, rate, 0)
+    for form, (optimizer, rates) in grid
+    for rate in rates
+  ]

@@ -1,0 +1,1 @@
+"""Whether `spread` hurts where other forms of the energy do, on eight networks."""
