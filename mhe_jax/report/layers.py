@@ -9,7 +9,6 @@ import numpy as np
 
 from mhe_jax.layers.axes import NeuronAxes
 from mhe_jax.layers.rules import LayerRule, Match, check_matches, check_rules, match
-from mhe_jax.report.architectures import read_name
 from mhe_jax.report.checkpoint import Checkpoint
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.parts import (
@@ -20,6 +19,7 @@ from mhe_jax.report.parts import (
   Unknown,
   dotted,
 )
+from mhe_jax.report.pytorch.architectures import read_name
 from mhe_jax.report.readers.base import Tensor
 
 

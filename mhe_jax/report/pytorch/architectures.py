@@ -20,9 +20,6 @@ from mhe_jax.layers.names import (
   is_position_table,
   layout_from_names,
 )
-from mhe_jax.report import fused
-from mhe_jax.report.convolutions import convolution
-from mhe_jax.report.fused import last_module
 from mhe_jax.report.parts import (
   NotNeurons,
   Part,
@@ -31,7 +28,10 @@ from mhe_jax.report.parts import (
   Unknown,
   dotted,
 )
-from mhe_jax.report.state_space import STATE_SPACE, state_space
+from mhe_jax.report.pytorch import fused
+from mhe_jax.report.pytorch.convolutions import convolution
+from mhe_jax.report.pytorch.fused import last_module
+from mhe_jax.report.pytorch.state_space import STATE_SPACE, state_space
 
 _ROWS = NeuronAxes(0)
 TIED = "embedding, a row each, and the output layer"

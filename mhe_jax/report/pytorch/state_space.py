@@ -5,8 +5,8 @@ Nothing but the shapes of the tensors beside them is needed to tell their parts.
 
 import re
 
-from mhe_jax.report.fused import contiguous_parts, last_module
 from mhe_jax.report.parts import NotNeurons, Reading, Stored, Unknown
+from mhe_jax.report.pytorch.fused import contiguous_parts, last_module
 
 STATE_SPACE = re.compile(r"(.*\.)?(A_log|(in_proj|x_proj)\.weight)")
 

@@ -1,0 +1,1 @@
+"""Tables of names: where modules of PyTorch, and architectures, keep neurons."""
