@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rich.progress
 
-from experiments.benchmarks import peers, train_step
+from experiments.benchmarks import peers, reading, train_step
 from experiments.benchmarks.energy import neurons, ours
 from experiments.benchmarks.timing import ratio, time_in_turns
 from experiments.models import CNN, ResNet
@@ -79,6 +79,15 @@ def test_peers_compute_the_same(peer):
     peer_value, peer_gradient = peer(w)()
   assert float(peer_value) == pytest.approx(float(value), rel=1e-5)
   np.testing.assert_allclose(np.asarray(peer_gradient), gradient, atol=1e-6)
+
+
+def test_reading_benchmark(tmp_path):
+  result = run_smoke("reading", tmp_path)
+  names = ["loop", "loop, gradients", "scan", "scan, gradients"]
+  assert [program["name"] for program in result["programs"]] == names
+  # Four matrices a layer, or four stacks, and the table of tokens.
+  assert [p["parameters"] for p in result["programs"]] == [13, 13, 5, 5]
+  assert "3 layers" in reading.summarize(result)
 
 
 def test_every_round_calls_every_rival():

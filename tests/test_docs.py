@@ -109,24 +109,24 @@ def test_public_docstrings_are_complete(name):
     assert ">>> " in doc
 
 
-def test_readme_states_the_committed_result():
-  readme = " ".join((ROOT / "README.md").read_text().split())
+def test_results_state_the_committed_result():
+  page = " ".join((ROOT / "docs" / "results.md").read_text().split())
   result, pilot = map(result_of, ("quickstart", "quickstart_pilot"))
   config, (setting,) = result["config"], result["settings"]
   assert (
     f"A CNN of {config['depth']} convolutions with {config['width']} channels on "
     f"{config['images_per_class']} handwritten digits per class, "
     f"{len(config['seeds'])} seeds, weight {config['weight']:g} in relative units;"
-  ) in readme
+  ) in page
   errors = errors_by_arm(setting)
   told = f"Learning rate {setting['learning_rate']:g}: "
   told += f"{mean_and_spread(errors['without'])}% without."
-  assert told in readme
+  assert told in page
   others = errors_by_arm(
     next(s for s in pilot["settings"] if s["learning_rate"] == setting["learning_rate"])
   )
   pairs = len(errors["without"]) + len(others["without"])
-  assert f"With {len(others['without'])} other seeds" in readme
+  assert f"With {len(others['without'])} other seeds" in page
   pooled = []
   for arm, name, verdict, said in (
     ("energy", "with energy", "not told apart", "not told apart from zero"),
@@ -137,13 +137,13 @@ def test_readme_states_the_committed_result():
     assert (
       f"{name.capitalize()}: {mean_and_spread(errors[arm])}%, {paired.difference:+.2f} "
       f"points ({paired.low:+.2f} to {paired.high:+.2f}), {said}."
-    ) in readme
+    ) in page
     paired = paired_difference(
       errors["without"] + others["without"], errors[arm] + others[arm]
     )
     interval = f"{paired.low:+.2f} to {paired.high:+.2f}"
     pooled.append(f"{name} {paired.difference:+.2f} ({interval})")
-  assert f"all {pairs} pairs: {', '.join(pooled)}" in readme
+  assert f"all {pairs} pairs: {', '.join(pooled)}" in page
 
 
 def errors_by_arm(setting):
@@ -195,8 +195,8 @@ def check_generated(name, texts):
 def test_classification_is_what_the_report_generates():
   texts = report.blocks("cpu", Results(report.RESULTS, Config))
   check_generated("classification", texts)
-  readme = (ROOT / "README.md").read_text()
-  assert fill(readme, {"summary": texts["summary"]}) == readme
+  results = (ROOT / "docs" / "results.md").read_text()
+  assert fill(results, {"summary": texts["summary"]}) == results
 
 
 def test_what_the_page_says_of_the_order_is_in_its_results():
@@ -222,7 +222,7 @@ def test_faces_is_what_the_report_generates():
 
 def test_what_is_said_of_faces_in_words_is_in_their_results():
   results = Results(faces_report.RESULTS, faces_report.Config)
-  readme = " ".join((ROOT / "README.md").read_text().split())
+  page = " ".join((ROOT / "docs" / "results.md").read_text().split())
   column, *_ = columns_of(faces_sweeps("cpu")["best"], results)
   rival, excess = column.values(column.rival), {}
   for row in column.arms:
@@ -239,7 +239,7 @@ def test_what_is_said_of_faces_in_words_is_in_their_results():
     f"verification errors of {mean_and_spread(rival)}% without MHE, where the class "
     f"weights have a relative excess of {excess[column.rival]:.2f}. In points of "
     f"difference, and excess with it: {'; '.join(effects)}."
-  ) in readme
+  ) in page
   found = [
     (paired_difference(x.first, x.second), np.mean(x.first))
     for x in answered(faces_sweeps("cpu")["best"], results)
@@ -247,11 +247,10 @@ def test_what_is_said_of_faces_in_words_is_in_their_results():
   ]
   changes = [paired.difference for paired, _ in found]
   assert min(paired.low for paired, _ in found) > -1.2
-  readme = " ".join((ROOT / "README.md").read_text().split())
   assert (
     f"errors of {found[0][1]:.1f}% change by {min(changes):+.1f} to "
     f"{max(changes):+.1f} points; six seeds exclude gains of 1.2"
-  ) in readme
+  ) in page
 
 
 def test_gan_is_what_the_report_generates():
@@ -265,7 +264,7 @@ def test_gan_is_what_the_report_generates():
 
 def test_what_is_said_of_gans_in_words_is_in_their_results():
   results = Results(gan_report.RESULTS, gan_report.Config)
-  readme = " ".join((ROOT / "README.md").read_text().split())
+  page = " ".join((ROOT / "docs" / "results.md").read_text().split())
   for column in columns_of(gan_sweeps("cpu")["four"], results):
     effects = [
       f"{mean_and_spread(column.values(rival))} of {rival}, {row} "
@@ -273,4 +272,4 @@ def test_what_is_said_of_gans_in_words_is_in_their_results():
       for row, rival in (("MHE", "baseline"), ("SN + MHE", "SN"))
     ]
     told = f"{column.title}, {len(column.seeds)} seeds: {'; '.join(effects)}."
-    assert told in readme
+    assert told in page
