@@ -101,6 +101,7 @@ def sampled_energy(
       "key must be None and method left out where rows, which are not drawn, are "
       f"given, got {key!r} and {method!r}."
     )
+  assert rows is not None
   axis_name = check_axis_name(axis_name)
   check_potential(potential)
   neurons, rows = as_neurons(neurons, whole=False), as_rows(rows)
