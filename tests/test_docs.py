@@ -149,7 +149,7 @@ def test_benchmarks_states_the_committed_measurements():
 
 
 def check_generated(name, texts, in_summary):
-  """A page, and what is of it in the summary, are what a report makes of its results."""
+  """A page, and what the summary has of it, are what a report makes of results."""
   page, summary = (
     (ROOT / "docs" / path).read_text() for path in (f"{name}.md", "results.md")
   )
