@@ -13,14 +13,14 @@ from jax.core import Tracer
 
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import select
+from mhe_jax.neurons import nearest_neurons
 from mhe_jax.objectives.alive import excess_of_alive, num_alive
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.pair_energy import PairEnergy, as_objective
 from mhe_jax.objectives.relative import RECOMMENDED
-from mhe_jax.pair_sum.closest_pair import has_direction, smallest_angle
 from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.riesz import Riesz
-from mhe_jax.sphere import normalize
+from mhe_jax.sphere import has_direction, normalize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,8 @@ class LayerReport:
       zero; NaN if none has, and where the scale does not exist, see
       :func:`mhe_jax.relative_excess`.
     smallest_angle: in degrees, between the two closest neurons that are not zero; in
-      half-space between their lines, so that it is at most 90. NaN if there are none.
+      half-space between their lines, so that it is at most 90; as accurate as
+      :func:`mhe_jax.nearest_neurons`. NaN if there are none.
     zero_neurons: number of neurons that are zero, in all layers of a stack. They have
       no direction; the energy takes each as orthogonal to all others.
     potential: of the energy, where the layer has another than the report.
@@ -255,10 +256,10 @@ def _report(layer, objective, half_space, key):
   sampled = objective.estimates(n)
   energies = objective(matrix, half_space=half_space, key=key)
   excesses = _excesses(energies, matrix, objective, half_space)
-  sets = matrix.reshape(-1, n, d)
-  angles = np.full(len(sets), np.nan)
+  is_row = has_direction(matrix)
+  angles = np.full(math.prod(batch), np.nan)
   if not sampled:
-    angles = np.array([smallest_angle(w, half_space=half_space) for w in sets])
+    angles = _smallest_angles(matrix, is_row, half_space).ravel()
   has_pairs = ~np.isinf(angles)  # NaN is of a damaged layer.
   return LayerReport(
     path=layer.path,
@@ -270,10 +271,26 @@ def _report(layer, objective, half_space, key):
     energy=float(jnp.mean(energies)),
     relative_excess=_or_nan(np.mean, excesses[has_pairs]),
     smallest_angle=_or_nan(np.min, np.degrees(angles[has_pairs])),
-    zero_neurons=int(np.sum(~has_direction(matrix))),
+    zero_neurons=int(np.sum(~is_row)),
     sampled=sampled,
     potential=potential,
   )
+
+
+def _smallest_angles(matrix, is_row, half_space):
+  """Of each set, between rows that are not zero; infinity if these are not two.
+
+  NaN if a row is not finite.
+  """
+  if matrix.shape[-2] < 2:
+    angles = np.full(is_row.shape, np.inf)
+  else:
+    # A row of NaN is nobody's neighbor; one of zeros is everybody's, at a right angle.
+    rows = jnp.where(is_row[..., None], matrix, jnp.nan)
+    angles = np.asarray(nearest_neurons(rows, half_space=half_space)[0])[..., 0]
+    angles = np.where(np.isnan(angles), np.inf, angles)
+  is_finite = np.isfinite(np.asarray(matrix)).all((-2, -1))
+  return np.where(is_finite, np.min(angles, -1, initial=np.inf), np.nan)
 
 
 def _excesses(energies, matrix, objective, half_space):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rich.progress
 
-from experiments.benchmarks import input_pipeline, peers, reading, train_step
+from experiments.benchmarks import peers, reading, train_step
 from experiments.benchmarks.energy import neurons, ours
 from experiments.benchmarks.timing import ratio, time_in_turns
 from experiments.models import CNN, ResNet
@@ -79,12 +79,6 @@ def test_peers_compute_the_same(peer):
     peer_value, peer_gradient = peer(w)()
   assert float(peer_value) == pytest.approx(float(value), rel=1e-5)
   np.testing.assert_allclose(np.asarray(peer_gradient), gradient, atol=1e-6)
-
-
-def test_input_pipeline_benchmark(tmp_path):
-  result = run_smoke("input_pipeline", tmp_path)
-  assert "images a second" in input_pipeline.summarize(result)
-  assert all(s > 0 for times in result["seconds"].values() for s in times)
 
 
 def test_reading_benchmark(tmp_path):

@@ -11,7 +11,6 @@ The run writes OUTPUT/benchmark_reading.json and prints the summary.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Literal
 
@@ -24,6 +23,7 @@ from rich.console import Console
 
 from experiments.benchmarks.timing import ratio, time_in_turns
 from experiments.environment import environment
+from experiments.kept import write_json
 from mhe_jax import layer_rules
 
 
@@ -40,7 +40,7 @@ class Config:
 
 
 PRESETS = {
-  "full": Config(),
+  "cpu": Config(),
   "smoke": Config(layers=3, width=8, heads=2, vocabulary=16, time=4, rounds=1),
 }
 
@@ -148,20 +148,20 @@ def summarize(result: dict) -> str:
 
 
 def main(
-  preset: Literal["full", "smoke"] = "full",
+  preset: Literal["smoke", "cpu"] = "cpu",
   output: pathlib.Path = pathlib.Path("runs"),
 ) -> None:
   """Times the reading of programs.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "smoke" (seconds, for the tests) or "cpu".
     output: folder for benchmark_reading.json.
   """
   console = Console()
   output.mkdir(parents=True, exist_ok=True)
   result = run(PRESETS[preset], console)
   path = output / "benchmark_reading.json"
-  path.write_text(json.dumps(result) + "\n")
+  write_json(path, result)
   console.print(summarize(result), highlight=False)
   console.print(f"Wrote {path}.")
 

@@ -13,7 +13,6 @@ the tables are made of them. Those of docs/spread.md, from the results that are 
 """
 
 import json
-import os
 import pathlib
 from typing import Literal
 
@@ -23,6 +22,7 @@ import tyro
 from rich.console import Console
 
 from experiments.errors import InputError, make_folder, told_in_a_line
+from experiments.kept import write_json
 from experiments.spread import report
 from experiments.spread.presets import PRESETS, Cell
 
@@ -76,9 +76,7 @@ def _train(cell: Cell, output: pathlib.Path) -> None:
   from experiments.spread.training import train  # noqa: PLC0415  (starts JAX)
 
   path = output / f"{cell.name}.json"
-  partial = path.with_suffix(f".{os.getpid()}")
-  partial.write_text(json.dumps(train(cell)) + "\n")
-  partial.replace(path)  # Whole or not at all.
+  write_json(path, train(cell))
 
 
 if __name__ == "__main__":

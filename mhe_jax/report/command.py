@@ -17,8 +17,6 @@ from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.report.checkpoint import open_checkpoint
 from mhe_jax.report.errors import InputError
-from mhe_jax.report.estimate import estimate
-from mhe_jax.report.layers import select_layers
 from mhe_jax.report.make import EXACT_UP_TO, Progress, compare, redundancy
 from mhe_jax.report.tables import printable
 
@@ -41,7 +39,6 @@ class Arguments:
     json: file for the report as JSON.
     csv: file for its rows as CSV.
     html: file for it as a page.
-    estimate: only say how long it will take, from the shapes and a short measurement.
   """
 
   checkpoint: pathlib.Path
@@ -54,7 +51,6 @@ class Arguments:
   json: pathlib.Path | None = None
   csv: pathlib.Path | None = None
   html: pathlib.Path | None = None
-  estimate: bool = False
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -102,12 +98,6 @@ def _run(arguments: Arguments) -> None:
   rules = [rule_of(text) for text in arguments.rule]
   potential = potential_of(arguments.potential)
   files = _files(arguments)
-  if arguments.estimate and files:
-    raise InputError("estimate makes no report: leave out json, csv and html.")
-  if arguments.estimate:
-    selected = select_layers(open_checkpoint(arguments.checkpoint), rules)
-    print(estimate(selected.layers, potential, arguments.exact_up_to))
-    return
   with _bar() as progress:
     options: dict[str, Any] = dict(
       half_space=not arguments.full_space,

@@ -8,6 +8,9 @@ import numpy as np
 
 from mhe_jax.layers.axes import NeuronAxes
 
+# What a table of architectures says of an embedding, and a report tells its reader.
+TIED = "embedding, a row each, and the output layer"
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from mhe_jax.report import tables
-from mhe_jax.report.pytorch.architectures import TIED
+from mhe_jax.report.parts import TIED
 from mhe_jax.report.rows import ComparisonRow, Options, RedundancyRow
 from mhe_jax.report.tables import number, shown
 

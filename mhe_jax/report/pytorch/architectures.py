@@ -21,6 +21,7 @@ from mhe_jax.layers.names import (
   layout_from_names,
 )
 from mhe_jax.report.parts import (
+  TIED,
   NotNeurons,
   Part,
   Reading,
@@ -34,7 +35,6 @@ from mhe_jax.report.pytorch.fused import last_module
 from mhe_jax.report.pytorch.state_space import STATE_SPACE, state_space
 
 _ROWS = NeuronAxes(0)
-TIED = "embedding, a row each, and the output layer"
 _NOT_KNOWN = "its name is not known; a rule says where its neurons are, if it has some"
 
 
