@@ -4,11 +4,20 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shlex
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mhe_jax.layers.model import layer_rules
+from mhe_jax.layers.modules import is_equinox, is_nnx
+from mhe_jax.layers.rules import LayerRule
+from mhe_jax.layers.trees import flatten, is_array
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.readers.base import Tensor
 from mhe_jax.report.readers.npz import read_npz
@@ -30,12 +39,16 @@ class Checkpoint:
     files: the files that hold them.
     config: what ``config.json`` beside the weights says of the architecture, with the
       part for the language model, if it has one, on top. Empty if there is none.
+    by_class: of a tree with its modules, what their classes say.
+    writer: the library that the file says it is of, as ``"pt"``; empty if it does not.
   """
 
-  path: pathlib.Path
+  path: pathlib.Path | str
   tensors: tuple[Tensor, ...]
   files: tuple[pathlib.Path, ...]
   config: dict[str, Any]
+  writer: str = ""
+  by_class: tuple[LayerRule, ...] = ()
 
   @functools.cached_property
   def fingerprint(self) -> str:
@@ -44,22 +57,29 @@ class Checkpoint:
     for path in self.files:
       stat = path.stat()
       told.append((path.name, stat.st_size, stat.st_mtime_ns))
+    if not self.files:  # Of a tree in memory, what it holds.
+      for tensor in self.tensors:
+        content = hashlib.sha256(np.ascontiguousarray(tensor.load()).tobytes())
+        told.append((tensor.name, tensor.shape, content.hexdigest()))
     config = json.dumps(self.config, sort_keys=True)
     return hashlib.sha256(f"{told}{config}".encode()).hexdigest()[:16]
 
 
-def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
-  """Names, shapes and dtypes of the tensors of a checkpoint.
+def open_checkpoint(source: Any) -> Checkpoint:
+  """Names, shapes and dtypes of the tensors of a checkpoint, or of a tree in memory.
 
   Args:
-    path: a file ``.safetensors`` or ``.npz``; a folder with one of these, or with
-      an index of safetensors, as on the Hugging Face hub; or a folder of orbax.
+    source: a tree of arrays, or a module; or the path of a file ``.safetensors`` or
+      ``.npz``; of a folder with one of these, or with an index of safetensors, as on
+      the Hugging Face hub; or of a folder of orbax.
 
   Raises:
     InputError: nothing is there, or it cannot be read; it is a pickle; or its tensors
       have names twice.
   """
-  path = pathlib.Path(path)
+  if not isinstance(source, (str, os.PathLike)):
+    return _of_tree(source)
+  path = pathlib.Path(source)
   try:
     contents = _read(path)
   except OSError as error:  # No permission, a name that is too long.
@@ -71,7 +91,32 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
   if not names:
     raise InputError(f"{path} holds no tensors.")
   folder = path if path.is_dir() else path.parent
-  return Checkpoint(path, contents.tensors, contents.files, _config(folder))
+  return Checkpoint(
+    path, contents.tensors, contents.files, _config(folder), contents.writer
+  )
+
+
+def _of_tree(tree) -> Checkpoint:
+  """Arrays of a tree of JAX, or of a module; of PyTorch, its state."""
+  if callable(state := getattr(tree, "state_dict", None)):
+    tree = state()
+  by_class = layer_rules(tree) if is_nnx(tree) or is_equinox(tree) else ()
+  paths, leaves, _ = flatten(tree)
+  tensors = []
+  for path, leaf in zip(paths, leaves):
+    if not is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
+      continue
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+      continue  # Keys of random numbers.
+    array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    dtype, load = np.dtype(array.dtype), functools.partial(np.asarray, array)
+    tensors.append(Tensor("/".join(path), tuple(array.shape), dtype, load, str(dtype)))
+  if not tensors:
+    raise InputError(
+      "checkpoint must be a path, or a tree with arrays, got "
+      f"{type(tree).__name__} without one."
+    )
+  return Checkpoint(type(tree).__name__, tuple(tensors), (), {}, by_class=by_class)
 
 
 def _read(path):
