@@ -146,11 +146,16 @@ def test_focal_net(tmp_path):
   check_parts(matrices(selected, tensors), name, parts, 19)
 
 
+RW = {"architecture": "maxvit_tiny_rw_224"}
+
+
 def test_maxvit(tmp_path):
   name = "stages.0.blocks.0.attn_block.attn.qkv.weight"
   selected, _ = select(tmp_path, {name: (192, 64)})
   assert "head by head" in selected.unknown[name]
-  selected, tensors = select(tmp_path, {name: (192, 64)}, {"architecture": "maxvit_t_rw"})
+  selected, tensors = select(
+    tmp_path, {name: (192, 64)}, {"architecture": "maxvit_t_rw"}
+  )
   outputs = tensors[name].T.reshape(64, 2, 3, 32)
   parts = {label: outputs[:, :, i] for i, label in enumerate("qkv")}
   check_parts(matrices(selected, tensors), name, parts, 192)

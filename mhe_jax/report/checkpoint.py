@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import re
-import shlex
 from typing import Any
 
 import jax
@@ -20,11 +19,24 @@ from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.trees import flatten, is_array
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.readers.base import Tensor
+from mhe_jax.report.readers.flax import read_eqx, read_msgpack, read_npy
+from mhe_jax.report.readers.foreign import (
+  is_told,
+  refusal,
+  refuse_address,
+  refuse_what_is_no_file,
+)
 from mhe_jax.report.readers.npz import read_npz
-from mhe_jax.report.readers.orbax import read_orbax, tree_in
+from mhe_jax.report.readers.orbax import read_orbax, refuse_unfinished, tree_in
 from mhe_jax.report.readers.safetensors import read_file, read_index
 
-_PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+_READERS = {
+  ".safetensors": read_file,
+  ".npz": read_npz,
+  ".npy": read_npy,
+  ".msgpack": read_msgpack,
+  ".eqx": read_eqx,
+}
 # Of diffusers also with a variant, as .safetensors.index.fp16.json.
 _INDEX = re.compile(r".*\.safetensors\.index(\.[^.]+)?\.json")
 
@@ -69,9 +81,9 @@ def open_checkpoint(source: Any) -> Checkpoint:
   """Names, shapes and dtypes of the tensors of a checkpoint, or of a tree in memory.
 
   Args:
-    source: a tree of arrays, or a module; or the path of a file ``.safetensors`` or
-      ``.npz``; of a folder with one of these, or with an index of safetensors, as on
-      the Hugging Face hub; or of a folder of orbax.
+    source: a tree of arrays, or a module; or the path of a file ``.safetensors``,
+      ``.npz``, ``.npy``, ``.msgpack`` or ``.eqx``; of a folder with one of these, or
+      with an index of safetensors, as on the Hugging Face hub; or of a folder of orbax.
 
   Raises:
     InputError: nothing is there, or it cannot be read; it is a pickle; or its tensors
@@ -79,6 +91,7 @@ def open_checkpoint(source: Any) -> Checkpoint:
   """
   if not isinstance(source, (str, os.PathLike)):
     return _of_tree(source)
+  refuse_address(str(source))
   path = pathlib.Path(source)
   try:
     contents = _read(path)
@@ -122,27 +135,27 @@ def _of_tree(tree) -> Checkpoint:
 def _read(path):
   if path.is_dir():
     return _read_folder(path)
+  refuse_what_is_no_file(path)
   if not path.is_file():
     raise InputError(f"checkpoint must be a file or a folder, but {path} is not there.")
-  if path.suffix == ".safetensors":
-    return read_file(path)
   if _INDEX.fullmatch(path.name):
     return read_index(path)
-  if path.suffix == ".npz":
-    return read_npz(path)
-  if path.suffix in _PICKLES:
-    raise InputError(_refusal(path))
+  if path.suffix in _READERS:
+    return _READERS[path.suffix](path)
+  if is_told(path):
+    raise InputError(refusal(path))
   raise InputError(
-    f"checkpoint must be .safetensors, .npz, or a folder with one of these, with an "
+    f"checkpoint must be {', '.join(_READERS)}, or a folder with one of these, with an "
     f"index of safetensors, or of orbax, got {path}."
   )
 
 
 def _read_folder(folder):
-  files = sorted(path for path in folder.iterdir() if path.is_file())
+  refuse_unfinished(folder)
+  files = sorted(path for path in folder.iterdir() if not path.is_dir())
   indices = [path for path in files if _INDEX.fullmatch(path.name)]
   # An index stands for the files that it names.
-  found = indices or [p for p in files if p.suffix in (".safetensors", ".npz")]
+  found = indices or [p for p in files if p.suffix in _READERS]
   tree = tree_in(folder)
   candidates = [*found, *([tree] if tree else [])]
   if len(candidates) > 1:
@@ -152,9 +165,10 @@ def _read_folder(folder):
     return read_orbax(tree)
   if found:
     return _read(found[0])
-  pickles = [path for path in files if path.suffix in _PICKLES]
-  if pickles:
-    raise InputError(_refusal(pickles[0]))
+  for path in files:
+    refuse_what_is_no_file(path)
+    if is_told(path):
+      raise InputError(refusal(path))
   raise InputError(
     f"{folder} holds no checkpoint: no .safetensors, index of these, .npz, or tree of "
     f"orbax{_in_folders_below(folder)}."
@@ -169,26 +183,6 @@ def _in_folders_below(folder) -> str:
     for path in folder.glob(f"{pattern}/*.safetensors")
   }
   return f"; there are some in {', '.join(map(str, sorted(places)[:4]))}" * bool(places)
-
-
-def _refusal(path):
-  # The name is a stranger's, and the command is to be copied to a shell.
-  source, target = (
-    json.dumps(str(path)),
-    json.dumps(str(path.with_suffix(".safetensors"))),
-  )
-  program = (
-    "import torch; from safetensors.torch import save_file; "
-    f'x = torch.load({source}, map_location="cpu", weights_only=True); '
-    'x = next((x[k] for k in ("state_dict", "model") if k in x), x); '
-    "save_file({k: v.clone().contiguous() for k, v in x.items() if "
-    f"torch.is_tensor(v)}}, {target})"
-  )
-  return (
-    f"{path} is a pickle, which can run any code when it is loaded; it is not read. "
-    "Where PyTorch is installed, this converts it, without running code in it:\n"
-    f"  python -c {shlex.quote(program)}"
-  )
 
 
 def _config(folder) -> dict[str, Any]:

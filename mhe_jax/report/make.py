@@ -15,8 +15,10 @@ from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.report.checkpoint import Checkpoint, open_checkpoint
 from mhe_jax.report.errors import InputError
+from mhe_jax.report.findings import FEWEST
 from mhe_jax.report.journal import Journal
 from mhe_jax.report.layers import Selected, StoredLayer, select_layers
+from mhe_jax.report.parts import ASSUMED
 from mhe_jax.report.readers.orbax import TREE
 from mhe_jax.report.reports import ComparisonReport, RedundancyReport
 from mhe_jax.report.rows import (
@@ -252,7 +254,9 @@ def _rows(layers, row_of, load, output, header, row_class, progress) -> tuple:
 
   def change(row):
     x = getattr(row, row_class.order)
-    return -math.inf if math.isnan(x) else x
+    # What is assumed, or has hardly a pair, does not lead.
+    is_sure = row.evidence != ASSUMED
+    return is_sure, row.n >= FEWEST, -math.inf if math.isnan(x) else x
 
   return tuple(sorted((known[x.name] for x in layers), key=change, reverse=True))
 

@@ -42,7 +42,7 @@ _NOT_KNOWN = "its name is not known; a rule says where its neurons are, if it ha
 def read_name(name: str, stored: Stored) -> Reading:
   """How a tensor of two axes or more is read, from its name and what is beside it."""
   name = dotted(name)
-  if _is_moment(name, stored) or _OPTIMIZER.fullmatch(name):
+  if is_of_optimizer(name, stored):
     return NotNeurons(_STATE)
   if name in stored.axes and name not in stored.names:
     return _flax(name, stored)
@@ -230,6 +230,11 @@ _MOMENT = re.compile(
 
 
 _STATE = "state of an optimizer"
+
+
+def is_of_optimizer(name: str, stored: Stored) -> bool:
+  """Whether a tensor is of the state of an optimizer."""
+  return bool(_OPTIMIZER.fullmatch(name)) or _is_moment(name, stored)
 
 
 def _is_moment(name, stored) -> bool:
