@@ -107,8 +107,8 @@ def test_public_docstrings_are_complete(name):
     assert ">>> " in doc
 
 
-def test_readme_states_the_committed_result():
-  readme = " ".join((ROOT / "README.md").read_text().split())
+def test_results_state_the_committed_result():
+  readme = " ".join((ROOT / "docs" / "results.md").read_text().split())
   result, pilot = map(result_of, ("quickstart", "quickstart_pilot"))
   assert in_words(result) in readme
   assert pooled_in_words(result, pilot) in readme
@@ -148,14 +148,14 @@ def test_benchmarks_states_the_committed_measurements():
   check_page("benchmarks.md", benchmark_tables.tables(result), claims)
 
 
-def check_generated(name, texts, in_readme):
-  """A page, and what is of it in the README, are what a report makes of its results."""
-  page, readme = (
-    (ROOT / path).read_text() for path in (f"docs/{name}.md", "README.md")
+def check_generated(name, texts, in_summary):
+  """A page, and what is of it in the summary, are what a report makes of its results."""
+  page, summary = (
+    (ROOT / "docs" / path).read_text() for path in (f"{name}.md", "results.md")
   )
   assert fill(page, texts) == page
   assert page.count("<!-- end of ") == len(texts)
-  assert fill(readme, in_readme) == readme
+  assert fill(summary, in_summary) == summary
 
 
 def test_classification_is_what_the_report_generates():
@@ -194,7 +194,7 @@ def test_what_is_said_of_faces_in_words_is_in_their_results():
   ]
   changes = [paired.difference for paired, _ in found]
   assert min(paired.low for paired, _ in found) > -1.2
-  readme = " ".join((ROOT / "README.md").read_text().split())
+  readme = " ".join((ROOT / "docs" / "results.md").read_text().split())
   assert (
     f"errors of {found[0][1]:.1f}% change by {min(changes):+.1f} to "
     f"{max(changes):+.1f} points; six seeds exclude gains of 1.2"

@@ -1,6 +1,6 @@
 """Every table and figure of the experiments with faces, from the JSON of the runs.
 
-  python -m experiments.faces.report --output docs --readme README.md
+  python -m experiments.faces.report --output docs --readme docs/results.md
   python -m experiments.faces.report --preset smoke --results FOLDER
 
 Writes OUTPUT/faces.md and OUTPUT/images/faces_*.png. Of a page that is there already,

@@ -1,6 +1,6 @@
 """Every table and figure of the experiments in GANs, from the JSON of the runs alone.
 
-  python -m experiments.gan.report --output docs --readme README.md
+  python -m experiments.gan.report --output docs --readme docs/results.md
   python -m experiments.gan.report --preset smoke --results FOLDER
 
 Writes OUTPUT/gan.md and OUTPUT/images/gan_*.png. Of a page that is there already, only

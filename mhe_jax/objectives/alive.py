@@ -56,15 +56,14 @@ def excess_of_alive(
     return excess
   if isinstance(objective, RelativeExcess) and objective.log:
     excess = jnp.expm1(values)
-  counts, best, random = (jnp.asarray(x) for x in _scales(potential, n, d, half_space))
-  best, random = (
-    # The bounds are smooth in 1 / n.
-    jnp.interp(-1.0 / jnp.maximum(alive, 2), -1.0 / counts, x).astype(excess.dtype)
-    for x in (best, random)
+  counts, best, random = (
+    jnp.asarray(x, excess.dtype) for x in _scales(potential, n, d, half_space)
   )
+  m = jnp.maximum(alive, 2).astype(excess.dtype)
+  # The bounds are smooth in 1 / n.
+  best, random = (jnp.interp(-1.0 / m, -1.0 / counts, x) for x in (best, random))
   best_of_all, random_of_all = PairEnergy(potential).scale(n, d, half_space=half_space)
   energy = best_of_all + excess * (random_of_all - best_of_all)
-  m = jnp.maximum(alive, 2).astype(excess.dtype)
   right = potential.at_cosine(0.0)
   if half_space:
     opposite = potential.at_cosine(-1.0)
