@@ -40,6 +40,7 @@ class Problem(NamedTuple):
 
 
 HEAD = (LayerRule("head/kernel", role="output"),)
+_POSITIONS = LayerRule("positions", role="skip")
 _ZERO = nn.initializers.zeros
 _HE = nn.initializers.he_normal()
 
@@ -264,7 +265,7 @@ def _language_model():
 
   measured = windows(np.random.default_rng(1).integers(0, len(text) - length, 100))
   init = _init(make, measured[:1, :-1])
-  return Problem(init, loss, draw, measured, HEAD)
+  return Problem(init, loss, draw, measured, (*HEAD, _POSITIONS))
 
 
 def _docstrings():
