@@ -39,8 +39,10 @@ class Problem(NamedTuple):
   rules: tuple[LayerRule, ...]
 
 
-HEAD = (LayerRule("head/kernel", role="output"),)
-_POSITIONS = LayerRule("positions", role="skip")
+HEAD = (
+  LayerRule("head/kernel", role="output"),
+  LayerRule("positions", role="skip", optional=True),
+)
 _ZERO = nn.initializers.zeros
 _HE = nn.initializers.he_normal()
 
@@ -265,7 +267,7 @@ def _language_model():
 
   measured = windows(np.random.default_rng(1).integers(0, len(text) - length, 100))
   init = _init(make, measured[:1, :-1])
-  return Problem(init, loss, draw, measured, (*HEAD, _POSITIONS))
+  return Problem(init, loss, draw, measured, HEAD)
 
 
 def _docstrings():
