@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from mhe_jax.layers.select import Layer
 
@@ -35,9 +36,10 @@ def warn_of_small_starts(layers: Sequence[Layer]) -> None:
   small = tuple(x.path for x, norm in zip(layers, norms) if norm < _FAR_BELOW * usual)
   if small and small not in _told:
     _told.add(small)
-    others = f" and {len(small) - 1} more" if len(small) > 1 else ""
+    first, *others = small
+    more = f" and {len(others)} more" if others else ""
     warnings.warn(
-      f"Neurons of {small[0]!r}{others} start with norms below {_FAR_BELOW:.0%} of the "
+      f"Neurons of {first!r}{more} start with norms below {_FAR_BELOW:.0%} of the "
       "usual. The gradient of the energy goes as 1 / norm: added to that of the loss, "
       "it can keep such layers from training. mhe_jax.spread(optimizer) has a bound.",
       stacklevel=4,
@@ -49,7 +51,7 @@ _told: set[tuple[str, ...]] = set()
 
 def _is_known(leaf):
   if isinstance(leaf, jax.Array):
-    return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable
+    return not isinstance(leaf, Tracer) and leaf.is_fully_addressable
   return isinstance(leaf, np.ndarray)
 
 
