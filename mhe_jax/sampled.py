@@ -104,6 +104,7 @@ def sampled_energy(
   assert rows is not None
   axis_name = check_axis_name(axis_name)
   check_potential(potential)
+  assert rows is not None  # One of the two is given.
   neurons, rows = as_neurons(neurons, whole=False), as_rows(rows)
   check_sharded(axis_name, {"neurons": neurons}, {"rows": rows})
   of_rows = _OfRows(potential, bool(half_space), axis_name)

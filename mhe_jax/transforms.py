@@ -18,6 +18,7 @@ from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.pair_energy import as_objective
 from mhe_jax.objectives.relative import RECOMMENDED
 from mhe_jax.potentials.base import Potential
+from mhe_jax.starts import warn_of_small_starts
 
 
 class HypersphericalEnergyState(NamedTuple):
@@ -60,7 +61,9 @@ def add_hyperspherical_energy(
   :func:`with_hyperspherical_energy` builds that. Between the preconditioner and
   the learning rate it is decoupled, as the decay of AdamW:
   :func:`with_decoupled_hyperspherical_energy`. After the learning rate it would
-  have the wrong sign.
+  have the wrong sign. In layers that start at zero, or far below the others, the energy
+  has the first steps to itself, of which ``init`` warns; :func:`mhe_jax.spread` has a
+  bound.
 
   The energy, and that of each layer, is read from the state of any optimizer around it
   by the name of its part, ``optax.tree.get(opt_state,
@@ -135,13 +138,15 @@ def add_hyperspherical_energy(
   def init_fn(params):
     # From shapes and dtypes alone: the leaves may be abstract.
     layers = select(params, rules).layers
+    counted = counted_layers(layers, hidden_weight, output_weight)
+    if not is_plain_zero(weight):
+      warn_of_small_starts(counted)
     dtype = compute_dtype(*(layer.compute_dtype for layer in layers))
     return HypersphericalEnergyState(
       count=jnp.zeros([], jnp.int32),
       energy=jnp.zeros([], dtype),
       layer_energies={
-        layer.path: jnp.zeros([], layer.compute_dtype)
-        for layer in counted_layers(layers, hidden_weight, output_weight)
+        layer.path: jnp.zeros([], layer.compute_dtype) for layer in counted
       },
     )
 

@@ -1,5 +1,6 @@
 """A strict session: whatever JAX can be strict about, it is strict about here."""
 
+import gc
 import importlib.metadata
 import os
 
@@ -7,6 +8,9 @@ import os
 flags = ["--xla_force_host_platform_device_count=8"]
 # Most of the time of the tests is compilation. "0" compiles everything as for users.
 hurried = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
+# Programs are small: to compile one in several parts costs more than it saves.
+if hurried:
+  flags += ["--xla_cpu_parallel_codegen_split_count=1"]
 # Without these, which later versions always use, loops compile a third faster.
 if hurried and importlib.metadata.version("jaxlib").startswith("0.10."):
   flags += ["--xla_cpu_use_fusion_emitters=false"]
@@ -19,6 +23,19 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory():
+  """What a file has traced and compiled serves no other one, but fills gigabytes.
+
+  Nor is garbage looked for in the midst of it, where nearly everything is still in use.
+  """
+  gc.disable()
+  yield
+  jax.clear_caches()
+  gc.enable()
+  gc.collect()
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ def normal(*shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def select(folder, shapes, config=None):
+def select(folder, shapes, config=None, writer="pt"):
   """What is made of tensors of these shapes, and the tensors."""
   tensors = {
     name: normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())
   }
-  save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+  save_file(tensors, folder / "model.safetensors", metadata={"format": writer})
   if config is not None:
     (folder / "config.json").write_text(json.dumps(config))
   return select_layers(open_checkpoint(folder), None), tensors

@@ -68,7 +68,7 @@ def test_derivatives_and_invariances(name, half_space):
     "reversed": W * (rng.choice([-1.0, 1.0], size=(6, 1)) if half_space else 1.0),
   }
   batch = np.concatenate([W + moves, W - moves, list(same.values())])
-  ahead, behind, others = np.split(np.asarray(f(batch)), [W.size, 2 * W.size])
+  ahead, behind, others = np.split(np.asarray(jax.jit(f)(batch)), [W.size, 2 * W.size])
   differences = (ahead - behind) / (2 * steps.ravel())
   if not is_field:
     np.testing.assert_allclose(gradient.ravel(), differences, rtol=1e-5, atol=1e-8)

@@ -270,7 +270,9 @@ def test_groups_of_convolutions_that_the_layer_before_tells(tmp_path, names):
     )
   selected, _, name = read(inputs=1)
   assert "depthwise" in selected.skipped[name]
-  selected, _, name = read(inputs=6)  # Two groups, or a gated linear unit.
+  selected, w, name = read(inputs=6)
+  assert {x.name: x.shape for x in selected.layers}[name] == (2, 6, 54)
+  selected, _, name = read(inputs=6, window=3)  # Or a gated linear unit between them.
   assert "(0,groups:2 or 0)" in selected.unknown[name]
   # A pixel shuffle leaves a quarter of the channels, too, after windows of 3 x 3.
   selected, _, name = read(inputs=3, window=3)
@@ -384,7 +386,8 @@ def test_flax(tmp_path, separator):
   name = "params/Dense_0/kernel"
   np.testing.assert_array_equal(found[name], tensors[name].T)
   name = "params/Conv_0/kernel"
-  np.testing.assert_array_equal(found[name], tensors[name].reshape(-1, 6).T)
+  expected = tensors[name].transpose(3, 2, 0, 1).reshape(6, -1)
+  np.testing.assert_array_equal(found[name], expected)
   name = "params/attention/query/kernel"
   np.testing.assert_array_equal(found[name], tensors[name].reshape(8, 8).T)
 

@@ -369,10 +369,10 @@ def test_files_that_are_damaged_after_they_were_opened(tmp_path, kind):
 def test_what_is_no_checkpoint(tmp_path):
   for name, match in (
     ("nothing", "is not there"),
-    ("model.onnx", "must be .safetensors, .npz, or a folder"),
+    ("model.xyz", "must be .safetensors, .npz, .npy, .msgpack, .eqx, or a folder"),
     ("x" * 5000, "cannot be read"),
   ):
-    if name == "model.onnx":
+    if name == "model.xyz":
       (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InputError, match=match):
       redundancy(tmp_path / name)

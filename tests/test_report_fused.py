@@ -281,11 +281,13 @@ def test_halves_that_are_multiplied(tmp_path, module, following):
   selected, tensors = select(tmp_path, {name: (12, 8), after: (8, 6)})
   parts = dict(zip(("first", "second"), np.split(tensors[name].T, 2, axis=1)))
   check_parts(matrices(selected, tensors), name, parts, 12)
-  for shape in ((8, 12), (8, 3)):  # A layer as others: nothing is halved after it.
-    selected, tensors = select(tmp_path, {name: (12, 8), after: shape})
+  for others, evidence in (({after: (8, 12)}, "neighbors"), ({}, "assumed")):
+    selected, tensors = select(tmp_path, {name: (12, 8), **others})
     np.testing.assert_array_equal(matrices(selected, tensors)[name], tensors[name])
-  selected, tensors = select(tmp_path, {name: (12, 8)})
-  np.testing.assert_array_equal(matrices(selected, tensors)[name], tensors[name])
+    (layer,) = (x for x in selected.layers if x.name == name)
+    assert layer.part.evidence == evidence
+  selected, _ = select(tmp_path, {name: (12, 8), after: (8, 3)})
+  assert "takes a quarter of what it gives" in selected.unknown[name]
 
 
 def test_halves_of_a_convolution_that_are_multiplied(tmp_path):

@@ -1,27 +1,39 @@
 r"""Trains the language model, one run after the other.
 
-python -m experiments.language tuning
+  python -m experiments.language --what tuning
+
+A run is a JSON file in OUTPUT; those that are there are skipped, so that the command
+can be stopped and given again. `experiments.language.report` makes the tables.
 """
 
 import pathlib
+from typing import Literal
 
 import tyro
 from rich.console import Console
 
 from experiments.errors import make_folder, told_in_a_line
 from experiments.kept import write_json
-from experiments.language import plan
+from experiments.language.plan import PLANS
 from experiments.language.text import read
 
 
-def main(what: str = "tuning", output: pathlib.Path = pathlib.Path("runs/language")):
-  """Trains what is not there yet."""
+def main(
+  what: Literal["tuning", "controls", "confirming", "longer"] = "tuning",
+  output: pathlib.Path = pathlib.Path("runs/language"),
+) -> None:
+  """Trains what is not there yet.
+
+  Args:
+    what: a plan; a run takes a minute of one core.
+    output: folder of the runs.
+  """
   from experiments.language.training import train  # noqa: PLC0415  (starts JAX)
 
   console = Console()
   with told_in_a_line(console):
     make_folder(output)
-    for run in getattr(plan, what)():
+    for run in PLANS[what]():
       path = output / f"{run.name}.json"
       if path.exists():
         continue

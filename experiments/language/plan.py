@@ -94,14 +94,28 @@ def controls() -> list[Run]:
   return [Run(0, 300, "adamw", form, rate, 0) for rate, form in grid]
 
 
+# Each at its best rate of the first half.
+BEST: tuple[tuple[Optimizer, Form, float], ...] = (
+  ("muon", "without", 0.04),
+  ("muon", "spread 1", 0.04),
+  ("adamw", "without", 0.004),
+  ("adamw", "spread 1", 0.016),
+)
+
+
+def confirming() -> list[Run]:
+  """The best of the first half, on the second and with other seeds."""
+  return [Run(1, 300, *arm, seed) for seed in range(3) for arm in BEST]
+
+
 def longer() -> list[Run]:
-  """Whether it lasts: four times the steps, at rates around the best."""
-  arms: list[tuple[Form, float]] = [
-    ("without", 0.002),
-    ("spread 1", 0.008),
-    ("without", 0.004),
-    ("spread 1", 0.016),
-    ("spread", 0.008),
-    ("orthonormal 1", 0.016),
-  ]
-  return [Run(0, 1200, "adamw", form, rate, 0) for form, rate in arms]
+  """Whether it lasts: four times the steps."""
+  return [Run(0, 1200, *arm, 0) for arm in BEST]
+
+
+PLANS = {
+  "tuning": tuning,
+  "controls": controls,
+  "confirming": confirming,
+  "longer": longer,
+}

@@ -8,8 +8,8 @@ A cell, that is a network with an optimizer, is a JSON file in OUTPUT; finished 
 are skipped, so that the command can be stopped and given again. Then the picture and
 the tables are made of them. Those of docs/spread.md, from the results that are kept:
 
-  python -m experiments.spread --preset cpu --output experiments/results/spread \
-    --pictures docs/images --page docs/spread.md
+  python -m experiments.spread --preset cpu --no-train \
+    --output experiments/results/spread --pictures docs/images --page docs/spread.md
 """
 
 import json
@@ -32,6 +32,7 @@ def main(
   output: pathlib.Path | None = None,
   pictures: pathlib.Path | None = None,
   page: pathlib.Path | None = None,
+  train: bool = True,
 ) -> None:
   """Trains small networks with forms of the energy.
 
@@ -41,6 +42,7 @@ def main(
     pictures: folder for spread.png; by default OUTPUT.
     page: Markdown whose tables are replaced, or which is made; by default
       OUTPUT/spread.md.
+    train: what is not there yet; otherwise the tables are of the cells that are.
   """
   console = Console()
   with told_in_a_line(console):
@@ -48,6 +50,10 @@ def main(
     make_folder(output)
     make_folder(pictures or output)
     cells = PRESETS[preset]
+    if not train:
+      cells = [cell for cell in cells if _is_there(cell, output)]
+      if not cells:
+        raise InputError(f"output must have cells of this preset, got {output}.")
     todo = [cell for cell in cells if not _is_there(cell, output)]
     columns = (*rich.progress.Progress.get_default_columns(), "{task.completed}")
     with rich.progress.Progress(*columns, console=console) as progress:

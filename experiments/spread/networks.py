@@ -39,7 +39,10 @@ class Problem(NamedTuple):
   rules: tuple[LayerRule, ...]
 
 
-HEAD = (LayerRule("head/kernel", role="output"),)
+HEAD = (
+  LayerRule("head/kernel", role="output"),
+  LayerRule("positions", role="skip", optional=True),
+)
 _ZERO = nn.initializers.zeros
 _HE = nn.initializers.he_normal()
 

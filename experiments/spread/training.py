@@ -101,7 +101,8 @@ def _step(whole: Problem, tx):
 def _run(whole: Problem, tx, step, measures, start: Start, seed: int, steps: int):
   """Loss in training, excess of the layers and norm, at the end."""
   params = whole.init(jax.random.key(seed), start)
-  state, rng = tx.init(params), np.random.default_rng(seed)
+  # Compiled, it does not warn of layers that start at zero, which are tried here.
+  state, rng = jax.jit(tx.init)(params), np.random.default_rng(seed)
   for _ in range(steps):
     params, state = step(params, state, whole.draw(rng))
   loss, excess, norm = measures(params)

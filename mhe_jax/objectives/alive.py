@@ -12,8 +12,8 @@ from mhe_jax.objectives.relative import RecommendedExcess, RelativeExcess, exces
 from mhe_jax.objectives.sampled import Sampled
 from mhe_jax.potentials.base import Potential
 
-# Numbers of neurons whose scale is computed; between them it is interpolated.
-_EXACT, _POINTS = 64, 256
+# Up to so many neurons every scale is computed; of more it is interpolated.
+_EXACT = 1024
 
 
 def excess_of_alive(
@@ -56,12 +56,16 @@ def excess_of_alive(
     return excess
   if isinstance(objective, RelativeExcess) and objective.log:
     excess = jnp.expm1(values)
-  counts, best, random = (
-    jnp.asarray(x, excess.dtype) for x in _scales(potential, n, d, half_space)
-  )
   m = jnp.maximum(alive, 2).astype(excess.dtype)
-  # The bounds are smooth in 1 / n.
-  best, random = (jnp.interp(-1.0 / m, -1.0 / counts, x) for x in (best, random))
+  counts, *scales = _scales(potential, n, d, half_space)
+  if len(counts) == n - 1:
+    at = jnp.maximum(alive, 2) - 2
+    best, random = (jnp.asarray(x, excess.dtype)[at] for x in scales)
+  else:  # They are smooth in 1 / n.
+    places = jnp.asarray(-1.0 / counts, excess.dtype)
+    best, random = (
+      jnp.interp(-1.0 / m, places, jnp.asarray(x, excess.dtype)) for x in scales
+    )
   best_of_all, random_of_all = PairEnergy(potential).scale(n, d, half_space=half_space)
   energy = best_of_all + excess * (random_of_all - best_of_all)
   right = potential.at_cosine(0.0)
@@ -100,11 +104,15 @@ def _scales(
   potential: Potential, n: int, d: int, half_space: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Numbers of neurons from 2 to n, and bound and random energy of so many."""
-  counts = {*range(2, min(n, _EXACT) + 1), n, *(k for k in range(d - 1, d + 4))}
-  counts |= {int(k) for k in np.geomspace(2, n, _POINTS)}
-  counts = np.array(sorted(k for k in counts if 2 <= k <= n))
-  scales = [
-    PairEnergy(potential).scale(int(k), d, half_space=half_space) for k in counts
-  ]
-  best, random = np.array(scales).T
+  counts = np.arange(2, n + 1)
+  if n > _EXACT:
+    spread = np.geomspace(_EXACT, n, _EXACT // 4).astype(int)
+    counts = np.unique(np.concatenate([counts[: _EXACT - 1], [d, d + 1], spread]))
+    counts = counts[(counts >= 2) & (counts <= n)]
+  bound = functools.partial(potential.lower_bound, half_space=half_space)
+  best = np.array([bound(int(k), d) for k in counts])
+  mean = potential.random_mean(d)
+  random = np.full(len(counts), mean)
+  if half_space:
+    random = np.array([potential.half_space_mean(int(k), 2.0 * mean) for k in counts])
   return counts, best, random

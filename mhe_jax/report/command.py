@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import io
 import os
 import pathlib
@@ -18,6 +19,7 @@ from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.report.checkpoint import open_checkpoint
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.make import EXACT_UP_TO, Progress, compare, redundancy
+from mhe_jax.report.programs import made_by, rules_of_model, with_leaves
 from mhe_jax.report.tables import printable
 
 
@@ -31,7 +33,11 @@ class Arguments:
     against: the checkpoint it came from: what changed?
     rule: PATTERN=AXES, tried in order before the names are; PATTERN is a regular
       expression for the whole name of a tensor, AXES the axes of its neurons, as 0 or
-      -2,-1; with batch:AXIS for independent layers, groups:COUNT; or skip, output.
+      -2,-1; with batch:AXIS for independent layers, groups:COUNT for equal sets one
+      after the other, turns:COUNT if these take turns; or skip, output.
+    model: MODULE:FUNCTION, of a checkpoint of JAX; the function, without arguments,
+      returns what layer_rules takes: (function, params, *inputs) or (module, *inputs);
+      of .eqx it has the names too.
     potential: riesz:S, riesz:S:geodesic, or gaussian:T.
     full_space: w and -w are different, in hidden layers too.
     exact_up_to: the most neurons of which all pairs are looked at; of more, a sample.
@@ -39,11 +45,13 @@ class Arguments:
     json: file for the report as JSON.
     csv: file for its rows as CSV.
     html: file for it as a page.
+    version: only say the version of mhe_jax.
   """
 
   checkpoint: pathlib.Path
   against: pathlib.Path | None = None
   rule: tuple[str, ...] = ()
+  model: str = ""
   potential: str = "riesz:1"
   full_space: bool = False
   exact_up_to: int = EXACT_UP_TO
@@ -51,6 +59,7 @@ class Arguments:
   json: pathlib.Path | None = None
   csv: pathlib.Path | None = None
   html: pathlib.Path | None = None
+  version: bool = False
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,6 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
   except ImportError:
     print("The command needs: pip install 'mhe-jax[report]'.", file=sys.stderr)
     sys.exit(2)
+  if "--version" in (sys.argv[1:] if arguments is None else arguments):
+    print(importlib.metadata.version("mhe_jax"))
+    return
   is_script = pathlib.Path(sys.argv[0]).stem == "mhe_jax"
   parsed = tyro.cli(
     Annotated[
@@ -96,6 +108,12 @@ def _run(arguments: Arguments) -> None:
   if arguments.exact_up_to < 2:
     raise InputError(f"exact-up-to must be at least 2, got {arguments.exact_up_to}.")
   rules = [rule_of(text) for text in arguments.rule]
+  checkpoint: Any = arguments.checkpoint
+  if arguments.model:
+    made = made_by(arguments.model)
+    if arguments.checkpoint.suffix == ".eqx":
+      checkpoint = with_leaves(made, arguments.checkpoint)
+    rules += rules_of_model(arguments.model, made, open_checkpoint(checkpoint))
   potential = potential_of(arguments.potential)
   files = _files(arguments)
   with _bar() as progress:
@@ -107,9 +125,11 @@ def _run(arguments: Arguments) -> None:
       progress=progress,
     )
     if arguments.against is None:
-      report = redundancy(arguments.checkpoint, potential, **options)
+      report = redundancy(checkpoint, potential, **options)
     else:
-      report = compare(arguments.checkpoint, arguments.against, potential, **options)
+      report = compare(checkpoint, arguments.against, potential, **options)
+  if not report.rows:
+    raise InputError(report.nothing_read)
   failed = []
   for kind, path in files.items():
     try:
@@ -196,7 +216,7 @@ def rule_of(text: str) -> LayerRule:
   pattern, separator, what = text.rpartition("=")
   if not separator:
     raise InputError(f"rule must be PATTERN=AXES, got {text!r}.")
-  neurons, batch, groups, roles = [], [], [], []
+  neurons, batch, groups, turns, roles = [], [], [], [], []
   for word in filter(None, map(str.strip, what.split(","))):
     if re.fullmatch(r"-?\d+", word):
       neurons.append(int(word))
@@ -204,21 +224,27 @@ def rule_of(text: str) -> LayerRule:
       batch.append(int(match[1]))
     elif match := re.fullmatch(r"groups:(\d+)", word):
       groups.append(int(match[1]))
+    elif match := re.fullmatch(r"turns:(\d+)", word):
+      turns.append(int(match[1]))
     elif word in ("skip", "output", "hidden"):
       roles.append(word)
     else:
       raise InputError(
-        "rule must end with axes (0 or -2,-1), batch:AXIS, groups:COUNT, skip or "
-        f"output, got {word!r} in {text!r}."
+        "rule must end with axes (0 or -2,-1), batch:AXIS, groups:COUNT, "
+        f"turns:COUNT, skip or output, got {word!r} in {text!r}."
       )
-  if not neurons and (batch or groups):
+  if not neurons and (batch or groups or turns):
     raise InputError(f"rule must name an axis of neurons, got {text!r}.")
-  if len(groups) > 1 or len(roles) > 1 or (neurons and "skip" in roles):
+  if turns and not groups:
+    raise InputError(f"rule must say the groups that take turns, got {text!r}.")
+  if (
+    len(groups) > 1 or len(turns) > 1 or len(roles) > 1 or (neurons and "skip" in roles)
+  ):
     raise InputError(f"rule must say one thing, got {text!r}.")
   try:
     axes = None
     if neurons:
-      axes = NeuronAxes(tuple(neurons), tuple(batch), *groups)
+      axes = NeuronAxes(tuple(neurons), tuple(batch), *groups, *turns)
     return LayerRule(pattern, axes, *roles)
   except ValueError as error:
     raise InputError(f"rule {text!r}: {error}") from None

@@ -1,7 +1,7 @@
 """From the names of a checkpoint, and rules, to layers of neurons."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -12,15 +12,17 @@ from mhe_jax.layers.rules import LayerRule, Match, check_matches, check_rules, m
 from mhe_jax.report.checkpoint import Checkpoint
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.parts import (
+  BY_CLASS,
+  BY_RULE,
   NotNeurons,
   Part,
   Reading,
-  Stored,
   Unknown,
-  dotted,
 )
 from mhe_jax.report.pytorch.architectures import read_name
 from mhe_jax.report.readers.base import Tensor
+from mhe_jax.report.scales import Scales
+from mhe_jax.report.stored import Stored, dotted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,21 +60,32 @@ class Selected:
 
 
 def select_layers(
-  checkpoint: Checkpoint, rules: Sequence[LayerRule] | None
+  checkpoint: Checkpoint,
+  rules: Sequence[LayerRule] | None,
+  called: Mapping[str, str] | None = None,
 ) -> Selected:
-  """Decides for every tensor, from its name, shape and dtype, what it is.
+  """Decides for every tensor what it is: from rules, classes, names, and neighbors.
+
+  Args:
+    checkpoint: names, shapes and dtypes.
+    rules: of the user.
+    called: by which other names the rules know some tensors.
 
   Raises:
     TypeError: ``rules`` are no rules.
     InputError: a rule matches no tensor, or never wins, or does not fit a shape.
   """
-  rules = check_rules(rules)
+  rules, called = check_rules(rules), called or {}
   shapes = {tensor.name: tensor.shape for tensor in checkpoint.tensors}
-  stored = Stored.of(shapes, checkpoint.config)
-  matches = {name: match(rules, name) for name in shapes}
+  stored = Stored.of(shapes, checkpoint.config, checkpoint.writer)
+  scales = Scales.of(checkpoint)
+  matches = {name: match(rules, called.get(name, name)) for name in shapes}
   layers, skipped, unknown = [], {}, {}
   for tensor in checkpoint.tensors:
-    reading = _read(tensor, stored, matches[tensor.name])
+    by_class = match(checkpoint.by_class, tensor.name).reader
+    reading = _read(tensor, stored, matches[tensor.name], by_class)
+    if isinstance(reading, tuple):
+      reading = scales.check(tensor, reading)
     if isinstance(reading, NotNeurons):
       skipped[tensor.name] = reading.reason
     elif isinstance(reading, Unknown):
@@ -80,13 +93,15 @@ def select_layers(
     else:
       layers += [StoredLayer(tensor, part) for part in reading]
   try:
-    check_matches(rules, matches, {**skipped, **unknown})
+    check_matches(
+      rules, {called.get(k, k): v for k, v in matches.items()}, {**skipped, **unknown}
+    )
   except ValueError as error:
     raise InputError(str(error)) from None
   return Selected(tuple(layers), skipped, unknown)
 
 
-def _read(tensor, stored, found: Match) -> Reading:
+def _read(tensor, stored, found: Match, by_class: LayerRule | None) -> Reading:
   winner, reader, role = found
   if reader is not None and role == "skip":
     return NotNeurons(reader.reason or f"by rule {reader.pattern!r}")
@@ -101,11 +116,14 @@ def _read(tensor, stored, found: Match) -> Reading:
   if not jnp.issubdtype(tensor.dtype, jnp.floating):
     return _not_floating(tensor)
   axes = reader.axes if reader is not None else None
-  if axes is None and stored.shapes[dotted(tensor.name)] != tensor.shape:
+  if axes is None and stored.as_stored[dotted(tensor.name)] != tensor.shape:
     return Unknown("another name is the same but for slashes and dots; a rule tells")
-  reading = (Part(axes, "by rule"),) if axes else read_name(tensor.name, stored)
+  if reader is not None and axes is not None:
+    reading = (Part(axes, "by rule", evidence=reader.reason or BY_RULE),)
+  else:
+    reading = _of_class(by_class, read_name(tensor.name, stored))
   if isinstance(reading, Unknown) and winner is not None and not reading.is_named:
-    reading = (Part(NeuronAxes(), "by rule, last axis"),)
+    reading = (Part(NeuronAxes(), "by rule, last axis", evidence=BY_RULE),)
   if isinstance(reading, tuple):
     if role is not None:  # In all parts.
       reading = tuple(dataclasses.replace(p, role=role) for p in reading)
@@ -119,8 +137,24 @@ def _read(tensor, stored, found: Match) -> Reading:
       return NotNeurons("no weights")
     if any(n < 2 for _, n, _ in shapes):
       return NotNeurons("fewer than two neurons: no pairs")
-    return _unless_scaled_by_blocks(tensor, stored, reading)
   return reading
+
+
+def _of_class(rule: LayerRule | None, by_name: Reading) -> Reading:
+  """What the class of a module says, with the parts and the role that names add.
+
+  A dense layer may hold several, or be the output: of that its class says nothing.
+  """
+  if rule is None:
+    return by_name
+  if rule.role in ("skip", "unread"):
+    return NotNeurons(rule.reason)
+  if rule.axes is None or (
+    isinstance(by_name, tuple)
+    and (len(by_name) > 1 or any(part.role == "output" for part in by_name))
+  ):
+    return by_name
+  return (Part(rule.axes, "by class", evidence=BY_CLASS),)
 
 
 def _not_floating(tensor) -> NotNeurons | Unknown:
@@ -132,22 +166,3 @@ def _not_floating(tensor) -> NotNeurons | Unknown:
       f"dtype {tensor.dtype}: quantized weights, if it is one, are not read"
     )
   return NotNeurons(f"dtype {tensor.dtype}")
-
-
-def _unless_scaled_by_blocks(tensor, stored, reading) -> Reading:
-  """8-bit floats have scales beside them: one for all, or for a row, is no matter."""
-  if tensor.dtype.itemsize > 1:
-    return reading
-  for suffix in ("_scale_inv", "_scale"):
-    scale = stored.shapes.get(f"{tensor.name}{suffix}".replace("/", "."))
-    if scale is None or np.prod(scale) == 1:
-      continue
-    rows = (tensor.shape[0],)
-    if scale not in (rows, (*rows, 1)):  # As many blocks as rows are blocks, too.
-      return Unknown(
-        "8-bit floats with a scale for each block, which change directions; convert it "
-        "to bfloat16"
-      )
-    if any(part.axes != NeuronAxes(0) for part in reading):
-      return Unknown("8-bit floats with a scale for each row, but neurons elsewhere")
-  return reading

@@ -15,9 +15,10 @@ from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.report.checkpoint import Checkpoint, open_checkpoint
 from mhe_jax.report.errors import InputError
+from mhe_jax.report.findings import FEWEST
 from mhe_jax.report.journal import Journal
 from mhe_jax.report.layers import Selected, StoredLayer, select_layers
-from mhe_jax.report.parts import dotted
+from mhe_jax.report.parts import ASSUMED
 from mhe_jax.report.readers.orbax import TREE
 from mhe_jax.report.reports import ComparisonReport, RedundancyReport
 from mhe_jax.report.rows import (
@@ -27,8 +28,10 @@ from mhe_jax.report.rows import (
   comparison_row,
   redundancy_row,
 )
+from mhe_jax.report.stored import dotted
 
 Path = str | pathlib.Path
+Source = Any  # A path, or a tree of arrays, or a module.
 # Called with the work done so far, all of it, and the layer that is next.
 Progress = Callable[[float, float, str], None]
 # All pairs of as many rows of 4,096 weights take two minutes on two cores.
@@ -37,7 +40,7 @@ ROWS = "rows.jsonl"
 
 
 def redundancy(
-  checkpoint: Path,
+  checkpoint: Source,
   potential: Potential = Riesz(1.0),
   *,
   half_space: bool = True,
@@ -91,7 +94,7 @@ def redundancy(
   opened = open_checkpoint(checkpoint)
   _check_output(output, opened)
   selected = select_layers(opened, rules)
-  header = _header("redundancy", options, rules, {"checkpoint": opened})
+  header = _header("redundancy", options, rules, {"checkpoint": opened}, output)
 
   def row_of(layer, tensor):
     return redundancy_row(layer, tensor, options)
@@ -106,13 +109,13 @@ def redundancy(
     progress,
   )
   return RedundancyReport(
-    rows, selected.skipped, selected.unknown, str(checkpoint), options
+    rows, selected.skipped, selected.unknown, str(opened.path), options
   )
 
 
 def compare(
-  checkpoint: Path,
-  base: Path,
+  checkpoint: Source,
+  base: Source,
   potential: Potential = Riesz(1.0),
   *,
   half_space: bool = True,
@@ -161,28 +164,31 @@ def compare(
   opened, against = open_checkpoint(checkpoint), open_checkpoint(base)
   _check_output(output, opened, against)
   selected = select_layers(opened, rules)
+  _refuse_adapters(opened, against)
+  selected, base_of = _in_both(selected, opened, against, rules)
   header = _header(
-    "comparison", options, rules, {"checkpoint": opened, "base": against}
+    "comparison", options, rules, {"checkpoint": opened, "base": against}, output
   )
-  against = _named_alike(against, opened)
-  in_base = {tensor.name: tensor for tensor in against.tensors}
-  _refuse_adapters(opened, in_base)
-  selected = _in_both(selected, opened, against, rules)
 
-  def row_of(layer, tensor, of_base):
-    return comparison_row(layer, tensor, of_base, options)
+  def row_of(layer, tensor, arrays):
+    of_base = base_of[layer.name]
+    if of_base.tensor.name not in arrays:
+      arrays.clear()  # The last are let go before the next are read.
+      arrays[of_base.tensor.name] = of_base.tensor.load()
+    base = arrays[of_base.tensor.name]
+    return comparison_row(layer, tensor, of_base, base, options)
 
   def load(tensor):
-    return tensor.load(), in_base[tensor.name].load()
+    return tensor.load(), {}
 
   rows = _rows(selected.layers, row_of, load, output, header, ComparisonRow, progress)
   return ComparisonReport(
     rows,
     selected.skipped,
     selected.unknown,
-    str(checkpoint),
+    str(opened.path),
     options,
-    base=str(base),
+    base=str(against.path),
   )
 
 
@@ -193,8 +199,12 @@ def _options(potential, half_space, exact_up_to) -> Options:
   )
 
 
-def _header(kind, options, rules, checkpoints: dict[str, Checkpoint]) -> dict[str, Any]:
+def _header(
+  kind, options, rules, checkpoints: dict[str, Checkpoint], output
+) -> dict[str, Any]:
   """What the rows of a journal depend on."""
+  if output is None:
+    return {}
   return {
     "report": kind,
     "version": importlib.metadata.version("mhe_jax"),
@@ -244,7 +254,9 @@ def _rows(layers, row_of, load, output, header, row_class, progress) -> tuple:
 
   def change(row):
     x = getattr(row, row_class.order)
-    return -math.inf if math.isnan(x) else x
+    # What is assumed, or has hardly a pair, does not lead.
+    is_sure = row.evidence != ASSUMED
+    return is_sure, row.n >= FEWEST, -math.inf if math.isnan(x) else x
 
   return tuple(sorted((known[x.name] for x in layers), key=change, reverse=True))
 
@@ -255,9 +267,9 @@ def _work(layer: StoredLayer) -> float:
   return float(sets) * n * d * (min(n, EXACT_UP_TO) + min(n, d))
 
 
-def _refuse_adapters(opened: Checkpoint, in_base) -> None:
-  names = [tensor.name for tensor in opened.tensors]
-  if any("lora_" in name.lower() for name in names) and not {*names} & {*in_base}:
+def _refuse_adapters(opened: Checkpoint, against: Checkpoint) -> None:
+  names = {tensor.name for tensor in opened.tensors}
+  if any("lora_" in name.lower() for name in names) and not _called(opened, against):
     raise InputError(
       f"{opened.path} is an adapter (LoRA), not a model: it has no weights of the "
       "base. Merge it into its base first (merge_and_unload of peft), or report it "
@@ -265,53 +277,71 @@ def _refuse_adapters(opened: Checkpoint, in_base) -> None:
     )
 
 
-def _named_alike(against: Checkpoint, opened: Checkpoint) -> Checkpoint:
-  """The base, its tensors by the names that the checkpoint has for them.
+def _called(opened: Checkpoint, against: Checkpoint) -> dict[str, str]:
+  """The names that the checkpoint has for tensors of the base.
 
-  Formats write the same keys differently: with slashes or dots between them, and nnx
-  with ``value`` as the last.
+  Libraries write the same keys differently: with slashes or dots between them, nnx with
+  ``value`` as the last, Flax ``kernel`` for what others call ``weight``.
   """
 
   def key(name):
-    return dotted(name).removesuffix(".value")
+    name = dotted(name).removesuffix(".value").removeprefix("params.")
+    module, _, last = name.rpartition(".")
+    return f"{module}.weight" if last in ("kernel", "embedding") else name
 
   ours: dict[str, list[str]] = {}
   for tensor in opened.tensors:
     ours.setdefault(key(tensor.name), []).append(tensor.name)
   counts = collections.Counter(key(tensor.name) for tensor in against.tensors)
-  tensors = []
+  exact = {tensor.name for tensor in opened.tensors}
+  called = {}
   for tensor in against.tensors:
     same = ours.get(key(tensor.name), [])
-    is_clear = len(same) == counts[key(tensor.name)] == 1
-    name = same[0] if is_clear else tensor.name
-    tensors.append(dataclasses.replace(tensor, name=name))
-  return dataclasses.replace(against, tensors=tuple(tensors))
+    if len(same) == counts[key(tensor.name)] == 1:
+      called[tensor.name] = same[0]
+    elif tensor.name in exact:
+      called[tensor.name] = tensor.name
+  return called
 
 
-def _in_both(selected: Selected, opened: Checkpoint, against, rules) -> Selected:
-  """The layers that are in both, and the tensors that are not as unknown."""
-  # Of the base what may not be read, such as 8-bit floats with a scale for each block;
-  # its names mean what they mean in the checkpoint.
+def _in_both(
+  selected: Selected, opened: Checkpoint, against: Checkpoint, rules
+) -> tuple[Selected, dict[str, StoredLayer]]:
+  """The layers that are in both, with those of the base, perhaps stored otherwise.
+
+  What is not in both is added to what is unknown.
+  """
+  called = _called(opened, against)
+  # Names mean what they mean in the checkpoint, if nothing is said of the base.
   of_base = select_layers(
-    dataclasses.replace(against, config=opened.config),
+    dataclasses.replace(against, config=against.config or opened.config),
     [dataclasses.replace(rule, optional=True) for rule in rules or ()],
+    called,
   )
-  there = {tensor.name: tensor for tensor in against.tensors}
-  readable = {layer.tensor.name for layer in of_base.layers}
-  layers, unknown = [], dict(selected.unknown)
+  there = {called.get(t.name, t.name): t for t in against.tensors}
+  readable = {
+    (called.get(layer.tensor.name, layer.tensor.name), layer.part.label): layer
+    for layer in of_base.layers
+  }
+  reasons = {
+    called.get(name, name): reason
+    for name, reason in {**of_base.skipped, **of_base.unknown}.items()
+  }
+  layers, unknown, base_of = [], dict(selected.unknown), {}
   for layer in selected.layers:
     name = layer.tensor.name
+    alike = readable.get((name, layer.part.label))
     if name not in there:
       unknown[name] = "not in the base"
-    elif there[name].shape != layer.tensor.shape:
+    elif alike is None and name in reasons:
+      unknown[name] = f"not read in the base: {reasons[name]}"
+    elif alike is None or alike.shape != layer.shape:
       unknown[name] = f"of shape {there[name].shape} in the base"
-    elif name not in readable:
-      reason = {**of_base.skipped, **of_base.unknown}[name]
-      unknown[name] = f"not read in the base: {reason}"
     else:
+      base_of[layer.name] = alike
       layers.append(layer)
   names = {tensor.name for tensor in opened.tensors}
   for layer in of_base.layers:
-    if layer.tensor.name not in names:
-      unknown[layer.tensor.name] = "only in the base"
-  return Selected(tuple(layers), selected.skipped, unknown)
+    if (name := called.get(layer.tensor.name, layer.tensor.name)) not in names:
+      unknown[name] = "only in the base"
+  return Selected(tuple(layers), selected.skipped, unknown), base_of

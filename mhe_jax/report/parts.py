@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,15 @@ from mhe_jax.layers.axes import NeuronAxes
 
 # What a table of architectures says of an embedding, and a report tells its reader.
 TIED = "embedding, a row each, and the output layer"
+
+# What excludes that a tensor is read otherwise than it is.
+BY_RULE = "rule"
+BY_PROGRAM = "program"  # layer_rules of the function that uses it.
+BY_CLASS = "class"  # Of the module that holds it.
+BY_CONFIG = "config"  # config.json says sizes, heads, or the family.
+BY_NEIGHBORS = "neighbors"  # The tensors beside it take what it gives.
+BY_NAME = "name"  # One architecture, or every one, means this by the name.
+ASSUMED = "assumed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +31,8 @@ class Part:
     view: a shape that the tensor is given first, which splits its axes.
     index: of the view, the part: whole numbers and slices, for its first axes.
     role: ``"hidden"`` or ``"output"``.
+    order: the axes of the tensor in the order that it is read in; first of all.
+    evidence: what excludes other readings; :data:`ASSUMED` if nothing does.
   """
 
   axes: NeuronAxes
@@ -31,10 +41,15 @@ class Part:
   view: tuple[int, ...] | None = None
   index: tuple[int | slice, ...] = ()
   role: str = "hidden"
+  order: tuple[int, ...] | None = None
+  evidence: str = ASSUMED
 
   def matrix_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Shape ``(sets, n, d)`` of :meth:`matrices`, of a tensor of this shape."""
-    shape = shape if self.view is None else self.view
+    if self.view is not None:
+      shape = self.view
+    elif self.order is not None:
+      shape = tuple(shape[axis] for axis in self.order)
     sizes: list[int] = []
     for axis, size in enumerate(shape):
       chosen = self.index[axis] if axis < len(self.index) else slice(None)
@@ -46,9 +61,12 @@ class Part:
   def matrices(self, tensor: np.ndarray) -> np.ndarray:
     """Its neurons ``[sets, n, d]``, of the tensor's dtype."""
     shape = self.matrix_shape(tensor.shape)
+    if self.order is not None:
+      tensor = tensor.transpose(self.order)
     if self.view is not None:
       tensor = tensor.reshape(self.view)
-    return self.axes.to_matrix(tensor[self.index]).reshape(shape)
+    matrices = self.axes.to_matrix(tensor[self.index]).reshape(shape)
+    return np.ascontiguousarray(matrices)  # Sums in one order, however it is stored.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,49 +90,3 @@ class Unknown:
 
 
 Reading = tuple[Part, ...] | NotNeurons | Unknown
-
-
-def dotted(name: str) -> str:
-  """A name with dots between its keys, as PyTorch has it."""
-  return name.replace("/", ".")
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-  """What a table of architectures looks at.
-
-  Attributes:
-    shapes: of all tensors, by name with dots between its keys.
-    paths: the keys of each of these names.
-    config: of ``config.json``.
-  """
-
-  shapes: dict[str, tuple[int, ...]]
-  paths: dict[str, tuple[str, ...]]
-  config: dict[str, Any]
-
-  @classmethod
-  def of(cls, shapes: dict[str, tuple[int, ...]], config: dict[str, Any]) -> "Stored":
-    """Of shapes by name as stored, with slashes or else dots between its keys."""
-    paths = {
-      dotted(name): tuple(name.split("/" if "/" in name else ".")) for name in shapes
-    }
-    return cls({dotted(k): shape for k, shape in shapes.items()}, paths, config)
-
-  def number(self, *names: str) -> int | None:
-    """The first of these settings that is a whole number, of the part on attention too.
-
-    Older files call the number of heads otherwise than newer ones.
-    """
-    attention = self.config.get("attn_config")
-    for config in (self.config, attention if isinstance(attention, dict) else {}):
-      for name in names:
-        value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-          return value
-    return None
-
-  @property
-  def model_type(self) -> str:
-    """The family of the model, as ``"phi3"``; empty if nothing says it."""
-    return str(self.config.get("model_type", ""))

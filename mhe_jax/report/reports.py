@@ -1,14 +1,17 @@
 """The reports: rows, what is not in them and why, and how they print."""
 
 import abc
+import collections
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from mhe_jax.report import tables
-from mhe_jax.report.parts import TIED
+from mhe_jax.report.findings import Finding, findings
+from mhe_jax.report.parts import ASSUMED, TIED
 from mhe_jax.report.rows import ComparisonRow, Options, RedundancyRow
 from mhe_jax.report.tables import number, shown
 
@@ -92,6 +95,24 @@ class _Report(abc.ABC, Generic[Row]):
     """All fields of all rows, what was left out, and how it was computed."""
     return tables.as_json(self._content())
 
+  @property
+  def nothing_read(self) -> str:
+    """What to do where no tensor could be read: why not, and a rule as an example."""
+    names = [*self.unknown, *self.skipped]
+    example = re.escape(names[0]) if names else "NAME"
+    return "\n".join(
+      [
+        f"Nothing of {self.checkpoint} could be read as layers.",
+        *self._lists(),
+        f"A rule says where neurons are: --rule '{example}=0' for rows, =-1 for the "
+        "last axis.",
+      ]
+    )
+
+  def to_dicts(self) -> list[dict[str, Any]]:
+    """A dict a row, of plain numbers, as a table of another library takes them."""
+    return [dataclasses.asdict(row) for row in self.rows]
+
   def _content(self) -> dict[str, Any]:
     return {
       "checkpoint": self.checkpoint,
@@ -120,27 +141,36 @@ class RedundancyReport(_Report[RedundancyRow]):
   row_class: ClassVar[type] = RedundancyRow
 
   @property
+  def findings(self) -> tuple[Finding, ...]:
+    """What is unusual, and what to do about it; of rows that are read on evidence."""
+    return findings(self.rows)
+
+  @property
+  def assumed(self) -> tuple[str, ...]:
+    """Names of rows that are read as (out, in) with nothing that says so."""
+    return tuple(row.name for row in self.rows if row.evidence == ASSUMED)
+
+  @property
   def summary(self) -> str:
-    by_verdict: dict[str, list[RedundancyRow]] = {}
-    for row in self.rows:
-      by_verdict.setdefault(row.verdict, []).append(row)
-    redundant = by_verdict.get("redundant", [])
-    told = [
-      f"{shown(row.name)} (excess {row.relative_excess:.2f})" for row in redundant
-    ]
-    names = f": {', '.join(told[:4])}{', ...' if len(told) > 4 else ''}" if told else ""
-    parts = [
-      f"{len(redundant)} of {_layers(len(self.rows))} clearly more redundant than "
-      f"chance{names}",
-      f"{len(by_verdict.get('at chance', []))} at chance",
-      f"{len(by_verdict.get('below chance', []))} clearly more diverse than chance",
-    ]
-    unknown = by_verdict.get("unknown", [])
-    if damaged := sum(math.isnan(row.energy) for row in unknown):
-      parts.append(f"{damaged} with NaN or infinity")
-    if without := len(unknown) - damaged:
-      parts.append(f"{without} without a scale")
-    return "; ".join(parts) + "."
+    judged = [row for row in self.rows if row.evidence != ASSUMED]
+    parts = []
+    found = self.findings
+    if judged or found:
+      told = "; ".join(map(str, found[:4])) + "; ..." * (len(found) > 4)
+      unusual = f"{len(found)} unusual: {told}" if found else "nothing unusual"
+      parts.append(f"{_layers(len(judged), 'layer')}, {unusual}")
+      counts = collections.Counter(row.verdict for row in judged)
+      parts.append(
+        f"Against random directions {counts['redundant']} more redundant, as trained "
+        f"layers are, {counts['at chance']} at chance, {counts['below chance']} more "
+        "diverse"
+      )
+    if count := len(self.assumed):
+      parts.append(
+        f"{'No verdict' if not judged else 'Not counted'}: {_layers(count, 'layer')} "
+        "read by assumption (*)"
+      )
+    return ". ".join(parts or ["Nothing could be read"]) + "."
 
   @property
   def _title(self) -> str:
@@ -149,11 +179,11 @@ class RedundancyReport(_Report[RedundancyRow]):
   def _cells(self):
     header = [
       "layer", "n", "d", "relative excess", "smallest angle", "between",
-      "cos^2 / chance", "effective rank", "near twins", "zero",
+      "cos^2 / chance", "effective rank", "near twins", "zero", "read by",
     ]  # fmt: skip
     cells = [
       [
-        shown(row.name),
+        shown(row.name) + "*" * (row.evidence == ASSUMED),
         *_size(row),
         _with_error(row.relative_excess, row.excess_error),
         "-" if math.isnan(row.smallest_angle) else f"{row.smallest_angle:.4g} deg",
@@ -162,6 +192,7 @@ class RedundancyReport(_Report[RedundancyRow]):
         number(row.effective_rank, 1),
         "-" if math.isnan(row.twins) else f"{row.twins:.1%}",
         str(row.zero_neurons),
+        row.evidence,
       ]
       for row in self.rows
     ]
@@ -173,6 +204,11 @@ class RedundancyReport(_Report[RedundancyRow]):
       "Relative excess: 0 = lower bound, 1 = random directions. Near twins: closer "
       "than any two of as many random directions are, with probability 99%."
     )
+    if self.assumed:
+      yield (
+        "* Assumed to be one layer, (out, in): nothing beside it takes all that it "
+        "gives, or says otherwise. A rule, config.json, or --model settles it."
+      )
     outputs = [row.name for row in self.rows if row.role == "output"]
     yield f"Output layers: {_some(outputs) or 'none that a name or a rule tells'}."
     tied = [row.name for row in self.rows if row.read_as == TIED]
@@ -181,6 +217,9 @@ class RedundancyReport(_Report[RedundancyRow]):
     damaged = [row.name for row in self.rows if math.isnan(row.energy)]
     if damaged:
       yield f"NaN or infinity in: {_some(damaged)}."
+
+  def _content(self):
+    return {**super()._content(), "findings": self.findings}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -27,6 +27,9 @@ class RedundancyRow:
     dtype: as stored.
     role: ``"hidden"`` or ``"output"``.
     read_as: where its neurons were taken to be.
+    evidence: what excludes other readings: ``"rule"``, ``"program"``, ``"class"``,
+      ``"config"``, ``"neighbors"`` (tensors beside it), ``"name"``; ``"assumed"`` if
+      nothing does.
     sets: number of independent sets of neurons.
     n: neurons of a set.
     d: weights of a neuron.
@@ -53,6 +56,7 @@ class RedundancyRow:
   dtype: str
   role: str
   read_as: str
+  evidence: str
   sets: int
   n: int
   d: int
@@ -86,6 +90,9 @@ class ComparisonRow:
     shape: of the tensor.
     role: ``"hidden"`` or ``"output"``.
     read_as: where its neurons were taken to be.
+    evidence: what excludes other readings: ``"rule"``, ``"program"``, ``"class"``,
+      ``"config"``, ``"neighbors"`` (tensors beside it), ``"name"``; ``"assumed"`` if
+      nothing does.
     sets: number of independent sets of neurons.
     n: neurons of a set.
     d: weights of a neuron.
@@ -110,6 +117,7 @@ class ComparisonRow:
   shape: tuple[int, ...]
   role: str
   read_as: str
+  evidence: str
   sets: int
   n: int
   d: int
@@ -190,12 +198,16 @@ def redundancy_row(
 
 
 def comparison_row(
-  layer: StoredLayer, tensor: np.ndarray, base: np.ndarray, options: Options
+  layer: StoredLayer,
+  tensor: np.ndarray,
+  of_base: StoredLayer,
+  base: np.ndarray,
+  options: Options,
 ) -> ComparisonRow:
   """Compares a layer with that of the base, one set at a time."""
   half_space = options.half_space and layer.part.role == "hidden"
   before, after, changes = [], [], []
-  for pair in zip(layer.part.matrices(tensor), layer.part.matrices(base)):
+  for pair in zip(layer.part.matrices(tensor), of_base.part.matrices(base)):
     w, v = pair
     for energies, x in ((before, v), (after, w)):
       energies.append(
@@ -229,6 +241,7 @@ def _about(layer, half_space, options) -> dict[str, Any]:
     "shape": layer.tensor.shape,
     "role": layer.part.role,
     "read_as": layer.part.what,
+    "evidence": layer.part.evidence,
     "sets": sets,
     "n": n,
     "d": d,

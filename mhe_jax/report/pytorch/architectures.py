@@ -15,24 +15,25 @@ from typing import cast
 from mhe_jax.layers.axes import NeuronAxes
 from mhe_jax.layers.names import (
   POSITIONS,
-  WEIGHTS,
   UnreadableError,
   is_position_table,
-  layout_from_names,
 )
+from mhe_jax.report.neighbors import evidence, is_norm
 from mhe_jax.report.parts import (
+  BY_CONFIG,
+  BY_NAME,
+  BY_NEIGHBORS,
   TIED,
   NotNeurons,
   Part,
   Reading,
-  Stored,
   Unknown,
-  dotted,
 )
 from mhe_jax.report.pytorch import fused
 from mhe_jax.report.pytorch.convolutions import convolution
-from mhe_jax.report.pytorch.fused import last_module
+from mhe_jax.report.pytorch.families import of_a_branch
 from mhe_jax.report.pytorch.state_space import STATE_SPACE, state_space
+from mhe_jax.report.stored import EMBEDDING, EXPERTS, Stored, dotted, last_module
 
 _ROWS = NeuronAxes(0)
 _NOT_KNOWN = "its name is not known; a rule says where its neurons are, if it has some"
@@ -41,8 +42,25 @@ _NOT_KNOWN = "its name is not known; a rule says where its neurons are, if it ha
 def read_name(name: str, stored: Stored) -> Reading:
   """How a tensor of two axes or more is read, from its name and what is beside it."""
   name = dotted(name)
-  if _is_moment(name, stored):
+  if is_of_optimizer(name, stored):
     return NotNeurons(_STATE)
+  if name in stored.axes and name not in stored.names:
+    return _flax(name, stored)
+  reading = _read_as_pytorch(stored.names.get(name, name), stored)
+  if (order := stored.orders.get(name)) and isinstance(reading, tuple):
+    what = _IN_OUT if order == (1, 0) else _WINDOW_ELSEWHERE
+    return tuple(
+      dataclasses.replace(part, order=order, what=f"{what}: {part.what}")
+      for part in reading
+    )
+  return reading
+
+
+_IN_OUT = "stored as (in, out)"
+_WINDOW_ELSEWHERE = "stored with its window elsewhere"
+
+
+def _read_as_pytorch(name, stored) -> Reading:
   for pattern, read in _TABLE:
     if pattern.fullmatch(name):
       return read(name, stored)
@@ -53,21 +71,17 @@ def read_name(name: str, stored: Stored) -> Reading:
 
 
 def _flax(name, stored) -> Reading:
-  shapes = {_without_value(path): stored.shapes[k] for k, path in stored.paths.items()}
-  try:
-    axes = layout_from_names(_without_value(stored.paths[name]), shapes)
-  except UnreadableError as error:
-    choices = " or ".join(dict.fromkeys(map(_as_text, error.candidates)))
+  """A kernel of several axes, or of a stack, which PyTorch has no notation for."""
+  axes = stored.axes[name]
+  if isinstance(axes, UnreadableError):
+    choices = " or ".join(dict.fromkeys(map(_as_text, axes.candidates)))
     rule = f"; a rule says which ({choices})" if choices else "; a rule says which"
-    return Unknown(f"{error}: its neurons could be on several axes{rule}")
+    return Unknown(f"{axes}: its neurons could be on several axes{rule}")
   if isinstance(axes, str):
     return NotNeurons(axes)
-  return (Part(axes, "as Flax stores it"),)
-
-
-def _without_value(path):
-  """Checkpoints of nnx have arrays below an attribute ``value``."""
-  return path[:-1] if path[-1] == "value" and path[-2:-1] != () else path
+  *_, outputs, _ = axes.matrix_shape(stored.shapes[name])
+  known = BY_NEIGHBORS if axes.groups > 1 else evidence(name, stored, outputs)
+  return (Part(axes, "as Flax stores it", evidence=known),)
 
 
 def _as_text(axes: NeuronAxes) -> str:
@@ -81,25 +95,46 @@ def _as_text(axes: NeuronAxes) -> str:
 
 
 def _weight(name, stored) -> Reading:
-  shape = stored.shapes[name]
-  if _NORM.search(last_module(name)):
+  shape, module = stored.shapes[name], last_module(name)
+  if is_norm(module):
     return Unknown("a norm by its name, but of several axes")
+  if _ADAPTER.search(name):
+    return Unknown("of an adapter that stores no (out, in)")
+  if len(shape) == 3 and EXPERTS.search(name):
+    return _experts(name, shape)
   if len(shape) > 2:
-    reading = convolution(name, stored)
+    reading = of_a_branch(name, stored) or convolution(name, stored)
     if isinstance(reading, tuple) and _is_output(name, stored):
-      return tuple(dataclasses.replace(part, role="output") for part in reading)
+      known = dict(role="output", evidence=BY_NAME)
+      return tuple(dataclasses.replace(part, **known) for part in reading)
     return reading
-  if is_position_table(last_module(name)):
+  if is_position_table(module):
     return NotNeurons(POSITIONS)
   if _is_output(name, stored):
-    return (Part(_ROWS, "output layer, rows", role="output"),)
-  if _EMBEDDING.search(last_module(name)):
-    return (Part(_ROWS, TIED if _is_tied(name, stored) else "embedding, a row each"),)
-  return (Part(_ROWS, "PyTorch's (out, in), rows"),)
+    return (Part(_ROWS, "output layer, rows", role="output", evidence=BY_NAME),)
+  if EMBEDDING.search(module):
+    what = TIED if _is_tied(name, stored) else "embedding, a row each"
+    return (Part(_ROWS, what, evidence=BY_NAME),)
+  if _CONVOLUTION.search(module):
+    return Unknown("a convolution by its name, but of two axes: perhaps of experts")
+  if known := _is_of_the_vocabulary(name, stored):
+    what = "as many rows as tokens: the output layer"
+    return (Part(_ROWS, what, role="output", evidence=known),)
+  if parts := of_a_branch(name, stored):
+    return parts
+  return (Part(_ROWS, "(out, in), rows", evidence=evidence(name, stored)),)
 
 
-_NORM = re.compile(r"norm\d*$|^ln(_|\d|$)", re.IGNORECASE)
-_EMBEDDING = re.compile(r"embed|^w[tp]e$|^shared$")
+def _experts(name, shape) -> Reading:
+  """All experts in one tensor: of MLX (experts, out, in), of others nobody knows."""
+  if "switch_" not in name or shape[2] < 2:
+    return Unknown("experts in one tensor, (in, out) or (out, in); a rule says which")
+  what = "an expert each, (out, in)"
+  return (Part(NeuronAxes(1, batch=0), what, evidence=BY_NAME),)
+
+
+_CONVOLUTION = re.compile(r"^conv(_\w+)?\d*d?$")
+_ADAPTER = re.compile(r"(^|[._])(oft|boft|vera|hra|loha|lokr|hada|ia3|road|vblora)_")
 _OF_TOKENS = re.compile(
   r"(embed_tokens|word_embeddings|tok_embeddings|embed_in|wte)$|^shared$"
 )
@@ -107,10 +142,12 @@ _OF_TOKENS = re.compile(
 _WRAPPED = r"(module\.|_orig_mod\.)*"
 _OUTPUT = re.compile(
   # Of language models, of classifiers of texts, and of timm's and torchvision's.
-  r"(.*\.)?(lm_head|lm_head\.decoder|generator_lm_head|lm_loss|embed_out)\.weight"
+  r"(.*\.)?(lm_head|lm_head\.decoder|generator_lm_head|lm_loss|embed_out"
+  r"|output_layer|to_logits|unembed(ding)?)\.weight"
   r"|(.*\.)?(predictions\.decoder|seq_relationship|vocab_projector)\.weight"
-  rf"|{_WRAPPED}(decoder|output|score|classifier|classifier\.out_proj|qa_outputs"
-  r"|fc|head|head_dist|head\.fc|heads\.head|last_linear)\.weight"
+  rf"|{_WRAPPED}(params\.|model\.params\.)?"
+  r"(decoder|output|score|classifier|classifier\.out_proj|qa_outputs|fc|head|head_dist"
+  r"|head\.fc|heads\.head|last_linear)\.weight"
 )
 _NUMBERED_OUTPUT = re.compile(rf"{_WRAPPED}classifier\.(?P<number>\d+)\.weight")
 
@@ -135,8 +172,17 @@ def _is_output(name, stored) -> bool:
   return int(match["number"]) == max(int(m["number"]) for m in numbers if m)
 
 
-def _maybe_gated(name, stored) -> Reading:
-  return fused.gated(name, stored) or _weight(name, stored)
+def _is_of_the_vocabulary(name, stored) -> str:
+  """What says that a weight has a row for each token, as the embedding has."""
+  shape = stored.shapes[name]
+  if shape[0] == stored.number("vocab_size"):
+    return BY_CONFIG
+  is_alike = shape[0] > shape[1] and any(
+    stored.shapes[other] == shape and _OF_TOKENS.search(last_module(other))
+    for other in stored.shapes
+    if other.endswith(".weight")
+  )
+  return BY_NEIGHBORS if is_alike else ""
 
 
 def _maybe_state_space(name, stored) -> Reading:
@@ -160,7 +206,8 @@ def _recurrent(name, stored) -> Reading:
   assert match is not None
   cell, layer = match["cell"] or "", match["layer"]
   if match[2] == "hr":
-    return (Part(_ROWS, "projection of an LSTM, rows"),)
+    what = "projection of an LSTM, rows"
+    return (Part(_ROWS, what, evidence=BY_NAME),)
   recurrent = stored.shapes.get(f"{cell}weight_hh{layer}", ())
   projection = stored.shapes.get(f"{cell}weight_hr{layer}")
   rows = stored.shapes[name][0]
@@ -169,23 +216,25 @@ def _recurrent(name, stored) -> Reading:
     gates = rows // hidden if hidden and rows % hidden == 0 else 0
     if gates in ((4,) if projection else (1, 3, 4)):
       what = f"recurrent cell, rows, {gates} gates"
-      return (Part(NeuronAxes(0, groups=gates), what),)
+      axes = NeuronAxes(0, groups=gates)
+      return (Part(axes, what, evidence=BY_NEIGHBORS),)
   return Unknown("a recurrent cell whose number of gates nothing tells")
 
 
 # --- the table -------------------------------------------------------------------
 
-_OPTIMIZER = r"(.*\.)?(opt(imizer|im)?s?_states?|optimizers?|optim)\..*"
+_OPTIMIZER = re.compile(r"(.*\.)?(opt(imizer|im)?s?_states?|optimizers?|optim)\..*")
 _MOMENT = re.compile(
   r"((?P<state>.*)\.)?(mu|nu|trace|momentum(_buffer)?|exp_avg(_sq)?)\.(?P<rest>.*)"
 )
 
 
-def _of_optimizer(name, _) -> Reading:
-  return NotNeurons(_STATE)
-
-
 _STATE = "state of an optimizer"
+
+
+def is_of_optimizer(name: str, stored: Stored) -> bool:
+  """Whether a tensor is of the state of an optimizer."""
+  return bool(_OPTIMIZER.fullmatch(name)) or _is_moment(name, stored)
 
 
 def _is_moment(name, stored) -> bool:
@@ -198,13 +247,13 @@ def _is_moment(name, stored) -> bool:
   if match is None:
     return False
   state, rest = match["state"] or "", match["rest"]
-  if stored.shapes.get(f"{state}.count".lstrip(".")) == ():
+  if stored.as_stored.get(f"{state}.count".lstrip(".")) == ():
     return True
   if not state or "." not in rest:
     return False
   return any(
-    shape == stored.shapes[name]
-    for other, shape in stored.shapes.items()
+    shape == stored.as_stored[name]
+    for other, shape in stored.as_stored.items()
     if f".{other}".endswith(f".{rest}")
     and not other.startswith(f"{state}.")
     and not _MOMENT.fullmatch(other)
@@ -217,24 +266,24 @@ def _lora_of_embedding(name, _) -> Reading:
 
 # Names that hold several projections, or are of two orders, in modules not known above.
 _FUSED = re.compile(
-  r"(?!.*lora_)(.*\.)?(\w*(qkv|kqv)\w*|query_key_value|att_proj|W_pack"
-  r"|(c_attn|q_attn|c_fc|c_proj)\.\w+)(\.\w+)*\.weight",
+  r"(?!.*lora_)(.*\.)?(\w*(qkv|kqv)\w*|(\w*_)?kv(_\w+)?|wkv|query_key_value"
+  r"|att_proj|W_pack"
+  r"|(c_attn|q_attn|c_enc_kv|c_fc|c_proj)\.\w+)(\.\w+)*\.weight",
   re.IGNORECASE,
 )
 _TABLE: tuple[tuple[re.Pattern, Callable[[str, Stored], Reading]], ...] = (
-  (re.compile(_OPTIMIZER), _of_optimizer),
-  (re.compile(rf"(.*\.)?({'|'.join(WEIGHTS)})(\.value)?"), _flax),
   (re.compile(r"(.*[._])?(bias|scale|scale_inv)(\.value)?"), _bias),
   (fused.GPT2, fused.gpt2),
   (re.compile(r"(.*\.)?(query_key_value|wqkv)\.weight"), fused.interleaved),
   (re.compile(r"(.*\.)?(qkv_proj|Wqkv)\.weight"), fused.contiguous),
+  (re.compile(r"(.*\.)?attn_(block|grid|window)\.attn\.qkv\.weight"), fused.of_maxvit),
   (re.compile(r"(.*\.)?(attn\.qkv|W_pack|to_qkv)\.weight"), fused.thirds),
   (re.compile(r"(.*\.)?in_proj_weight"), fused.thirds),
-  (_FUSED, fused.of_an_unknown_order),
   (re.compile(r"(.*\.)?[qkv]_proj_weight"), _weight),
   (re.compile(r"(.*\.)?(kv_a_proj_with_mqa|kv_b_proj)\.weight"), fused.latent),
+  (re.compile(r"(.*\.)?in_proj_qkvz\.weight"), _weight),
+  (_FUSED, fused.of_an_unknown_order),
   (re.compile(r"(.*\.)?gate_up_proj\.weight"), fused.gate_up),
-  (fused.MAYBE_GATED, _maybe_gated),
   (STATE_SPACE, _maybe_state_space),
   (re.compile(r"(.*\.)?experts\.(gate_up|gate|up|down)_proj"), fused.experts),
   (_RECURRENT, _recurrent),

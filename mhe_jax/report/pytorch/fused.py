@@ -7,23 +7,27 @@ and the numbers of heads in ``config.json``, or other tensors; without, nothing 
 import re
 
 from mhe_jax.layers.axes import NeuronAxes
-from mhe_jax.report.parts import Part, Reading, Stored, Unknown
+from mhe_jax.report.parts import (
+  BY_CONFIG,
+  BY_NAME,
+  BY_NEIGHBORS,
+  Part,
+  Reading,
+  Unknown,
+)
+from mhe_jax.report.stored import Stored, last_module
 
-GPT2 = re.compile(r"(.*\.)?(c_attn|q_attn|c_fc|c_proj)\.weight")
+GPT2 = re.compile(r"(.*\.)?(c_attn|q_attn|c_enc_kv|c_fc|c_proj)\.weight")
 _QKV = ("q", "k", "v")
 
 
-def last_module(name: str) -> str:
-  """The module of a parameter, without those that it is in."""
-  return name.rsplit(".", 2)[-2] if name.count(".") else ""
-
-
-def contiguous_parts(labels, sizes, axis, what) -> tuple[Part, ...]:
+def contiguous_parts(labels, sizes, axis, what, evidence=BY_NAME) -> tuple[Part, ...]:
   """Parts of these sizes, one after the other along an axis of a matrix."""
   parts, start = [], 0
   for label, size in zip(labels, sizes):
     index = (slice(None),) * axis + (slice(start, start + size),)
-    parts.append(Part(NeuronAxes(axis), what, label, index=index))
+    axes = NeuronAxes(axis)
+    parts.append(Part(axes, what, label, index=index, evidence=evidence))
     start += size
   return tuple(parts)
 
@@ -42,19 +46,21 @@ def gpt2(name: str, stored: Stored) -> Reading:
     )
   axis = 1 if in_out.pop() else 0
   what = "GPT-2's (in, out), columns" if axis else "PyTorch's (out, in), rows"
-  if last_module(name) != "c_attn":
-    return (Part(NeuronAxes(axis), what),)
+  if last_module(name) not in ("c_attn", "c_enc_kv"):
+    return (Part(NeuronAxes(axis), what, evidence=BY_NEIGHBORS),)
   out, size = shape[axis], shape[1 - axis]
   is_multi_query = stored.config.get("multi_query")
+  if last_module(name) == "c_enc_kv" and out % 2 == 0:  # Of Jukebox.
+    return contiguous_parts("kv", (out // 2, out // 2), axis, what, BY_NEIGHBORS)
   if out == 3 * size and stored.model_type != "gpt_bigcode":
     sizes = (size, size, size)
   elif is_multi_query and out > size and (out - size) % 2 == 0:
     sizes = (size, (out - size) // 2, (out - size) // 2)  # Heads share key and value.
   elif out == 2 * size:  # Of cross-attention; its queries are in q_attn.
-    return contiguous_parts("kv", (size, size), axis, what)
+    return contiguous_parts("kv", (size, size), axis, what, BY_NEIGHBORS)
   else:
     return Unknown("query, key and value in one, of sizes that nothing tells")
-  return contiguous_parts(_QKV, sizes, axis, what)
+  return contiguous_parts(_QKV, sizes, axis, what, BY_NEIGHBORS)
 
 
 def _votes_for_in_out(stored) -> set[bool]:
@@ -89,7 +95,7 @@ def interleaved(name: str, stored: Stored) -> Reading:
   per_head = (0, 1, 2)
   is_falcon = kind in ("falcon", "RefinedWeb", "RefinedWebModel")
   if kind in ("gpt_neox", "gpt_neox_japanese", "bloom", "persimmon"):
-    return _of_heads(shape, (heads, 3), per_head, kind)
+    return by_head(shape, (heads, 3), per_head, kind)
   is_grouped = is_falcon and stored.config.get(
     "new_decoder_architecture", kind == "RefinedWeb"
   )
@@ -99,12 +105,12 @@ def interleaved(name: str, stored: Stored) -> Reading:
       return Unknown(f"{heads} heads that are no multiple of {sharing} keys of {kind}")
     size = heads // sharing + 2  # Queries that share a key and a value, and these.
     chosen = (slice(0, size - 2), size - 2, size - 1)
-    return _of_heads(shape, (sharing, size), chosen, f"{kind}, grouped queries")
+    return by_head(shape, (sharing, size), chosen, f"{kind}, grouped queries")
   if is_falcon and stored.config.get("multi_query", True):
     chosen = (slice(0, heads), heads, heads + 1)
-    return _of_heads(shape, (1, heads + 2), chosen, "falcon, one key for all queries")
+    return by_head(shape, (1, heads + 2), chosen, "falcon, one key for all queries")
   if is_falcon:
-    return _of_heads(shape, (heads, 3), per_head, kind)
+    return by_head(shape, (heads, 3), per_head, kind)
   return Unknown(
     f"query, key and value in one, in an order that is not known for {kind or 'it'}"
   )
@@ -115,7 +121,7 @@ def _heads(name, stored, *settings):
   return None if re.search(r"vis(ion|ual)", name) else stored.number(*settings)
 
 
-def _of_heads(shape, sizes, chosen, kind, labels=_QKV) -> Reading:
+def by_head(shape, sizes, chosen, kind, labels=_QKV) -> Reading:
   """Rows that are (*sizes, head_dim): q, k and v are chosen of the second."""
   if shape[0] % (sizes[0] * sizes[1]):
     return Unknown(f"{shape[0]} rows are not {sizes[0]} x {sizes[1]} heads of {kind}")
@@ -124,7 +130,9 @@ def _of_heads(shape, sizes, chosen, kind, labels=_QKV) -> Reading:
   for label, index in zip(labels, chosen):
     axes = NeuronAxes((0, 1, 2) if isinstance(index, slice) else (0, 1))
     what = f"rows by head, as of {kind}"
-    parts.append(Part(axes, what, label, view, (slice(None), index)))
+    parts.append(
+      Part(axes, what, label, view, (slice(None), index), evidence=BY_CONFIG)
+    )
   return tuple(parts)
 
 
@@ -143,7 +151,7 @@ def contiguous(name: str, stored: Stored) -> Reading:
     return Unknown(f"rows that are no {heads} + 2 x {sharing} heads")
   size = shape[0] // (heads + 2 * sharing)
   sizes = (heads * size, sharing * size, sharing * size)
-  return contiguous_parts(_QKV, sizes, 0, f"rows, as of {kind}")
+  return contiguous_parts(_QKV, sizes, 0, f"rows, as of {kind}", BY_CONFIG)
 
 
 def thirds(name: str, stored: Stored) -> Reading:
@@ -152,6 +160,20 @@ def thirds(name: str, stored: Stored) -> Reading:
   if len(shape) != 2 or shape[0] != 3 * shape[1]:
     return Unknown("query, key and value in one, but not of equal sizes")
   return contiguous_parts(_QKV, (shape[1],) * 3, 0, "rows, q k v")
+
+
+def of_maxvit(name: str, stored: Stored) -> Reading:
+  """Of timm's MaxViT and CoAtNet: as TensorFlow's by thirds, its own head by head."""
+  architecture = str(stored.config.get("architecture", ""))
+  if "_tf" in architecture:
+    return thirds(name, stored)
+  shape = stored.shapes[name]
+  if "_rw" in architecture and shape[0] == 3 * shape[1] and shape[1] % 32 == 0:
+    return by_head(shape, (shape[1] // 32, 3), (0, 1, 2), architecture)
+  return Unknown(
+    "query, key and value in one, in thirds or head by head: architecture of "
+    "config.json says which, a rule too (0,groups:3 or 0,groups:3,turns:HEADS)"
+  )
 
 
 def latent(name: str, stored: Stored) -> Reading:
@@ -164,10 +186,11 @@ def latent(name: str, stored: Stored) -> Reading:
   if last_module(name) == "kv_a_proj_with_mqa":
     if rank and turned and shape[0] == rank + turned:
       what = "rows, what is compressed, then the key of positions"
-      return contiguous_parts(("kv", "k_rope"), (rank, turned), 0, what)
+      sizes = (rank, turned)
+      return contiguous_parts(("kv", "k_rope"), sizes, 0, what, BY_CONFIG)
   elif heads and plain and value and shape[0] == heads * (plain + value):
     chosen, sizes = (slice(0, plain), slice(plain, None)), (heads, plain + value)
-    return _of_heads(shape, sizes, chosen, "latent attention", ("k", "v"))
+    return by_head(shape, sizes, chosen, "latent attention", ("k", "v"))
   return Unknown(
     "key and value in one; their sizes are in config.json (kv_lora_rank, "
     "qk_rope_head_dim, qk_nope_head_dim, v_head_dim, num_attention_heads), which has "
@@ -189,38 +212,6 @@ def gate_up(name: str, stored: Stored) -> Reading:
   if len(shape) != 2 or shape[0] % 2:
     return Unknown("gate and up in one, but not two equal halves of rows")
   return contiguous_parts(("gate", "up"), (shape[0] // 2,) * 2, 0, "rows, gate then up")
-
-
-# What gives two halves, and what is given their product.
-_GATED = {
-  "w12": "w3",
-  "weights_in": "weights_out",
-  "Wi": "Wo",
-  "fc1": "fc2",
-  "ff_proj": "ff_out",
-  "dense_h_to_4h": "dense_4h_to_h",
-  "linear_fc1": "linear_fc2",
-  "gated_layers": "wo",
-  "up_gated_layer": "down_layer",
-  "up_gate_proj": "down_proj",
-  "pointwise_conv1": "pointwise_conv2",
-}
-MAYBE_GATED = re.compile(rf"(.*\.)?({'|'.join(_GATED)})\.weight")
-
-
-def gated(name: str, stored: Stored) -> tuple[Part, ...]:
-  """Two halves that are multiplied, if the next layer has half as many inputs.
-
-  Which of them is activated differs between architectures of the same names. Not a
-  fused tensor, nothing is returned.
-  """
-  shape, module = stored.shapes[name], last_module(name)
-  following = f"{name.removesuffix(f'{module}.weight')}{_GATED[module]}.weight"
-  inputs = stored.shapes.get(following, ())[1:2]
-  if inputs != (shape[0] / 2,):
-    return ()
-  what = "rows, two halves that are multiplied"
-  return contiguous_parts(("first", "second"), (shape[0] // 2,) * 2, 0, what)
 
 
 def experts(name: str, stored: Stored) -> Reading:
@@ -245,7 +236,7 @@ def experts(name: str, stored: Stored) -> Reading:
   what = f"an expert each, {'(in, out)' if neurons == 2 else '(out, in)'}"
   axes = NeuronAxes(neurons, batch=0)
   if module != "gate_up_proj":
-    return (Part(axes, what),)
+    return (Part(axes, what, evidence=BY_CONFIG),)
   if shape[neurons] % 2:
     return Unknown("gate and up in one, but not two equal halves")
   half = shape[neurons] // 2
@@ -255,6 +246,6 @@ def experts(name: str, stored: Stored) -> Reading:
   slices = takes_turns if stored.model_type.startswith("gpt_oss") else halves
   before = (slice(None),) * neurons
   return tuple(
-    Part(axes, what, label, index=(*before, chosen))
+    Part(axes, what, label, index=(*before, chosen), evidence=BY_CONFIG)
     for label, chosen in zip(("gate", "up"), slices)
   )

@@ -5,8 +5,9 @@ Nothing but the shapes of the tensors beside them is needed to tell their parts.
 
 import re
 
-from mhe_jax.report.parts import NotNeurons, Reading, Stored, Unknown
-from mhe_jax.report.pytorch.fused import contiguous_parts, last_module
+from mhe_jax.report.parts import BY_NEIGHBORS, NotNeurons, Reading, Unknown
+from mhe_jax.report.pytorch.fused import contiguous_parts
+from mhe_jax.report.stored import Stored, last_module
 
 STATE_SPACE = re.compile(r"(.*\.)?(A_log|(in_proj|x_proj)\.weight)")
 
@@ -43,4 +44,5 @@ def state_space(name: str, stored: Stored) -> Reading:
     sizes = (inner, inner, steering, steering, decay[0])
   if len(shape) != 2 or not sizes or sum(sizes) != shape[0] or min(sizes) < 1:
     return Unknown("a projection of a state space, of parts that nothing tells")
-  return contiguous_parts(labels, sizes, 0, f"rows, {' '.join(labels)}")
+  what = f"rows, {' '.join(labels)}"
+  return contiguous_parts(labels, sizes, 0, what, BY_NEIGHBORS)

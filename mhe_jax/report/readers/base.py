@@ -32,10 +32,11 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-  """Tensors of a checkpoint, and the files that hold them."""
+  """Tensors of a checkpoint, the files that hold them, and what wrote these."""
 
   tensors: tuple[Tensor, ...]
   files: tuple[pathlib.Path, ...]
+  writer: str = ""
 
 
 def import_reader(module: str, what: str) -> types.ModuleType:

@@ -15,6 +15,7 @@ from mhe_jax.report.errors import InputError
 from mhe_jax.report.readers.base import Contents, Tensor, import_reader
 
 TREE = "_METADATA"  # A file in the folder of a tree.
+UNFINISHED = ".orbax-checkpoint-tmp"  # In the name of a folder that is being written.
 
 
 def tree_in(folder: pathlib.Path) -> pathlib.Path | None:
@@ -46,6 +47,27 @@ def tree_in(folder: pathlib.Path) -> pathlib.Path | None:
     raise InputError(f"{folder} holds several series of steps; name one of {names}.")
   steps = {int(match[2]): folder / match[0] for match in matches}
   return tree_in(steps[max(steps)]) if steps else None
+
+
+def refuse_unfinished(folder: pathlib.Path) -> None:
+  """A step that orbax did not finish, unless a finished one is beside it.
+
+  Raises:
+    InputError: the folder is one, or has nothing else.
+  """
+  unfinished = [p for p in sorted(folder.iterdir()) if UNFINISHED in p.name]
+  if UNFINISHED in folder.name or (unfinished and not any(_finished(folder))):
+    raise InputError(
+      f"{folder} is, or holds, a step that orbax has not finished writing "
+      f"({', '.join(p.name for p in unfinished[:4]) or folder.name}): it cannot be "
+      "read. Take an earlier step."
+    )
+
+
+def _finished(folder):
+  for path in folder.rglob(TREE):
+    if not any(UNFINISHED in parent.name for parent in path.parents):
+      yield path
 
 
 def read_orbax(tree: pathlib.Path) -> Contents:

@@ -44,7 +44,8 @@ def read_file(path: pathlib.Path) -> Contents:
   """
   with _opened(path) as file:
     tensors = tuple(_tensor(path, file, name) for name in file.keys())  # noqa: SIM118
-  return Contents(tensors, (path,))
+    writer = (file.metadata() or {}).get("format", "")
+  return Contents(tensors, (path,), writer)
 
 
 def read_index(index: pathlib.Path) -> Contents:
@@ -74,14 +75,16 @@ def read_index(index: pathlib.Path) -> Contents:
       f"{index} names {len(missing)} of {len(shards)} files that are not there: "
       f"{', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''}."
     )
-  tensors = []
+  tensors, writer = [], ""
   for shard, path in paths.items():
-    of_shard = {tensor.name: tensor for tensor in read_file(path).tensors}
+    contents = read_file(path)
+    writer = writer or contents.writer
+    of_shard = {tensor.name: tensor for tensor in contents.tensors}
     for name in (name for name, place in weight_map.items() if place == shard):
       if name not in of_shard:
         raise InputError(f"{index} says that {name!r} is in {shard}, which lacks it.")
       tensors.append(of_shard[name])
-  return Contents(tuple(tensors), (index, *paths.values()))
+  return Contents(tuple(tensors), (index, *paths.values()), writer)
 
 
 def _beside(index, shard) -> pathlib.Path:
