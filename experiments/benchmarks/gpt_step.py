@@ -28,6 +28,7 @@ from experiments.benchmarks.timing import ratio
 from experiments.environment import environment
 from experiments.models.transformer import LanguageModel
 from experiments.report.markdown import markdown
+from experiments.report.pages import wrapped
 from mhe_jax import LayerRule
 
 _RULES = (
@@ -135,6 +136,11 @@ def in_words(result: dict) -> str:
     f"{config['batch_size'] * config['length']:,} tokens a step, AdamW; processor "
     f"seconds; jax {result['versions']['jax']}, {result['device']}."
   )
+
+
+def texts(result: dict) -> dict[str, str]:
+  """All that is generated of a page, by name."""
+  return {"cost": f"{table(result)}\n\n{wrapped(in_words(result))}"}
 
 
 def main(
