@@ -180,6 +180,18 @@ def _made(results):
   )
 
 
+def texts(preset: str, results: Sequence[dict[str, Any]]) -> dict[str, str]:
+  """All that is generated of a page, by name; "search" has other tables."""
+  settings = settings_of(results)
+  if preset == "search":
+    return {"variants": "\n\n".join([by_network(settings), _made(results)])}
+  return {
+    "forms": "\n\n".join([summary(settings), _made(results)]),
+    "networks": by_network(settings),
+    "settings": details(settings),
+  }
+
+
 def write(
   preset: str,
   results: Sequence[dict[str, Any]],
@@ -189,23 +201,16 @@ def write(
   """Writes the tables into a page, and spread.png; returns the tables.
 
   Args:
-    preset: "search" has other tables.
+    preset: "search" has other tables, and no picture.
     results: of the cells.
     page: Markdown.
     pictures: folder.
   """
-  settings = settings_of(results)
-  if preset == "search":
-    texts = {"variants": "\n\n".join([by_network(settings), _made(results)])}
-  else:
-    texts = {
-      "forms": "\n\n".join([summary(settings), _made(results)]),
-      "networks": by_network(settings),
-      "settings": details(settings),
-    }
-    plot(settings, pictures / "spread.png")
-  write_page(page, filled(page, "Forms of the energy", texts))
-  return "\n\n".join(texts.values())
+  made = texts(preset, results)
+  if preset != "search":
+    plot(settings_of(results), pictures / "spread.png")
+  write_page(page, filled(page, "Forms of the energy", made))
+  return "\n\n".join(made.values())
 
 
 def plot(settings: Sequence[Setting], path: pathlib.Path) -> None:
