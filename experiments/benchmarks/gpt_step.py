@@ -134,11 +134,11 @@ def table(result: dict) -> str:
 def in_words(result: dict) -> str:
   """What was measured, and with what."""
   config = result["config"]
-  counts = f"{config['compilations']} and {config['rounds']} times"
+  times = "compiled {compilations} and timed {rounds} times".format(**config)
   return (
     f"{config['blocks']} blocks of width {config['width']}, {result['layers']} layers, "
     f"{config['batch_size'] * config['length']:,} tokens a step, AdamW; processor "
-    f"seconds, compiled and taken {counts}; jax {result['versions']['jax']}, {result['device']}."
+    f"seconds, {times}; jax {result['versions']['jax']}, {result['device']}."
   )
 
 
