@@ -28,6 +28,7 @@ from experiments.benchmarks.timing import ratio
 from experiments.environment import environment
 from experiments.models.transformer import LanguageModel
 from experiments.report.markdown import markdown
+from experiments.report.pages import wrapped
 from mhe_jax import LayerRule
 
 _RULES = (
@@ -39,7 +40,6 @@ ARMS = {
   "without": optax.with_extra_args_support(_BASE),
   "spread": mhe_jax.spread(_BASE, rules=_RULES),
   "spread, every=4": mhe_jax.spread(_BASE, every=4, rules=_RULES),
-  "energy in the loss": mhe_jax.with_hyperspherical_energy(_BASE, 0.1, rules=_RULES),
 }
 _STEPS = 4  # Of a turn: all that `every=4` does.
 
@@ -56,7 +56,11 @@ class Config:
   rounds: int = 3
 
 
-PRESETS = {"full": Config(), "smoke": Config(8, 1, 8, 2, 1, 1)}
+PRESETS = {
+  "full": Config(),
+  "short": Config(compilations=1, rounds=1),
+  "smoke": Config(8, 1, 8, 2, 1, 1),
+}
 
 
 def run(config: Config, progress: rich.progress.Progress) -> dict:
@@ -130,21 +134,28 @@ def table(result: dict) -> str:
 def in_words(result: dict) -> str:
   """What was measured, and with what."""
   config = result["config"]
+  times = "compiled {compilations} and timed {rounds} times".format(**config)
   return (
     f"{config['blocks']} blocks of width {config['width']}, {result['layers']} layers, "
     f"{config['batch_size'] * config['length']:,} tokens a step, AdamW; processor "
-    f"seconds; jax {result['versions']['jax']}, {result['device']}."
+    f"seconds, {times}; jax {result['versions']['jax']}, {result['device']}."
   )
 
 
+def texts(result: dict) -> dict[str, str]:
+  """All that is generated of a page, by name."""
+  return {"cost": f"{table(result)}\n\n{wrapped(in_words(result))}"}
+
+
 def main(
-  preset: Literal["full", "smoke"] = "full",
+  preset: Literal["full", "short", "smoke"] = "full",
   output: pathlib.Path = pathlib.Path("runs"),
 ) -> None:
   """Compiles and times training steps without and with forms of the energy.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "full", "short" (each once), or "smoke" (seconds, for the
+      tests).
     output: folder for benchmark_gpt_step.json.
   """
   console = Console()

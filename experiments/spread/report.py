@@ -1,5 +1,6 @@
 """Tables and the picture, of the results alone."""
 
+import itertools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.report.markdown import markdown
-from experiments.report.pages import filled
+from experiments.report.pages import filled, wrapped
 from experiments.report.pages import write as write_page
 
 TITLES = {
@@ -21,6 +22,7 @@ _COLORS = {
   "without": "#888888", "loss": "#c23b22", "spread": "#1f4e9c", "orthonormal": "#2a8f6d"
 }  # fmt: skip
 _MARKERS = {"zero": "v", "usual": "o"}
+_STARTS = {"zero": "branches at zero", "usual": "usual"}
 _LIMIT = 1.05  # Above it, a form hurts.
 _TOP = 30.0  # Of the picture: what is above, or diverged, is drawn there.
 
@@ -95,16 +97,19 @@ def _plain(ratio):
 
 
 def summary(settings: Sequence[Setting]) -> str:
-  """A row for each form: how often and how far it hurts, and what it does."""
+  """Rows for each start and form: how often and how far it hurts, and what it does."""
   rows = []
-  for form in dict.fromkeys(setting.form for setting in settings):
-    own = [setting for setting in settings if setting.form == form]
+  for start, form in itertools.product(_STARTS, _forms(settings)):
+    own = [s for s in settings if (s.start, s.form) == (start, form)]
+    if not own:
+      continue
     ratios = np.array([setting.ratio for setting in own])
     finite = ratios[np.isfinite(ratios)]
     middle = f"{_mean(finite):.2f}" if len(finite) else ""
     excess = [setting.excess for setting in own]
     rows.append(
       [
+        _STARTS[start],
         TITLES.get(form, form),
         middle,
         f"{np.sum(ratios > _LIMIT)} of {len(own)}",
@@ -113,27 +118,36 @@ def summary(settings: Sequence[Setting]) -> str:
       ]
     )
   header = [
-    "form", "loss / plain, mean", f"above {_LIMIT:g}", "worst", "excess, median"
+    "start", "form", "loss / plain, mean", f"above {_LIMIT:g}", "worst",
+    "excess, median",
   ]  # fmt: skip
   return markdown(header, *rows)
 
 
+def _forms(settings):
+  return list(dict.fromkeys(setting.form for setting in settings))
+
+
 def by_network(settings: Sequence[Setting]) -> str:
-  """Loss over plain, geometric mean over optimizers and initializations."""
+  """Loss over plain, geometric mean over optimizers and starts, and how many."""
   networks = list(dict.fromkeys(setting.network for setting in settings))
   rows = []
-  for form in dict.fromkeys(setting.form for setting in settings):
+  for form in _forms(settings):
     row = [TITLES.get(form, form)]
     for network in networks:
       ratios = [s.ratio for s in settings if (s.form, s.network) == (form, network)]
       row.append(_plain(_mean(ratios)))
     rows.append(row)
-  return markdown(["form", *networks], *rows)
+  counts = [
+    len({s[1:3] for s in settings if s.network == network}) for network in networks
+  ]
+  names = [f"{network} ({count})" for network, count in zip(networks, counts)]
+  return markdown(["form", *names], *rows)
 
 
 def details(settings: Sequence[Setting]) -> str:
   """Loss without the energy, and of each form over it, with the median excess."""
-  forms = list(dict.fromkeys(setting.form for setting in settings))
+  forms = _forms(settings)
   found = {(s.network, s.start, s.optimizer, s.form): s for s in settings}
   rows = []
   for network, start, optimizer in dict.fromkeys(key[:3] for key in found):
@@ -158,10 +172,24 @@ def _made(results):
     result["processor"].split(",")[0].removeprefix("model name ") for result in results
   )
   steps, seeds = ("/".join(map(str, sorted(x))) for x in (steps, seeds))
-  return (
-    f"{steps} steps, {seeds} seeds; jax {versions['jax']}, {', '.join(processors)}; "
-    f"{seconds / 60:.0f} minutes of one core."
+  cells = len({(r["config"]["network"], r["config"]["optimizer"]) for r in results})
+  return wrapped(
+    f"{cells} pairs of a network and an optimizer; {steps} steps, {seeds} seeds; jax "
+    f"{versions['jax']}, {', '.join(processors)}; {seconds / 60:.0f} minutes of one "
+    "core."
   )
+
+
+def texts(preset: str, results: Sequence[dict[str, Any]]) -> dict[str, str]:
+  """All that is generated of a page, by name; "search" has other tables."""
+  settings = settings_of(results)
+  if preset == "search":
+    return {"variants": "\n\n".join([by_network(settings), _made(results)])}
+  return {
+    "forms": "\n\n".join([summary(settings), _made(results)]),
+    "networks": by_network(settings),
+    "settings": details(settings),
+  }
 
 
 def write(
@@ -173,22 +201,16 @@ def write(
   """Writes the tables into a page, and spread.png; returns the tables.
 
   Args:
-    preset: "search" has other tables.
+    preset: "search" has other tables, and no picture.
     results: of the cells.
     page: Markdown.
     pictures: folder.
   """
-  settings = settings_of(results)
-  if preset == "search":
-    texts = {"variants": "\n\n".join([by_network(settings), _made(results)])}
-  else:
-    texts = {
-      "forms": "\n\n".join([summary(settings), _made(results)]),
-      "settings": details(settings),
-    }
-    plot(settings, pictures / "spread.png")
-  write_page(page, filled(page, "Forms of the energy", texts))
-  return "\n\n".join(texts.values())
+  made = texts(preset, results)
+  if preset != "search":
+    plot(settings_of(results), pictures / "spread.png")
+  write_page(page, filled(page, "Forms of the energy", made))
+  return "\n\n".join(made.values())
 
 
 def plot(settings: Sequence[Setting], path: pathlib.Path) -> None:
@@ -197,7 +219,7 @@ def plot(settings: Sequence[Setting], path: pathlib.Path) -> None:
   from matplotlib.lines import Line2D  # noqa: PLC0415
 
   figure, axes = plt.subplots(figsize=(7.0, 4.2), layout="constrained")
-  forms = list(dict.fromkeys(setting.form for setting in settings))
+  forms = _forms(settings)
   for form in forms:
     for start, marker in _MARKERS.items():
       own = [s for s in settings if (s.form, s.start) == (form, start)]
