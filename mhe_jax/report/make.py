@@ -109,7 +109,12 @@ def redundancy(
     progress,
   )
   return RedundancyReport(
-    rows, selected.skipped, selected.unknown, str(opened.path), options
+    rows,
+    selected.skipped,
+    selected.unknown,
+    str(opened.path),
+    options,
+    layers={layer.name: layer for layer in selected.layers},
   )
 
 

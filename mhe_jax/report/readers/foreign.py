@@ -60,9 +60,7 @@ def refuse_address(text: str) -> None:
       f"{text} is on the Hugging Face hub, and nothing is downloaded here. This does:\n"
       f"  hf download {shlex.quote(name)} --local-dir {shlex.quote(folder)}"
     )
-  raise InputError(
-    f"{text} is an address, and nothing is downloaded here: name a file."
-  )
+  raise InputError(f"{text} is an address; nothing is downloaded here: name a file.")
 
 
 def refuse_what_is_no_file(path: pathlib.Path) -> None:
