@@ -1,6 +1,7 @@
-"""Results that are kept, so that pictures are drawn again without computing."""
+"""Results on a disk: whole or not there, and not computed twice."""
 
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -26,5 +27,18 @@ def kept(
     if result["settings"] == settings:
       return result
   result = {"settings": settings, **environment(), **compute(**settings)}
-  path.write_text(json.dumps(result) + "\n")
+  write_json(path, result)
   return result
+
+
+def write_json(path: pathlib.Path, result: Any, indent: int | None = None) -> None:
+  """Writes a result: a command that is stopped leaves a whole file, or none.
+
+  Args:
+    path: of the file.
+    result: what JSON can hold.
+    indent: as of :func:`json.dumps`.
+  """
+  partial = path.with_suffix(f".{os.getpid()}.partial")
+  partial.write_text(json.dumps(result, indent=indent) + "\n")
+  partial.replace(path)

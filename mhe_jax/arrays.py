@@ -22,6 +22,22 @@ def as_float_array(
   return replicate_explicit(x) if whole else x
 
 
+def as_rows(rows: jax.typing.ArrayLike) -> jax.Array:
+  """Numbers of rows as a JAX array ``[m]`` of 32 bits or more.
+
+  Raises:
+    TypeError: they are not integers.
+    ValueError: they are not ``[m]`` with m > 0.
+  """
+  rows = replicate_explicit(jnp.asarray(rows))
+  if not jnp.issubdtype(rows.dtype, jnp.integer):
+    raise TypeError(f"rows must be integer, got dtype {rows.dtype}.")
+  if rows.ndim != 1 or rows.shape[0] == 0:
+    raise ValueError(f"rows must have shape [m] with m > 0, got {rows.shape}.")
+  # In int8, neuron 256 would be neuron 0.
+  return rows.astype(jnp.int32) if rows.dtype.itemsize < 4 else rows
+
+
 def is_explicit(x: jax.Array) -> bool:
   """Whether it is sharded over explicit mesh axes: its type says how."""
   spec = jax.typeof(x).sharding.spec

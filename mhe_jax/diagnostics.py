@@ -13,12 +13,14 @@ from jax.core import Tracer
 
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import select
+from mhe_jax.neurons import nearest_neurons
+from mhe_jax.objectives.alive import excess_of_alive, num_alive
 from mhe_jax.objectives.base import Objective
-from mhe_jax.objectives.pair_energy import as_objective
-from mhe_jax.objectives.relative import excess_of
-from mhe_jax.pair_sum.closest_pair import has_direction, smallest_angle
+from mhe_jax.objectives.pair_energy import PairEnergy, as_objective
+from mhe_jax.objectives.relative import RECOMMENDED
 from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.riesz import Riesz
+from mhe_jax.sphere import has_direction, normalize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +36,16 @@ class LayerReport:
     d: number of weights of a neuron.
     energy: mean pair energy; of a stack, the mean over its layers.
     relative_excess: the energy on a scale from 0 (lower bound) to 1 (random
-      directions); above 1 is more redundant than chance. Mean over a stack, of the
-      layers that have two neurons or more that are not zero; NaN if none has, and
-      where the scale does not exist, see :func:`mhe_jax.relative_excess`.
+      directions); above 1 is more redundant than chance. Neurons that are zero do not
+      count. Mean over a stack, of the layers that have two neurons or more that are not
+      zero; NaN if none has, and where the scale does not exist, see
+      :func:`mhe_jax.relative_excess`.
     smallest_angle: in degrees, between the two closest neurons that are not zero; in
-      half-space between their lines, so that it is at most 90. NaN if there are none.
+      half-space between their lines, so that it is at most 90; as accurate as
+      :func:`mhe_jax.nearest_neurons`. NaN if there are none.
     zero_neurons: number of neurons that are zero, in all layers of a stack. They have
       no direction; the energy takes each as orthogonal to all others.
+    potential: of the energy, where the layer has another than the report.
     sampled: whether the energy is an estimate, as of :class:`Sampled` for many neurons.
       Then the smallest angle, which takes all pairs, is not looked for: NaN.
   """
@@ -56,6 +61,7 @@ class LayerReport:
   smallest_angle: float
   zero_neurons: int = 0
   sampled: bool = False
+  potential: Potential | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +147,12 @@ class Report:
     space = "half-space" if self.half_space else "full space"
     yield f"{self.potential}, hidden layers in {space}, output layers in full space."
     yield "Relative excess: 0 = lower bound, 1 = random directions."
+    others = {}
+    for row in self.rows:
+      if row.potential is not None:
+        others.setdefault(row.potential, []).append(row.path)
+    for potential, paths in others.items():
+      yield f"{potential}, for so few dimensions, in: {', '.join(paths)}."
     if any(row.sampled for row in self.rows):
       yield "~: an estimate; there the smallest angle, of all pairs, is left out."
     if self.damaged:
@@ -155,9 +167,9 @@ class Report:
     if all_zero:
       yield f"No directions (all rows zero): {', '.join(all_zero)}."
     if some_zero:
-      yield f"Zero neurons (as orthogonal to all others): {', '.join(some_zero)}."
+      yield f"Zero neurons, which do not count: {', '.join(some_zero)}."
     if not any(row.role == "output" for row in self.rows):
-      yield "No output layer: mark the classifier with LayerRule(..., role='output')."
+      yield "No output layer: pass rules=layer_rules(function, params, *inputs)."
     by_reason = {}
     for path, reason in self.skipped.items():
       by_reason.setdefault(reason, []).append(path)
@@ -168,7 +180,7 @@ class Report:
 
 def describe(
   params: Any,
-  potential: Potential | Objective = Riesz(1.0),
+  potential: Potential | Objective = RECOMMENDED,
   *,
   half_space: bool = True,
   rules: Sequence[LayerRule] | None = None,
@@ -179,7 +191,9 @@ def describe(
   Args:
     params: any tree of parameters, or an nnx module, with concrete arrays.
     potential: the pair potential, or any :class:`Objective`; ``Sampled(potential)``
-      for layers of so many neurons that all pairs would take long.
+      for layers of so many neurons that all pairs would take long. By default
+      ``Riesz(2.0)``; where that has no scale, for neurons of two or three weights, the
+      largest whole s that has one, which is said below the table.
     half_space: use the half-space energy for hidden layers.
     rules: see :class:`LayerRule`.
     key: a PRNG key, for objectives that draw random numbers.
@@ -195,11 +209,11 @@ def describe(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from mhe_jax import LayerRule, Riesz, describe
+    >>> from mhe_jax import LayerRule, describe
     >>> params = {"body": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)},
     ...           "head": {"kernel": jnp.eye(4)[:, :3]}}
     >>> head = LayerRule("head/kernel", role="output")
-    >>> print(describe(params, Riesz(2.0), rules=[head]))
+    >>> print(describe(params, rules=[head]))
     path         shape   role    n  d   energy  relative excess  smallest angle
     -----------  ------  ------  -  -  -------  ---------------  --------------
     body/kernel  (4, 4)  hidden  4  4  0.46429            0.000          90 deg
@@ -223,20 +237,29 @@ def describe(
     with jax.debug_nans(False), jax.debug_infs(False):
       draw = None if key is None else jax.random.fold_in(key, index)
       rows.append(_report(layer, objective, layer.in_half_space(half_space), draw))
-  skipped = {k: v for k, v in selection.skipped.items() if v != "None"}
-  return Report(tuple(rows), skipped, potential, bool(half_space))
+  skipped = {
+    path: reason
+    for path, reason in selection.skipped.items()
+    if reason != "None" and not reason.startswith("not an array")
+  }
+  usual = Riesz(2.0) if potential is RECOMMENDED else potential
+  return Report(tuple(rows), skipped, usual, bool(half_space))
 
 
 def _report(layer, objective, half_space, key):
   matrix = layer.matrix()
   *batch, n, d = matrix.shape
+  potential = None
+  if objective is RECOMMENDED:
+    objective = PairEnergy(Riesz(float(min(2, max(d - 2, 0)))))
+    potential = objective.potential if d < 4 else None
   sampled = objective.estimates(n)
   energies = objective(matrix, half_space=half_space, key=key)
-  excesses = _excesses(energies, n, d, objective, half_space)
-  sets = matrix.reshape(-1, n, d)
-  angles = np.full(len(sets), np.nan)
+  excesses = _excesses(energies, matrix, objective, half_space)
+  is_row = has_direction(matrix)
+  angles = np.full(math.prod(batch), np.nan)
   if not sampled:
-    angles = np.array([smallest_angle(w, half_space=half_space) for w in sets])
+    angles = _smallest_angles(matrix, is_row, half_space).ravel()
   has_pairs = ~np.isinf(angles)  # NaN is of a damaged layer.
   return LayerReport(
     path=layer.path,
@@ -248,14 +271,33 @@ def _report(layer, objective, half_space, key):
     energy=float(jnp.mean(energies)),
     relative_excess=_or_nan(np.mean, excesses[has_pairs]),
     smallest_angle=_or_nan(np.min, np.degrees(angles[has_pairs])),
-    zero_neurons=int(np.sum(~has_direction(matrix))),
+    zero_neurons=int(np.sum(~is_row)),
     sampled=sampled,
+    potential=potential,
   )
 
 
-def _excesses(energies, n, d, objective, half_space):
+def _smallest_angles(matrix, is_row, half_space):
+  """Of each set, between rows that are not zero; infinity if these are not two.
+
+  NaN if a row is not finite.
+  """
+  if matrix.shape[-2] < 2:
+    angles = np.full(is_row.shape, np.inf)
+  else:
+    # A row of NaN is nobody's neighbor; one of zeros is everybody's, at a right angle.
+    rows = jnp.where(is_row[..., None], matrix, jnp.nan)
+    angles = np.asarray(nearest_neurons(rows, half_space=half_space)[0])[..., 0]
+    angles = np.where(np.isnan(angles), np.inf, angles)
+  is_finite = np.isfinite(np.asarray(matrix)).all((-2, -1))
+  return np.where(is_finite, np.min(angles, -1, initial=np.inf), np.nan)
+
+
+def _excesses(energies, matrix, objective, half_space):
+  *_, n, d = matrix.shape
+  alive = num_alive(normalize(matrix))
   try:
-    excesses = excess_of(energies, n, d, objective, half_space)
+    excesses = excess_of_alive(energies, alive, n, d, objective, half_space)
   except NotImplementedError:  # A potential of the user's own: no scale is known.
     return np.full(energies.size, np.nan)
   return np.asarray(excesses, np.float64).ravel()

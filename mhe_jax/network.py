@@ -14,16 +14,17 @@ from mhe_jax.arrays import compute_dtype
 from mhe_jax.checks import check_weight, is_plain_zero
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import Layer, select, warn_of_unread
+from mhe_jax.objectives.alive import excess_of_alive, num_alive
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.pair_energy import as_objective
-from mhe_jax.objectives.relative import NoScaleError, excess_or_nan
+from mhe_jax.objectives.relative import RECOMMENDED, NoScaleError
 from mhe_jax.potentials.base import Potential
-from mhe_jax.potentials.riesz import Riesz
+from mhe_jax.sphere import normalize
 
 
 def layer_energies(
   params: Any,
-  potential: Potential | Objective = Riesz(1.0),
+  potential: Potential | Objective = RECOMMENDED,
   *,
   half_space: bool = True,
   rules: Sequence[LayerRule] | None = None,
@@ -33,7 +34,9 @@ def layer_energies(
 
   Args:
     params: any tree of parameters; see :func:`mhe_jax.neuron_matrices`.
-    potential: the pair potential, or any :class:`Objective`.
+    potential: an :class:`Objective`, or a pair potential, which stands for its mean
+      pair energy; by default :data:`RECOMMENDED`, the relative excess. The paper's is
+      ``Riesz(s)``.
     half_space: use the half-space energy for hidden layers; output layers
       always use full space.
     rules: which layers are output layers, are skipped, or have their neurons
@@ -66,7 +69,7 @@ def layer_energies(
 
 def layer_excess(
   params: Any,
-  potential: Potential | Objective = Riesz(1.0),
+  potential: Potential | Objective = RECOMMENDED,
   *,
   half_space: bool = True,
   rules: Sequence[LayerRule] | None = None,
@@ -75,7 +78,8 @@ def layer_excess(
   """Relative excess of every layer: 0 is the lower bound, 1 random directions.
 
   The measure of redundancy to log during training. Unlike energies, it can be compared
-  between layers, between potentials, and in time.
+  between layers, between potentials, and in time. Neurons that are zero, which have no
+  direction, do not count.
 
   Args:
     params: any tree of parameters; see :func:`mhe_jax.neuron_matrices`.
@@ -95,10 +99,10 @@ def layer_excess(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from mhe_jax import LayerRule, Riesz, layer_excess
+    >>> from mhe_jax import LayerRule, layer_excess
     >>> params = {"body": {"kernel": jnp.eye(4)}, "head": {"kernel": jnp.eye(4)}}
     >>> rules = [LayerRule("head/kernel", role="output")]
-    >>> excess = layer_excess(params, Riesz(2.0), rules=rules)
+    >>> excess = layer_excess(params, rules=rules)
     >>> {path: abs(round(float(x), 4)) for path, x in excess.items()}
     {'body/kernel': 0.0, 'head/kernel': 0.2}
   """
@@ -106,18 +110,26 @@ def layer_excess(
   objective.check_key(key)
   layers = select(params, rules).layers
   values = _values_of(layers, objective, half_space, key)
-  excess = {}
-  for layer in layers:
-    n, d = layer.axes.matrix_shape(layer.leaf.shape)[-2:]
-    in_half_space = layer.in_half_space(half_space)
-    x = excess_or_nan(values[layer.path], n, d, objective, in_half_space)
-    excess[layer.path] = x.mean()
-  return excess
+  return {layer.path: _excess(layer, values, objective, half_space) for layer in layers}
+
+
+def _excess(layer, values, objective, half_space) -> jax.Array:
+  """Of one layer, NaN where there is no scale."""
+  units = normalize(layer.matrix())
+  *batch, n, d = units.shape
+  of_sets = values[layer.path].reshape(batch)
+  in_half_space = layer.in_half_space(half_space)
+  try:
+    excess = excess_of_alive(of_sets, num_alive(units), n, d, objective, in_half_space)
+  except NoScaleError:
+    with jax.debug_nans(False):  # Even a constant is checked.
+      return jnp.full([], jnp.nan, of_sets.dtype)
+  return excess.mean()
 
 
 def network_energy(
   params: Any,
-  potential: Potential | Objective = Riesz(1.0),
+  potential: Potential | Objective = RECOMMENDED,
   *,
   half_space: bool = True,
   hidden_weight: jax.typing.ArrayLike = 1.0,
@@ -137,7 +149,9 @@ def network_energy(
 
   Args:
     params: any tree of parameters, or an nnx module.
-    potential: the pair potential, or any :class:`Objective`.
+    potential: an :class:`Objective`, or a pair potential, which stands for its mean
+      pair energy; by default :data:`RECOMMENDED`, the relative excess. The paper's is
+      ``Riesz(s)``.
     half_space: use the half-space energy for hidden layers.
     hidden_weight: weight of the hidden layers, a real scalar, traced or not. Layers
       whose weight is 0, as a plain number or that of their rule, are not evaluated:
@@ -161,10 +175,12 @@ def network_energy(
     >>> rules = [LayerRule("head/kernel", role="output")]
     >>> def loss(params):
     ...   data_loss = 0.0  # your loss
-    ...   return data_loss + 0.1 * network_energy(params, Riesz(2.0), rules=rules)
+    ...   return data_loss + 0.1 * network_energy(params, rules=rules)
     >>> value, grads = jax.value_and_grad(loss)(params)
     >>> round(float(value), 5)
-    0.09643
+    0.02
+    >>> round(float(network_energy(params, Riesz(2.0), rules=rules)), 4)  # the paper's
+    0.9643
 
   References:
     Liu et al., `Learning towards Minimum Hyperspherical Energy

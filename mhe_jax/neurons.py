@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from mhe_jax.arrays import as_rows
 from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import as_neurons
 from mhe_jax.pair_sum import neighbors, tiled
@@ -85,9 +86,13 @@ def neuron_energies(
 
 
 def nearest_neurons(
-  neurons: jax.typing.ArrayLike, *, half_space: bool = False, k: int = 1
+  neurons: jax.typing.ArrayLike,
+  *,
+  half_space: bool = False,
+  k: int = 1,
+  rows: jax.typing.ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  r"""Of each neuron the k nearest others, and the angles to them.
+  r"""Of each neuron, or of some, the k nearest others, and the angles to them.
 
   All cosines are computed, tile by tile, in O(n (d + k)) memory: nothing is hashed or
   sampled. In the dtype of the computation they tell angles apart down to 1e-3 radians
@@ -109,17 +114,23 @@ def nearest_neurons(
     half_space: neurons are lines: the angle to the neuron or its antipode, whichever is
       smaller, at most pi / 2.
     k: how many, from 1 to n - 1.
+    rows: integers ``[m]``, 0 to n - 1, of all sets of a batch the same: the neurons
+      that are asked for their nearest among all, in O(m n d) operations. By default all
+      n. Others, which cannot be told when traced, have the angles NaN and the indices
+      -1.
 
   Returns:
-    Angles in radians, ``[*batch, n, k]``, ascending, float64 for float64 neurons and
-    float32 otherwise; indices in the set, ``[*batch, n, k]``, int32, of equal angles
-    the lowest first. The angles are differentiable, the indices constants. At
-    coincident and at antipodal neurons, where the angle has a kink, its gradient is 0.
+    Angles in radians, ``[*batch, n, k]``, or ``[*batch, m, k]`` with ``rows``,
+    ascending, float64 for float64 neurons and float32 otherwise; indices in the set, of
+    the same shape, int32, of equal angles the lowest first. The angles are
+    differentiable, the indices constants. At coincident and at antipodal neurons, where
+    the angle has a kink, its gradient is 0.
 
   Raises:
-    TypeError: ``neurons`` is not a real floating-point array.
+    TypeError: ``neurons`` is not a real floating-point array, or ``rows`` not integer.
     ValueError: ``neurons`` has fewer than two axes, or a symbolic n (of
-      ``jax.export``); ``k`` is not a whole number from 1 to n - 1.
+      ``jax.export``); ``k`` is not a whole number from 1 to n - 1; ``rows`` is not
+      ``[m]`` with m > 0.
 
   Example:
     >>> import jax.numpy as jnp
@@ -130,12 +141,15 @@ def nearest_neurons(
     [2, 2, 1]
     >>> [round(float(x), 3) for x in jnp.degrees(angles[:, 0])]
     [84.289, 5.711, 5.711]
+    >>> nearest_neurons(neurons, rows=jnp.array([1]))[1].tolist()
+    [[0]]
   """
   neurons = _as_static_neurons(neurons)
   k, n = check_count("k", k, 1), neurons.shape[-2]
   if k >= n:
     raise ValueError(f"k must be a whole number from 1 to n - 1 = {n - 1}, got {k}.")
-  return _nearest_neurons(neurons, bool(half_space), k)
+  rows = None if rows is None else as_rows(rows)
+  return _nearest_neurons(neurons, rows, bool(half_space), k)
 
 
 def _as_static_neurons(neurons):
@@ -161,17 +175,22 @@ def _neuron_energies(neurons, mask, potential, half_space):
   return sums / at_least_one(2 * partners if half_space else partners, 1)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _nearest_neurons(neurons, half_space, k):
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _nearest_neurons(neurons, rows, half_space, k):
   units = normalize(neurons)
   *batch, n, d = units.shape
-  indices = neighbors.nearest(units, half_space=half_space, k=k)
+  indices = neighbors.nearest(units, half_space=half_space, k=k, rows=rows)
+  if rows is None:
+    own, asked = jnp.arange(n, dtype=jnp.int32), units
+  else:
+    own = jnp.clip(rows, 0, n - 1).astype(jnp.int32)
+    asked = jnp.take(units, own, axis=-2)
   # Where there is none, the row itself, so that no other row gets a gradient of it.
-  own = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[:, None], indices.shape)
+  own = jnp.broadcast_to(own[:, None], indices.shape)
   is_missing = indices < 0
-  flat = jnp.where(is_missing, own, indices).reshape(*batch, n * k, 1)
-  others = jnp.take_along_axis(units, flat, axis=-2).reshape(*batch, n, k, d)
-  angles = neighbors.angles(units[..., None, :], others, half_space=half_space)
+  flat = jnp.where(is_missing, own, indices).reshape(*batch, own.shape[-2] * k, 1)
+  others = jnp.take_along_axis(units, flat, axis=-2).reshape(*indices.shape, d)
+  angles = neighbors.angles(asked[..., None, :], others, half_space=half_space)
   angles = jnp.where(is_missing, jnp.nan, angles)
   # In the order of the angles that are returned, to the last bit.
   return jax.lax.sort((angles, indices), num_keys=2)

@@ -9,15 +9,15 @@ import optax
 from mhe_jax.checks import is_plain_zero
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.objectives.base import Objective
+from mhe_jax.objectives.relative import RECOMMENDED
 from mhe_jax.potentials.base import Potential
-from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.transforms import add_hyperspherical_energy, add_scaled, weight_at
 
 
 def with_hyperspherical_energy(
   optimizer: optax.GradientTransformation,
   weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
-  potential: Potential | Objective = Riesz(1.0),
+  potential: Potential | Objective = RECOMMENDED,
   *,
   half_space: bool = True,
   hidden_weight: jax.typing.ArrayLike = 1.0,
@@ -36,7 +36,8 @@ def with_hyperspherical_energy(
   Args:
     optimizer: any complete optimizer, such as ``optax.adam(1e-3)``.
     weight: weight of the energy, a number or an optax schedule.
-    potential: the pair potential, or any :class:`Objective`.
+    potential: an :class:`Objective`, or a pair potential; by default
+      :data:`RECOMMENDED`.
     half_space: as in :func:`add_hyperspherical_energy`, like all that follow.
     hidden_weight: weight of the hidden layers.
     output_weight: weight of the output layers.
@@ -53,8 +54,8 @@ def with_hyperspherical_energy(
 
   Example:
     >>> import optax
-    >>> from mhe_jax import Riesz, with_hyperspherical_energy
-    >>> tx = with_hyperspherical_energy(optax.adam(1e-3), 0.1, Riesz(2.0))
+    >>> from mhe_jax import with_hyperspherical_energy
+    >>> tx = with_hyperspherical_energy(optax.adam(1e-3), 0.1)
   """
   regularizer = add_hyperspherical_energy(
     weight,
@@ -86,7 +87,7 @@ def with_decoupled_hyperspherical_energy(
   scaler: optax.GradientTransformation,
   learning_rate: optax.ScalarOrSchedule,
   weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
-  potential: Potential | Objective = Riesz(1.0),
+  potential: Potential | Objective = RECOMMENDED,
   *,
   half_space: bool = True,
   hidden_weight: jax.typing.ArrayLike = 1.0,
@@ -106,7 +107,8 @@ def with_decoupled_hyperspherical_energy(
       whose steps are negative already and would be turned around.
     learning_rate: a number or an optax schedule.
     weight: weight of the energy, a number or an optax schedule.
-    potential: the pair potential, or any :class:`Objective`.
+    potential: an :class:`Objective`, or a pair potential; by default
+      :data:`RECOMMENDED`.
     half_space: as in :func:`add_hyperspherical_energy`, like all that follow.
     hidden_weight: weight of the hidden layers.
     output_weight: weight of the output layers.
@@ -122,9 +124,8 @@ def with_decoupled_hyperspherical_energy(
 
   Example:
     >>> import optax
-    >>> from mhe_jax import Riesz, with_decoupled_hyperspherical_energy
-    >>> tx = with_decoupled_hyperspherical_energy(
-    ...     optax.scale_by_adam(), 1e-3, 0.1, Riesz(2.0))
+    >>> from mhe_jax import with_decoupled_hyperspherical_energy
+    >>> tx = with_decoupled_hyperspherical_energy(optax.scale_by_adam(), 1e-3, 1.0)
 
   References:
     Loshchilov and Hutter, `Decoupled Weight Decay Regularization

@@ -4,9 +4,8 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from mhe_jax.arrays import replicate_explicit
+from mhe_jax.arrays import as_rows
 from mhe_jax.checks import check_axis_name, check_sharded
 from mhe_jax.objectives.base import as_neurons
 from mhe_jax.objectives.sampled import Method, Sampled
@@ -104,7 +103,7 @@ def sampled_energy(
     )
   axis_name = check_axis_name(axis_name)
   check_potential(potential)
-  neurons, rows = as_neurons(neurons, whole=False), _as_rows(rows)
+  neurons, rows = as_neurons(neurons, whole=False), as_rows(rows)
   check_sharded(axis_name, {"neurons": neurons}, {"rows": rows})
   of_rows = _OfRows(potential, bool(half_space), axis_name)
   return evaluate(of_rows, neurons, rows, axis_name=axis_name)
@@ -189,13 +188,3 @@ class _OfRows(NamedTuple):
     return rows_against_all(
       units, rows, self.potential, half_space=self.half_space, axis_name=axis_name
     )
-
-
-def _as_rows(rows):
-  rows = replicate_explicit(jnp.asarray(rows))
-  if not jnp.issubdtype(rows.dtype, jnp.integer):
-    raise TypeError(f"rows must be integer, got dtype {rows.dtype}.")
-  if rows.ndim != 1 or rows.shape[0] == 0:
-    raise ValueError(f"rows must have shape [m] with m > 0, got {rows.shape}.")
-  # In int8, neuron 256 would be neuron 0.
-  return rows.astype(jnp.int32) if rows.dtype.itemsize < 4 else rows

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mhe_jax.arrays import compute_dtype
 
@@ -57,6 +58,16 @@ def project(x):
   squared_norm = jnp.where(is_zero, 1.0, jnp.sum(y * y, -1, keepdims=True))
   inverse_norm = 1.0 / jnp.sqrt(squared_norm)
   return y * inverse_norm, jnp.where(is_zero, 0.0, inverse_norm / scale)
+
+
+def has_direction(x: jax.Array) -> np.ndarray:
+  """Which rows ``[*batch, n]`` of ``[*batch, n, d]`` are not zero, to normalize().
+
+  On the host, where subnormal numbers are what they are.
+  """
+  w = np.asarray(x).astype(compute_dtype(x.dtype), copy=False)
+  # Not >=: NaN is no direction, but not zero.
+  return ~(np.max(np.abs(w), -1, initial=0.0) < jnp.finfo(w.dtype).tiny)
 
 
 def evaluate(

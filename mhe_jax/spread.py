@@ -16,6 +16,7 @@ from mhe_jax.checks import check_count, check_weight, is_plain_zero
 from mhe_jax.layers.rules import LayerRule, check_rules
 from mhe_jax.layers.select import select, warn_of_unread
 from mhe_jax.network import Kind, counted_layers, kinds_of, sharding_of
+from mhe_jax.objectives.alive import excess_of_alive, num_alive
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.pair_energy import as_objective
 from mhe_jax.objectives.relative import RECOMMENDED, RelativeExcess, excess_of
@@ -35,8 +36,8 @@ class SpreadState(NamedTuple):
     count: number of updates, an int32 scalar; what a schedule is called with.
     inner: the state of the optimizer.
     excess: relative excess of each layer, ``{path: scalar}``, at the parameters of the
-      last update that evaluated it: 0 is the best, 1 random directions. The mean over
-      the sets of a stack.
+      last update that evaluated it, as of :func:`layer_excess`: 0 is the best, 1 random
+      directions. The mean over the sets of a stack.
     optimizer_turn: by how much the optimizer turned the layer in the last update: root
       mean square over neurons, in radians.
     spread_turn: by how much :func:`spread` turned it then.
@@ -159,8 +160,8 @@ def spread(
     True
     >>> float(own.spread_turn["head/kernel"])  # It is zero, and has no direction yet.
     0.0
-    >>> {path: float(x) > 0 for path, x in own.excess.items()}
-    {'body/kernel': True, 'head/kernel': True}
+    >>> {path: round(float(x), 1) for path, x in own.excess.items()}
+    {'body/kernel': 0.8, 'head/kernel': 0.0}
 
   References:
     Liu et al., `Learning towards Minimum Hyperspherical Energy
@@ -317,7 +318,10 @@ class _Group:
       values = objective.evaluate(units, half_space=kind.in_half_space, key=key)
       with kind.named():
         excess = excess_of(values, *kind.size, objective, kind.in_half_space)
-      return jnp.sum(excess), excess
+        alive = excess_of_alive(
+          values, num_alive(units), *kind.size, objective, kind.in_half_space
+        )
+      return jnp.sum(excess), alive
 
     if not self.is_updated or is_plain_zero(share):
       _, excess = excess_of_all(normalize(self.neurons))

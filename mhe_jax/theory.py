@@ -6,14 +6,17 @@ scale.
 """
 
 import jax
+import jax.numpy as jnp
 
 from mhe_jax.arrays import as_float_array
 from mhe_jax.checks import check_count
 from mhe_jax.energy import hyperspherical_energy
+from mhe_jax.objectives.alive import excess_of_alive, num_alive
 from mhe_jax.objectives.pair_energy import PairEnergy
-from mhe_jax.objectives.relative import excess_or_nan
+from mhe_jax.objectives.relative import NoScaleError
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
+from mhe_jax.sphere import normalize
 
 
 def uniform_energy(
@@ -127,7 +130,8 @@ def relative_excess(
     \frac{E - E_\text{bound}}{E_\text{random} - E_\text{bound}}
 
   Above 1 the neurons are more redundant than chance. The mean energies of
-  layers of different sizes and potentials cannot be compared; this can.
+  layers of different sizes and potentials cannot be compared; this can. Neurons that
+  are zero have no direction, and do not count.
 
   Args:
     neurons: ``[*batch, n, d]`` with n >= 2.
@@ -156,4 +160,9 @@ def relative_excess(
   neurons = as_float_array("neurons", neurons, whole=False)
   energy = hyperspherical_energy(neurons, potential, half_space=half_space)
   n, d = neurons.shape[-2:]
-  return excess_or_nan(energy, n, d, PairEnergy(potential), half_space)
+  alive = num_alive(normalize(neurons))
+  try:
+    return excess_of_alive(energy, alive, n, d, PairEnergy(potential), half_space)
+  except NoScaleError:
+    with jax.debug_nans(False):  # Even a constant is checked.
+      return jnp.full_like(energy, jnp.nan)

@@ -16,8 +16,8 @@ from mhe_jax.layers.trees import flatten
 from mhe_jax.network import counted_layers, weighted_energy
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.pair_energy import as_objective
+from mhe_jax.objectives.relative import RECOMMENDED
 from mhe_jax.potentials.base import Potential
-from mhe_jax.potentials.riesz import Riesz
 
 
 class HypersphericalEnergyState(NamedTuple):
@@ -42,7 +42,7 @@ class HypersphericalEnergyState(NamedTuple):
 
 def add_hyperspherical_energy(
   weight: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
-  potential: Potential | Objective = Riesz(1.0),
+  potential: Potential | Objective = RECOMMENDED,
   *,
   half_space: bool = True,
   hidden_weight: jax.typing.ArrayLike = 1.0,
@@ -76,7 +76,8 @@ def add_hyperspherical_energy(
 
   Args:
     weight: factor of the gradient, a number or an optax schedule.
-    potential: the pair potential, or any :class:`Objective`.
+    potential: an :class:`Objective`, or a pair potential; by default
+      :data:`RECOMMENDED`.
     half_space: use the half-space energy for hidden layers.
     hidden_weight: weight of the hidden layers, a number. Layers whose weight is 0, as
       a plain number or that of their rule, are not evaluated: they cost nothing, and

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from by_hand import check
 from trees import normal
 
-from mhe_jax import describe, layer_rules
+from mhe_jax import layer_rules, neuron_matrices
 
 
 def arrays(**shapes):
@@ -32,10 +32,8 @@ def check_program(
     rules = layer_rules(function, params, *inputs, **options)
   tree = params if shown is None else shown
   check(tree, rules, layers)
-  roles = {row.path: row.role for row in describe(tree, rules=rules)}
-  assert {path for path, role in roles.items() if role == "output"} == set(output)
-  stopped = {path for path in paths_of(tree) if _is_unread(path, rules)}
-  assert stopped == set(unread)
+  assert outputs(tree, rules) == set(output)
+  assert with_role("unread", paths_of(tree), rules) == set(unread)
 
 
 def paths_of(tree):
@@ -43,8 +41,14 @@ def paths_of(tree):
   return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
 
 
-def _is_unread(path, rules):
-  return any(rule.role == "unread" and rule.matches(path) for rule in rules)
+def with_role(role, paths, rules):
+  """Paths that a rule gives this role."""
+  return {p for p in paths for rule in rules if rule.role == role and rule.matches(p)}
+
+
+def outputs(tree, rules):
+  """Paths of the output layers that have neurons."""
+  return with_role("output", neuron_matrices(tree, rules), rules)
 
 
 def norm(x, scale):
@@ -76,7 +80,3 @@ def inputs_of(kind):
   if isinstance(kind, list):
     return tuple(x for one in kind for x in inputs_of(one))
   return (normal(kind, seed=9) if is_shape else kind,)
-
-
-def outputs(tree, rules):
-  return {row.path for row in describe(tree, rules=rules) if row.role == "output"}

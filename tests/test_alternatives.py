@@ -215,8 +215,8 @@ def test_the_page_is_what_the_command_writes():
   assert fill(page, texts) == page
   assert page.count("<!-- end of ") == len(texts)
   settings = results["runs"]["without"]["settings"]
-  assert {**training.SETTINGS["full"], "arm": "without"} == settings
-  assert results["minima"]["settings"] == minima.SETTINGS["full"]
+  assert {**training.SETTINGS["cpu"], "arm": "without"} == settings
+  assert results["minima"]["settings"] == minima.SETTINGS["cpu"]
   for name in ("alternatives", "alternatives_training"):
     assert (ROOT / "docs" / "images" / f"{name}.png").exists()
     assert f"images/{name}.png" in page

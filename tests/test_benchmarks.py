@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rich.progress
 
-from experiments.benchmarks import input_pipeline, peers, train_step
+from experiments.benchmarks import peers, reading, train_step
 from experiments.benchmarks.energy import neurons, ours
 from experiments.benchmarks.timing import ratio, time_in_turns
 from experiments.models import CNN, ResNet
@@ -81,10 +81,13 @@ def test_peers_compute_the_same(peer):
   np.testing.assert_allclose(np.asarray(peer_gradient), gradient, atol=1e-6)
 
 
-def test_input_pipeline_benchmark(tmp_path):
-  result = run_smoke("input_pipeline", tmp_path)
-  assert "images a second" in input_pipeline.summarize(result)
-  assert all(s > 0 for times in result["seconds"].values() for s in times)
+def test_reading_benchmark(tmp_path):
+  result = run_smoke("reading", tmp_path)
+  names = ["loop", "loop, gradients", "scan", "scan, gradients"]
+  assert [program["name"] for program in result["programs"]] == names
+  # Four matrices a layer, or four stacks, and the table of tokens.
+  assert [p["parameters"] for p in result["programs"]] == [13, 13, 5, 5]
+  assert "3 layers" in reading.summarize(result)
 
 
 def test_every_round_calls_every_rival():

@@ -9,14 +9,14 @@ import tyro
 from rich.console import Console
 
 import experiments.classification.__main__ as classification
-from experiments.benchmarks import energy, input_pipeline, train_step
+from experiments import quickstart
+from experiments.benchmarks import energy, train_step
 from experiments.classification import report, sweep
 from experiments.classification.arms import MHE
 from experiments.classification.presets import PRESETS, Config, preset
 from experiments.classification.task import TASK
 from experiments.errors import InputError, told_in_a_line
 from experiments.numerics import accuracy
-from experiments.quickstart import __main__ as quickstart
 from experiments.runs import commands
 from experiments.runs.results import settings_of
 
@@ -116,7 +116,7 @@ def test_only_errors_of_input_lose_their_traceback(capsys):
 
 MODULES = (
   *(accuracy, classification, quickstart, report, sweep),
-  *(energy, input_pipeline, train_step),
+  *(energy, train_step),
 )
 
 

@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 
 import mhe_jax
-from experiments.benchmarks import input_pipeline, sampled_tables, train_step
+from experiments.benchmarks import sampled_tables, train_step
 from experiments.benchmarks import tables as benchmark_tables
 from experiments.classification import report
 from experiments.classification.presets import Config
 from experiments.faces import report as faces_report
 from experiments.faces.plan import sweeps_of as faces_sweeps
 from experiments.gan import report as gan_report
+from experiments.gan.plan import sweeps_of as gan_sweeps
 from experiments.numerics import accuracy_tables
-from experiments.quickstart.summary import in_words, pooled_in_words
 from experiments.report.answers import answered
+from experiments.report.cells import difference, mean_and_spread
+from experiments.report.columns import columns_of
 from experiments.report.pages import fill
 from experiments.report.statistics import paired_difference
 from experiments.runs.results import Results
@@ -107,11 +109,47 @@ def test_public_docstrings_are_complete(name):
     assert ">>> " in doc
 
 
-def test_readme_states_the_committed_result():
-  readme = " ".join((ROOT / "README.md").read_text().split())
+def test_results_state_the_committed_result():
+  page = " ".join((ROOT / "docs" / "results.md").read_text().split())
   result, pilot = map(result_of, ("quickstart", "quickstart_pilot"))
-  assert in_words(result) in readme
-  assert pooled_in_words(result, pilot) in readme
+  config, (setting,) = result["config"], result["settings"]
+  assert (
+    f"A CNN of {config['depth']} convolutions with {config['width']} channels on "
+    f"{config['images_per_class']} handwritten digits per class, "
+    f"{len(config['seeds'])} seeds, weight {config['weight']:g} in relative units;"
+  ) in page
+  errors = errors_by_arm(setting)
+  told = f"Learning rate {setting['learning_rate']:g}: "
+  told += f"{mean_and_spread(errors['without'])}% without."
+  assert told in page
+  others = errors_by_arm(
+    next(s for s in pilot["settings"] if s["learning_rate"] == setting["learning_rate"])
+  )
+  pairs = len(errors["without"]) + len(others["without"])
+  assert f"With {len(others['without'])} other seeds" in page
+  pooled = []
+  for arm, name, verdict, said in (
+    ("energy", "with energy", "not told apart", "not told apart from zero"),
+    ("orthonormal", "orthonormality", "better", "fewer errors"),
+  ):
+    paired = paired_difference(errors["without"], errors[arm])
+    assert paired.verdict == verdict
+    assert (
+      f"{name.capitalize()}: {mean_and_spread(errors[arm])}%, {paired.difference:+.2f} "
+      f"points ({paired.low:+.2f} to {paired.high:+.2f}), {said}."
+    ) in page
+    paired = paired_difference(
+      errors["without"] + others["without"], errors[arm] + others[arm]
+    )
+    interval = f"{paired.low:+.2f} to {paired.high:+.2f}"
+    pooled.append(f"{name} {paired.difference:+.2f} ({interval})")
+  assert f"all {pairs} pairs: {', '.join(pooled)}" in page
+
+
+def errors_by_arm(setting):
+  return {
+    arm: [run["test_error"] for run in runs] for arm, runs in setting["arms"].items()
+  }
 
 
 def check_page(page, tables, claims):
@@ -143,24 +181,22 @@ def test_benchmarks_states_the_committed_measurements():
   claims = [
     *benchmark_tables.claims(result),
     *train_step.summarize(result_of("benchmark_train_step")),
-    input_pipeline.summarize(result_of("benchmark_input_pipeline")),
   ]
   check_page("benchmarks.md", benchmark_tables.tables(result), claims)
 
 
-def check_generated(name, texts, in_readme):
-  """A page, and what is of it in the README, are what a report makes of its results."""
-  page, readme = (
-    (ROOT / path).read_text() for path in (f"docs/{name}.md", "README.md")
-  )
+def check_generated(name, texts):
+  """A page is what a report makes of its results."""
+  page = (ROOT / f"docs/{name}.md").read_text()
   assert fill(page, texts) == page
   assert page.count("<!-- end of ") == len(texts)
-  assert fill(readme, in_readme) == readme
 
 
 def test_classification_is_what_the_report_generates():
   texts = report.blocks("cpu", Results(report.RESULTS, Config))
-  check_generated("classification", texts, {"summary": texts["summary"]})
+  check_generated("classification", texts)
+  results = (ROOT / "docs" / "results.md").read_text()
+  assert fill(results, {"summary": texts["summary"]}) == results
 
 
 def test_what_the_page_says_of_the_order_is_in_its_results():
@@ -181,12 +217,29 @@ def test_what_the_page_says_of_the_order_is_in_its_results():
 
 def test_faces_is_what_the_report_generates():
   results = Results(faces_report.RESULTS, faces_report.Config)
-  words = {"faces": faces_report.in_words("cpu", results)}
-  check_generated("faces", faces_report.blocks("cpu", results), words)
+  check_generated("faces", faces_report.blocks("cpu", results))
 
 
 def test_what_is_said_of_faces_in_words_is_in_their_results():
   results = Results(faces_report.RESULTS, faces_report.Config)
+  page = " ".join((ROOT / "docs" / "results.md").read_text().split())
+  column, *_ = columns_of(faces_sweeps("cpu")["best"], results)
+  rival, excess = column.values(column.rival), {}
+  for row in column.arms:
+    excess[row] = np.mean([run["class_excess"] for run in column.runs(row)])
+  people = column.runs(column.rival)[0]["classes"]
+  effects = [
+    f"{column.arms[row].config.energy.name} {difference(rival, column.values(row))}, "
+    f"excess {excess[row]:.2f}"
+    for row in column.arms
+    if row != column.rival
+  ]
+  assert (
+    f"SphereFace+ on LFW, {people} people to train on, {len(column.seeds)} new seeds: "
+    f"verification errors of {mean_and_spread(rival)}% without MHE, where the class "
+    f"weights have a relative excess of {excess[column.rival]:.2f}. In points of "
+    f"difference, and excess with it: {'; '.join(effects)}."
+  ) in page
   found = [
     (paired_difference(x.first, x.second), np.mean(x.first))
     for x in answered(faces_sweeps("cpu")["best"], results)
@@ -194,11 +247,10 @@ def test_what_is_said_of_faces_in_words_is_in_their_results():
   ]
   changes = [paired.difference for paired, _ in found]
   assert min(paired.low for paired, _ in found) > -1.2
-  readme = " ".join((ROOT / "README.md").read_text().split())
   assert (
     f"errors of {found[0][1]:.1f}% change by {min(changes):+.1f} to "
     f"{max(changes):+.1f} points; six seeds exclude gains of 1.2"
-  ) in readme
+  ) in page
 
 
 def test_gan_is_what_the_report_generates():
@@ -207,4 +259,17 @@ def test_gan_is_what_the_report_generates():
     path.stem.removeprefix("gan_") for path in (ROOT / "docs/images").glob("gan_*.png")
   }
   texts = gan_report.blocks("cpu", results) | gan_report.pictures(drawn)
-  check_generated("gan", texts, {"gan": gan_report.in_words("cpu", results)})
+  check_generated("gan", texts)
+
+
+def test_what_is_said_of_gans_in_words_is_in_their_results():
+  results = Results(gan_report.RESULTS, gan_report.Config)
+  page = " ".join((ROOT / "docs" / "results.md").read_text().split())
+  for column in columns_of(gan_sweeps("cpu")["four"], results):
+    effects = [
+      f"{mean_and_spread(column.values(rival))} of {rival}, {row} "
+      f"{difference(column.values(rival), column.values(row))}"
+      for row, rival in (("MHE", "baseline"), ("SN + MHE", "SN"))
+    ]
+    told = f"{column.title}, {len(column.seeds)} seeds: {'; '.join(effects)}."
+    assert told in page

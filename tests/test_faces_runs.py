@@ -21,7 +21,7 @@ from experiments.faces.energy import Energy
 from experiments.faces.figures import FIGURES
 from experiments.faces.plan import sweeps_of
 from experiments.faces.presets import PRESETS, Config, annealed, preset
-from experiments.faces.report import blocks, in_words
+from experiments.faces.report import blocks
 from experiments.faces.task import TASK, Run
 from experiments.runs.plan import runs_of
 from experiments.runs.results import Results
@@ -264,27 +264,6 @@ def finished(seed):
     "true_accept_rates": {"1e-2": 80.0, "1e-3": None},
     "rank_one": {"distractors": [0, 10], "accuracy": [70.0, 60.0]},
   }
-
-
-def test_words_are_of_the_runs_that_are_there(tmp_path):
-  """Not of those that diverged, nor of an arm alone."""
-  best = sweeps_of("smoke")["best"]
-  for config in runs_of([best]):
-    result = {
-      "config": dataclasses.asdict(config), "data": {"fingerprint": "x"}, "name": "x",
-      "class_excess": 2.0, "classes": 20, "verification_error": 10.0 + config.seed,
-      "rank_one_error": 5.0,
-    }  # fmt: skip
-    if config.seed == 0:
-      result["diverged"] = "it did"
-    (tmp_path / f"{config.name}.json").write_text(json.dumps(result))
-  text = " ".join(in_words("smoke", Results(tmp_path, Config)).split())
-  assert text.startswith("SphereFace+ on ORL, 20 people to train on, ")
-  assert "nan" not in text and "1 of 2 do not converge, others 11.00%" in text
-  for path in tmp_path.iterdir():
-    if '"kind": "none"' not in path.read_text().split('"energy"')[1][:40]:
-      path.unlink()
-  assert in_words("smoke", Results(tmp_path, Config)) == ""
 
 
 def test_results_are_of_one_data_set_tested_on(tmp_path):

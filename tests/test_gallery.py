@@ -117,7 +117,7 @@ def test_what_was_computed_is_computed_again_with_other_settings_only(tmp_path):
 @pytest.mark.parametrize("name", command.SUBJECTS)
 def test_what_is_kept_has_the_settings_of_the_code(name):
   kept = json.loads((command.RESULTS / f"{name}.json").read_text())
-  assert kept["settings"] == command.SUBJECTS[name].SETTINGS["full"]
+  assert kept["settings"] == command.SUBJECTS[name].SETTINGS["cpu"]
   assert (ROOT / "docs" / "images" / f"gallery_{name}.png").exists()
   assert f"images/gallery_{name}." in (ROOT / "docs" / "gallery.md").read_text()
 

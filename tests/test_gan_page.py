@@ -69,7 +69,7 @@ def test_how_much_better_samples_are():
     f"of {without.mean():.2f} fall by {-alone.mean():.2f}, and beside spectral "
     f"normalization of {norm.mean():.2f} by {-beside.mean():.2f}; four seeds, P "
     f"{first:.2f} and {second:.2f} when corrected"
-  ) in words_of("README.md")
+  ) in words_of("docs/results.md")
 
 
 def test_when_they_are_best():

@@ -20,6 +20,7 @@ from experiments.gan.report import blocks
 from experiments.gan.training import discriminator_loss
 from experiments.models.gan import Discriminator
 from experiments.regularizers import Regularizer
+from experiments.report.command import write_report
 from experiments.runs.plan import runs_of
 from experiments.runs.results import Results
 from mhe_jax import Riesz, hyperspherical_energy, network_energy
@@ -184,7 +185,10 @@ def test_a_report_that_cannot_be_writes_nothing(tmp_path, capsys):
   ):
     page.write_text(text)
     with pytest.raises(SystemExit):
-      report.main(preset_name, tmp_path / "runs", page.parent, readme)
+      write_report(
+        "gan", "GAN", Config, preset_name, tmp_path / "runs", page.parent, readme,
+        draw=draw_all, blocks=blocks, in_readme={"gan": lambda *_: ""},
+      )  # fmt: skip
     assert message in " ".join(capsys.readouterr().out.split())
     assert [*page.parent.iterdir()] == [page] and page.read_text() == text
     assert "\nwords\n" in readme.read_text()

@@ -1,22 +1,22 @@
 """Logs hold the energy, at no second evaluation."""
 
-import dataclasses
 import json
 import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 from excess import excess_by_hand
 
+from experiments import digits, monitoring, quickstart
 from experiments.benchmarks.products import products_of
-from experiments.monitoring import __main__ as command
-from experiments.monitoring import cost, report, training
-from experiments.quickstart import training as quickstart
+from experiments.benchmarks.timing import ratio
+from experiments.report.cells import difference, mean_and_spread
 from experiments.report.pages import fill
+from experiments.report.statistics import paired_difference
 from mhe_jax import (
   LayerRule,
   RelativeExcess,
@@ -128,23 +128,23 @@ def test_a_transformation_logs_the_layers_without_a_product_more():
 # --- The experiment.
 
 
-SMOKE = training.SETTINGS["smoke"]
-CONFIG = training.config_of(SMOKE["depth"], SMOKE["width"], SMOKE["steps"])
+SMOKE = monitoring.SETTINGS["smoke"]
+CONFIG = monitoring.config_of(SMOKE["depth"], SMOKE["width"], SMOKE["steps"])
 
 
 def test_the_log_of_the_experiment_costs_what_is_said(as_users):
-  state = training.new_state(CONFIG, 0)
+  state = monitoring.new_state(CONFIG, 0)
   batch = np.ones((40, 14, 14, 1), np.float32), np.zeros(40, np.int32)
   products = {
     (arm, logged): products_of(
-      training.make_train_step(CONFIG, arm, logged=logged), state, *batch
+      monitoring.make_train_step(CONFIG, arm, logged=logged), state, *batch
     )
-    for arm in training.ARMS
+    for arm in monitoring.ARMS
     for logged in (False, True)
   }
   assert products["energy", True] == products["energy", False]
   # Without the energy in the loss: the values alone, with no gradients.
-  values = products_of(quickstart.excess, state.params)
+  values = products_of(digits.excess, state.params)
   assert values > 0
   assert products["without", True] - products["without", False] == values
   assert products["energy", False] - products["without", False] > values
@@ -155,20 +155,21 @@ def smoke(tmp_path_factory):
   """The folder of a run at the preset smoke."""
   folder = tmp_path_factory.mktemp("smoke")
   with jax.numpy_dtype_promotion("standard"):
-    command.main("smoke", folder)
+    monitoring.main("smoke", folder)
   return folder
 
 
 def test_runs_are_those_of_quickstart(smoke, as_users):
   """Energy in the loss, there in the optimizer: the same training, the same excess."""
   result = json.loads((smoke / "training.json").read_text())
-  config = dataclasses.replace(
-    CONFIG, images_per_class=SMOKE["images_per_class"], measure_every=SMOKE["every"]
-  )
+  config = quickstart.Config(
+    depth=SMOKE["depth"], width=SMOKE["width"], steps=SMOKE["steps"],
+    images_per_class=SMOKE["images_per_class"], measure_every=SMOKE["every"],
+  )  # fmt: skip
   assert result["steps"] == [0, 3, 4]
   run = result["runs"]["energy"][0]
   expected = quickstart.train(
-    config, "energy", training.RATE, quickstart.make_train_step(config, "energy"),
+    config, quickstart.compiled(config, "energy", monitoring.RATE),
     *quickstart.load_digits(), run["seed"],
   )  # fmt: skip
   assert run["excess"].keys() == expected["excess"].keys()
@@ -179,61 +180,114 @@ def test_runs_are_those_of_quickstart(smoke, as_users):
   assert result["runs"]["without"][0]["excess"] != run["excess"]
 
 
+def test_the_digits_are_those_of_quickstart():
+  for ours, theirs in zip(digits.load_digits(), quickstart.load_digits()):
+    np.testing.assert_array_equal(ours, theirs)
+  labels = digits.load_digits()[1]
+  for ours, theirs in zip(
+    digits.split(labels, 50, 500), quickstart.split(labels, 50, 500)
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_the_page_and_the_picture_are_made(smoke):
-  page = (smoke / "monitoring.md").read_text()
-  trained, timed = (
-    json.loads((smoke / f"{name}.json").read_text()) for name in ("training", "cost")
-  )
-  for text in command.texts(trained, timed).values():
-    assert text in page
+  trained = json.loads((smoke / "training.json").read_text())
+  assert monitoring.layers(trained) in (smoke / "monitoring.md").read_text()
   picture = smoke / "images" / "monitoring.png"
   assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def made_up():
+def test_the_table_is_that_of_the_numbers():
   """Two seeds and two layers: medians are means, and all can be told by hand."""
 
-  def run(seed, error, conv, head):
-    excess = {"conv0/kernel": conv, "head/kernel": head}
-    return {"seed": seed, "test_error": error, "excess": excess}
+  def run(seed, conv, head):
+    return {"seed": seed, "excess": {"conv0/kernel": conv, "head/kernel": head}}
 
   runs = {
-    "without": [run(0, 9.0, [1.0, 4.0, 2.0], [1.0, 0.5, 0.25]),
-                run(1, 11.0, [1.2, 2.0, 2.0], [1.0, 0.5, 0.25])],
-    "energy": [run(0, 8.0, [1.0, 0.5, 0.0], [1.0, 0.25, 0.125])] * 2,
+    "without": [run(0, [1.0, 4.0, 2.0], [1.0, 0.5, 0.25]),
+                run(1, [1.2, 2.0, 2.0], [1.0, 0.5, 0.25])],
+    "energy": [run(0, [1.0, 0.5, 0.0], [1.0, 0.25, 0.125])] * 2,
   }  # fmt: skip
-  return {"settings": {"depth": 1}, "steps": [0, 5, 9], "runs": runs}
-
-
-def test_the_words_are_those_of_the_numbers():
-  texts = report.blocks(made_up())
-  assert "| conv0 | 1.10 | 3.00 | 5 | 2.00 | 0.00 |" in texts["layers"]
-  assert "| head | 1.00 | 1.00 | 0 | 0.25 | 0.12 |" in texts["layers"]
-  assert "1 of 1 end above 1" in texts["seen"]
-  assert "conv0, from 1.10 to 3.00 in step 5" in texts["seen"]
-  assert "difference of -2.00 points" in re.sub(r" \(.*?\)", "", texts["seen"])
-  seconds = {"energy": [0.010, 0.020, 0.010, 0.010, 0.010, 0.010, 0.020, 0.010]}
-  for name, factor in {
-    "without": 0.5, "without, logged": 0.6, "energy, logged": 1.01,
-    "energy, read": 1.1, "describe": 3.0, "angles": 0.5,
-  }.items():  # fmt: skip
-    seconds[name] = [factor * x for x in seconds["energy"]]
-  settings = {"depth": 15, "width": 8, "rounds": 8}
-  told = cost.in_words(
-    {"settings": settings, "seconds": seconds, "batch_size": 40, "device": "one"}
+  table = monitoring.layers(
+    {"settings": {"depth": 1}, "steps": [0, 5, 9], "runs": runs}
   )
-  assert "change that by +1.0% (+1.0 to +1.0), and by +10.0%" in told
-  assert "add +20.0%" in told and "takes as long as 3.00 steps" in told
+  assert "| conv0 | 1.10 | 3.00 | 5 | 2.00 | 0.00 |" in table
+  assert "| head | 1.00 | 1.00 | 0 | 0.25 | 0.12 |" in table
 
 
-def test_the_page_is_what_the_command_writes():
-  results = {
-    name: json.loads((command.RESULTS / f"{name}.json").read_text())
-    for name in ("training", "cost")
-  }
-  assert results["training"]["settings"] == training.SETTINGS["full"]
-  assert results["cost"]["settings"] == cost.SETTINGS["full"]
-  page, texts = PAGE.read_text(), command.texts(*results.values())
-  assert fill(page, texts) == page
-  assert page.count("<!-- end of ") == len(texts)
+# --- The page: its table is made, its sentences are written.
+
+
+def result_of(name):
+  return json.loads((monitoring.RESULTS / f"{name}.json").read_text())
+
+
+def words_of(page):
+  return " ".join(page.split())
+
+
+def test_the_table_of_the_page_is_what_the_command_writes():
+  result, page = result_of("training"), PAGE.read_text()
+  assert result["settings"] == monitoring.SETTINGS["cpu"]
+  assert fill(page, {"layers": monitoring.layers(result)}) == page
+  assert page.count("<!-- end of ") == 1
   assert (ROOT / "docs" / "images" / "monitoring.png").exists()
+
+
+def test_what_the_page_says_of_the_layers_is_in_the_results():
+  result, words = result_of("training"), words_of(PAGE.read_text())
+  without, with_energy = (
+    {k: v for k, v in monitoring.medians(result, arm).items() if k != monitoring.HEAD}
+    for arm in monitoring.ARMS
+  )
+  starts = [curve[0] for curve in without.values()]
+  assert f"an excess of {min(starts):.2f} to {max(starts):.2f}." in words
+  above = sum(curve[-1] > 1.0 for curve in without.values())
+  path = max(without, key=lambda path: without[path].max() - without[path][0])
+  curve, step = without[path], result["steps"][int(np.argmax(without[path]))]
+  assert (
+    f"Without the energy {above} of {len(without)} end above 1; the one that rises "
+    f"most is {path.removesuffix('/kernel')}, from {curve[0]:.2f} to "
+    f"{curve.max():.2f} in step {step}." in words
+  )
+  ends = [curve[-1] for curve in with_energy.values()]
+  assert (
+    f"the largest ends at {max(ends):.2f} and the median at {abs(np.median(ends)):.3f}."
+  ) in words
+  errors = [
+    [run["test_error"] for run in result["runs"][arm]] for arm in monitoring.ARMS
+  ]
+  assert paired_difference(*errors).verdict == "not told apart"
+  assert (
+    f"{mean_and_spread(errors[0])}% without, {mean_and_spread(errors[1])}% with, a "
+    f"difference of {difference(*errors)} points, which so few seeds do not tell apart"
+  ) in words
+
+
+def test_what_the_page_says_of_costs_is_in_the_results():
+  result, words = result_of("cost"), words_of(PAGE.read_text())
+  settings, seconds = result["settings"], result["seconds"]
+  assert settings == monitoring.COST["cpu"]
+
+  def percent(name, baseline):
+    ratios = np.divide(seconds[name], seconds[baseline])
+    found = scipy.stats.quantile_test(ratios, p=0.5).confidence_interval(0.95)
+    low, middle, high = (
+      f"{100 * (x - 1):+.1f}" for x in (found.low, np.median(ratios), found.high)
+    )
+    return f"{middle}% ({low} to {high})"
+
+  step = 1e3 * np.median(seconds["energy"])
+  for text in (
+    f"({settings['depth']} convolutions of {settings['width']} channels, "
+    f"{result['batch_size']} images of 14 x 14 pixels) takes {step:.1f} ms with the",
+    f"change that by {percent('energy, logged', 'energy')}, and by "
+    f"{percent('energy, read', 'energy')} if they are taken to the host",
+    f"metrics in every step add {percent('without, logged', 'without')}.",
+    f"`describe` of all layers takes as long as "
+    f"{ratio(seconds, 'describe', 'energy'):.2f} steps",
+    f"all layers as long as {ratio(seconds, 'angles', 'energy'):.2f} steps.",
+    f"Medians of {settings['rounds']} rounds",
+    f"intervals; {result['device']}.",
+  ):
+    assert text in words

@@ -101,6 +101,68 @@ def test_any_shape(n, d, k, block_size, half_space):
   np.testing.assert_array_equal(actual, expected)
 
 
+# --- of some neurons ---------------------------------------------------------
+
+
+@HALF_SPACE
+@pytest.mark.parametrize("m", (1, 7, 300))
+def test_some_rows_agree_with_a_loop(m, half_space, small_tiles):
+  w = normal(230, 5)
+  w = w.at[3].set(w[200]).at[4].set(0.0)
+  rows = np.random.default_rng(1).integers(0, 230, m)
+  rows[0] = 3
+  theta, numbers = loop(w, half_space, 2)
+  function = functools.partial(nearest_neurons, half_space=half_space, k=2)
+  for dtype in ("int8", "uint8", "int64"):
+    some = rows[rows < 128] if dtype == "int8" else rows
+    actual = jax.jit(function)(w, rows=some.astype(dtype))
+    assert actual[0].shape == actual[1].shape == (len(some), 2)
+    np.testing.assert_allclose(actual[0], theta[some], rtol=1e-7, atol=1e-12)
+    np.testing.assert_array_equal(actual[1], numbers[some])
+
+
+def test_some_rows_of_a_batch():
+  w, rows = normal(3, 2, 40, 4), jnp.array([39, 0, 0])
+  actual = nearest_neurons(w, k=3, rows=rows)
+  for found, expected in zip(actual, nearest_neurons(w, k=3)):
+    assert found.shape == (3, 2, 3, 3)
+    np.testing.assert_array_equal(found, expected[..., rows, :])
+
+
+def test_rows_that_are_not_there():
+  w = normal(40, 4)
+  w = w.at[5].set(math.nan)
+  theta, numbers = nearest_neurons(w, rows=np.array([-1, 40, 2**32, 5, 6]))
+  assert np.isnan(theta[:4]).all() and (numbers[:4] == -1).all()
+  assert np.isfinite(theta[4]).all() and numbers[4] != 5
+  gradient = jax.grad(
+    lambda w: jnp.nansum(nearest_neurons(w, rows=jnp.array([-1, 6]))[0])
+  )(w.at[5].set(0.0))
+  assert np.isfinite(gradient).all()
+
+
+def test_gradient_of_some_rows():
+  w, rows = normal(90, 3), jnp.array([3, 80, 3])
+  weights = jnp.array([1.0, 2.0, 3.0])
+  actual, expected = (
+    jax.grad(lambda w, f=f: f(w)[:, 0] @ weights)(w)
+    for f in (
+      lambda w: nearest_neurons(w, rows=rows)[0],
+      lambda w: by_definition(w, False, 1)[rows],
+    )
+  )
+  np.testing.assert_allclose(actual, expected, atol=1e-8 * np.abs(expected).max())
+
+
+def test_memory_of_some_rows():
+  n, m, d = 2**17, 2048, 64
+  w = jax.ShapeDtypeStruct((n, d), jnp.float32)
+  rows = jax.ShapeDtypeStruct((m,), jnp.int32)
+  program = jax.jit(lambda w, rows: nearest_neurons(w, rows=rows)).lower(w, rows)
+  memory = program.compile().memory_analysis()
+  assert memory.temp_size_in_bytes <= 4 * n * d * 4 + 40 * 2**20
+
+
 def icosahedron():
   phi = (1 + math.sqrt(5)) / 2
   corners = np.array([(0, a, b * phi) for a in (-1, 1) for b in (-1, 1)])
@@ -256,11 +318,12 @@ def test_masks(where, labels, half_space):
     )(units, mask=mask)
     _, expected = loop(w, half_space, k, is_pair)
     np.testing.assert_array_equal(actual, expected)
-  cosines = np.asarray(units @ units.T)
-  cosines = np.abs(cosines) if half_space else cosines
-  cosines = np.where(is_pair & ~np.eye(90, dtype=bool), cosines, -np.inf).max(1)
-  actual = neighbors.largest_cosines(units, mask, half_space=half_space, block_size=32)
-  np.testing.assert_allclose(actual, cosines, rtol=1e-12)
+  rows = jnp.array([3, 89, 3, 40])
+  actual = neighbors.nearest(
+    units, half_space=half_space, k=2, rows=rows, mask=mask, block_size=32
+  )
+  _, expected = loop(w, half_space, 2, is_pair)
+  np.testing.assert_array_equal(actual, expected[rows])
 
 
 # --- transformations -------------------------------------------------------
@@ -371,7 +434,9 @@ def test_sharded_neurons(axis_type, spec):
   with jax.set_mesh(mesh):
     sharded = jax.device_put(w, jax.sharding.NamedSharding(mesh, spec))
     theta, indices = jax.jit(functools.partial(nearest_neurons, k=3))(sharded)
+    some = jax.jit(functools.partial(nearest_neurons, k=3, rows=np.arange(9)))(sharded)
   expected, numbers = loop(w, False, 3)
+  np.testing.assert_array_equal(jax.device_get(some[1]), numbers[:9])
   np.testing.assert_allclose(jax.device_get(theta), expected, rtol=1e-9)
   np.testing.assert_array_equal(jax.device_get(indices), numbers)
 
@@ -418,6 +483,14 @@ def test_shapes():
     (np.ones((3, 4)), dict(k=1.5), ValueError, "k must be a whole number.*got 1.5"),
     (np.ones((1, 4)), {}, ValueError, "k must be .* n - 1 = 0, got 1"),
     (np.ones((0, 4)), {}, ValueError, "k must be"),
+    (np.ones((3, 4)), dict(rows=[0.5]), TypeError, "rows must be integer.*float"),
+    (
+      np.ones((3, 4)),
+      dict(rows=1),
+      ValueError,
+      r"rows must have shape.*got \(\)",
+    ),
+    (np.ones((3, 4)), dict(rows=np.ones(0, int)), ValueError, "rows must have shape"),
   ],
 )
 def test_errors(neurons, options, error, match):

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.digits import CNN, State, init
 from experiments.errors import InputError
 from experiments.pruning import __main__ as command
 from experiments.pruning import report
 from experiments.pruning.orders import CRITERIA, Layer, by_energy
 from experiments.pruning.removal import remove, statistics_of
 from experiments.pruning.training import ARMS, PRESETS, Config, as_json, read
-from experiments.quickstart.training import CNN, State, init
 from experiments.report.pages import fill
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mhe_jax import Gaussian, LayerRule, NeuronAxes, Riesz
-from mhe_jax.report import InputError, compare, estimate, redundancy
+from mhe_jax.report import InputError, compare, redundancy
 from mhe_jax.report.command import main, potential_of, rule_of
 
 
@@ -388,20 +388,12 @@ def test_a_bar_on_a_terminal(model, capsys, monkeypatch):
     (["--exact-up-to", "1"], "exact-up-to must be at least 2"),
     (["--json", "/nowhere/x.json"], "must be in a folder that is there"),
     (["--against", "/nowhere"], "is not there"),
-    (["--estimate", "--json", "x.json"], "estimate makes no report"),
   ],
 )
 def test_bad_arguments_are_told_in_a_line(model, arguments, match, capsys):
   code, out, err = run(model, *arguments, capsys=capsys)
   assert code == 2 and not out
   assert match in err and "Traceback" not in err
-
-
-def test_estimate(model, capsys, monkeypatch):
-  monkeypatch.setattr(estimate, "_SIDE", 64)  # A quick measurement, of little worth.
-  code, out, _ = run(model, "--estimate", capsys=capsys)
-  assert code == 0
-  assert out.startswith("5 layers, 155 weights: about 0 seconds on this machine")
 
 
 def test_nothing_is_imported_that_is_not_asked_for(model):

@@ -72,7 +72,7 @@ def test_likes():
   assert likes("layers.10.up.weight") == likes("layers.2.up.weight") != likes("up.1")
 
 
-# --- published models ------------------------------------------------------------------
+# --- published models --------------------------------------------------------------
 
 
 def test_the_table_of_published_layers():

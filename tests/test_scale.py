@@ -195,11 +195,13 @@ def test_nearest_classes_that_were_trained_and_that_were_not():
 def test_nearest_of_some_classes_are_those_of_the_library():
   weights = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
   weights[7] = weights[250] * 2.0 + 1e-4
-  chosen = np.random.default_rng(1).permutation(300)[:230]
-  expected = np.asarray(nearest_neurons(weights)[0])[chosen, 0]
-  actual = training.nearest_angles(weights, chosen)
-  np.testing.assert_allclose(actual, expected, atol=2e-7)
-  assert actual.min() < 1e-3
+  counts = np.arange(300) % 3
+  found = training.nearest_classes(weights, counts, looked_at=300, seed=0)
+  angles = np.degrees(nearest_neurons(weights)[0])[:, 0]
+  for kind, is_kind in (("trained", counts > 0), ("never", counts == 0)):
+    expected = np.quantile(angles[is_kind], [0.0, 0.05, 0.5])
+    np.testing.assert_allclose(found[kind]["quantiles"], expected, atol=6e-4)
+  assert found["trained"]["quantiles"][0] < 0.06
 
 
 def test_nearest_of_random_directions():

@@ -26,7 +26,7 @@ from experiments.kept import kept
 from experiments.report.figures import save_all
 from experiments.report.pages import filled
 
-Preset = Literal["full", "smoke"]
+Preset = Literal["smoke", "cpu"]
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "alternatives"
 
 
@@ -36,7 +36,7 @@ def compute(
   """All results, from the files of a folder or made anew.
 
   Args:
-    preset: "full" or "smoke".
+    preset: "smoke" or "cpu".
     folder: of the JSON.
     progress: that is shown.
 
@@ -83,20 +83,20 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def main(
-  preset: Preset = "full",
+  preset: Preset = "cpu",
   output: pathlib.Path = pathlib.Path("runs/alternatives"),
   results: pathlib.Path | None = None,
 ) -> None:
   """Compares the energy with other methods, and writes the page and its pictures.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "smoke" (seconds, for the tests) or "cpu".
     output: folder of alternatives.md and images; "docs" for the documentation.
     results: folder of what is computed; by default the one that is kept with the code,
       or OUTPUT for the preset smoke.
   """
   console = Console()
-  results = results or (RESULTS if preset == "full" else output)
+  results = results or (RESULTS if preset == "cpu" else output)
   with told_in_a_line(console):
     make_folder(output / "images")
     make_folder(results)

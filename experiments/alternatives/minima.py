@@ -69,7 +69,7 @@ LARGEST = {"LogDet": 32}
 STARTS = ("random", "copies")
 SPACES = ("full", "half")
 SETTINGS = {
-  "full": {
+  "cpu": {
     "sizes": [[8, 16], [32, 16], [128, 16]],
     "objectives": list(OBJECTIVES),
     "steps": 1000,

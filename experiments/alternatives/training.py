@@ -13,9 +13,9 @@ import numpy as np
 import optax
 import rich.progress
 
+from experiments import digits
 from experiments.benchmarks.timing import ratio, time_in_turns
-from experiments.quickstart import training as quickstart
-from experiments.quickstart.training import CNN, RULES, Config, State
+from experiments.digits import CNN, RULES, Config, State
 from mhe_jax import (
   KoLeo,
   Objective,
@@ -40,7 +40,7 @@ MUON = ("muon", "muon_energy")
 
 _COMMON = {"rate": 0.1, "weight": 0.1, "adam_rate": 0.01}
 SETTINGS = {
-  "full": {
+  "cpu": {
     "depth": 15, "width": 8, "images_per_class": 50, "steps": 200,
     "seeds": list(range(800, 808)), **_COMMON,
   },
@@ -51,14 +51,14 @@ SETTINGS = {
 }  # fmt: skip
 # Muon's rates are chosen on seeds that are not reported.
 MUON_RATES = {
-  "full": {
+  "cpu": {
     "rates": [0.1, 0.3, 1.0], "adam_rates": [0.003, 0.01, 0.03],
     "seeds": [850, 851, 852],
   },
   "smoke": {"rates": [0.1], "adam_rates": [0.01], "seeds": [850]},
 }  # fmt: skip
 OF_COST = ("depth", "width", "steps", "rate", "weight", "adam_rate")
-COST_ROUNDS = {"full": 41, "smoke": 1}
+COST_ROUNDS = {"cpu": 41, "smoke": 1}
 
 
 class SpectralCNN(CNN):
@@ -110,7 +110,7 @@ class Trainer(NamedTuple):
 
   def start(self, seed: int) -> State:
     """Before training."""
-    params, stats = quickstart.init(self.model, jax.random.key(seed))
+    params, stats = digits.init(self.model, jax.random.key(seed))
     return State(params, stats, self.tx.init(params))
 
 
@@ -130,7 +130,7 @@ def trainer(
 
   @functools.partial(jax.jit, donate_argnums=0)
   def train_step(state, images, labels):
-    grads, stats = jax.grad(quickstart.batch_loss, argnums=1, has_aux=True)(
+    grads, stats = jax.grad(digits.batch_loss, argnums=1, has_aux=True)(
       model, state.params, state.batch_stats, images, labels
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -168,20 +168,20 @@ def compute(
     of neither split; and ``"excess"``, the median of the convolutions' relative excess
     (half-space, s = 2) at the end.
   """
-  images, labels = quickstart.load_digits()
+  images, labels = digits.load_digits()
   of_arm = trainer(arm, depth, width, steps, rate, weight, adam_rate)
   runs = {"test_error": [], "other_error": [], "excess": []}
   for seed in seeds:
-    train_rows, test_rows = quickstart.split(labels, images_per_class, seed)
+    train_rows, test_rows = digits.split(labels, images_per_class, seed)
     rest = np.setdiff1d(np.arange(len(labels)), [*train_rows, *test_rows])
     state = of_arm.start(seed)
     rng = np.random.default_rng([seed, 0])
-    for batch in quickstart.batches(train_rows, Config.batch_size, steps, rng):
+    for batch in digits.batches(train_rows, Config.batch_size, steps, rng):
       state = of_arm.train_step(state, images[batch], labels[batch])
     for name, rows in (("test_error", test_rows), ("other_error", rest)):
-      error, _ = quickstart.evaluate(of_arm.model, state, images[rows], labels[rows])
+      error, _ = digits.evaluate(of_arm.model, state, images[rows], labels[rows])
       runs[name].append(round(float(error), 3))
-    found = quickstart.excess(state.params)
+    found = digits.excess(state.params)
     layers = [float(x) for path, x in found.items() if path != "head/kernel"]
     runs["excess"].append(round(statistics.median(layers), 4))
   return runs
@@ -238,7 +238,7 @@ def measure_cost(
     ``"seconds"``, ``{arm: [rounds]}``, and ``"ratio"``, of every arm the median over
     the rounds of its time divided by that without anything.
   """
-  images, labels = (x[: Config.batch_size] for x in quickstart.load_digits())
+  images, labels = (x[: Config.batch_size] for x in digits.load_digits())
   calls = {}
   for arm in ARMS:
     of_arm = trainer(arm, depth, width, steps, rate, weight, adam_rate)

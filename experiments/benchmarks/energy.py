@@ -31,6 +31,7 @@ from experiments.benchmarks import peers
 from experiments.benchmarks.tables import claims, tables
 from experiments.benchmarks.timing import ratio, time_in_turns
 from experiments.environment import environment
+from experiments.kept import write_json
 from experiments.models import OUTPUT_RULES, ResNet
 from mhe_jax import Riesz, hyperspherical_energy, network_energy, neuron_matrices
 
@@ -53,7 +54,7 @@ class Config:
 
 
 PRESETS = {
-  "full": Config(),
+  "cpu": Config(),
   "smoke": Config(
     large=(256, 32), layers=((32, 16), (64, 27)), lazy=(64, 8), huge=((2000, 8),),
     num_layers=8, rounds=2, layer_rounds=3, huge_rounds=1,
@@ -232,13 +233,13 @@ def plot(result: dict, path: pathlib.Path) -> None:
 
 
 def main(
-  preset: Literal["full", "smoke"] = "full",
+  preset: Literal["smoke", "cpu"] = "cpu",
   output: pathlib.Path = pathlib.Path("runs"),
 ) -> None:
   """Times exact energies beside their rivals.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "smoke" (seconds, for the tests) or "cpu".
     output: folder for benchmark_energy.json and benchmark_energy.png.
   """
   console = Console()
@@ -256,7 +257,7 @@ def main(
       "huge": measure_huge(config, progress),
       "compilation": measure_compilation(config, progress),
     }
-  (output / "benchmark_energy.json").write_text(json.dumps(result) + "\n")
+  write_json(output / "benchmark_energy.json", result)
   plot(result, output / "benchmark_energy.png")
   for text in [*tables(result), *claims(result)]:
     console.print(text, highlight=False, soft_wrap=True)

@@ -29,6 +29,7 @@ from experiments.benchmarks.sampled_tables import plot, tables
 from experiments.benchmarks.sets import SETS
 from experiments.benchmarks.timing import time_in_turns
 from experiments.environment import environment
+from experiments.kept import write_json
 from mhe_jax import Riesz, hyperspherical_energy, sampled_energy
 
 Method = Literal["minibatch", "field"]
@@ -62,7 +63,7 @@ class Config:
 
 
 PRESETS = {
-  "full": Config(),
+  "cpu": Config(),
   "smoke": Config(
     num_samples=16, sets=(256, 8), draws=2, slopes=(2.0,), means=(64, 4),
     metrics=((2.0, "chordal"),), mean_samples=8, mean_draws=8, huge=(2000, 8),
@@ -248,13 +249,13 @@ def million(n: int, d: int, num_samples: int, rounds: int) -> dict:
 
 
 def main(
-  preset: Literal["full", "smoke"] = "full",
+  preset: Literal["smoke", "cpu"] = "cpu",
   output: pathlib.Path = pathlib.Path("runs"),
 ) -> None:
   """Measures sampled energies and sharded neurons.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "smoke" (seconds, for the tests) or "cpu".
     output: folder for benchmark_sampled.json and benchmark_sampled.png.
   """
   console = Console()
@@ -276,7 +277,7 @@ def main(
       "errors": measure_errors(config, progress),
       "means": measure_means(config, progress),
     }
-  (output / "benchmark_sampled.json").write_text(json.dumps(result) + "\n")
+  write_json(output / "benchmark_sampled.json", result)
   plot(result, output / "benchmark_sampled.png")
   for text in tables(result).values():
     console.print(text, highlight=False, soft_wrap=True)

@@ -11,7 +11,6 @@ The run writes OUTPUT/benchmark_train_step.json and prints the summary.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Literal
 
@@ -26,6 +25,7 @@ from rich.console import Console
 import mhe_jax
 from experiments.benchmarks.timing import ratio, time_in_turns
 from experiments.environment import environment
+from experiments.kept import write_json
 from experiments.models import CNN
 from mhe_jax import Riesz
 
@@ -42,7 +42,7 @@ class Config:
 
 
 PRESETS = {
-  "full": (
+  "cpu": (
     Config(),
     Config(widths=(16, 32, 64), batch_size=64, image_size=16, rounds=101),
   ),
@@ -145,13 +145,13 @@ def _milliseconds(seconds):
 
 
 def main(
-  preset: Literal["full", "smoke"] = "full",
+  preset: Literal["smoke", "cpu"] = "cpu",
   output: pathlib.Path = pathlib.Path("runs"),
 ) -> None:
   """Times training steps without and with the energy.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "smoke" (seconds, for the tests) or "cpu".
     output: folder for benchmark_train_step.json.
   """
   console = Console()
@@ -163,7 +163,7 @@ def main(
     **environment(),
     "networks": networks,
   }
-  (output / "benchmark_train_step.json").write_text(json.dumps(result) + "\n")
+  write_json(output / "benchmark_train_step.json", result)
   for text in summarize(result):
     console.print(text, highlight=False)
   console.print(f"Wrote {output}/benchmark_train_step.json.")

@@ -1,6 +1,6 @@
 """Every table and figure of the paper's experiments, from the JSON of the runs alone.
 
-  python -m experiments.classification.report --output docs --readme README.md
+  python -m experiments.classification.report --output docs --readme docs/results.md
   python -m experiments.classification.report --preset smoke --results FOLDER
 
 Writes OUTPUT/classification.md and OUTPUT/images/classification_*.png. Of a page that

@@ -1,6 +1,6 @@
 """Every table and figure of the experiments with faces, from the JSON of the runs.
 
-  python -m experiments.faces.report --output docs --readme README.md
+  python -m experiments.faces.report --output docs
   python -m experiments.faces.report --preset smoke --results FOLDER
 
 Writes OUTPUT/faces.md and OUTPUT/images/faces_*.png. Of a page that is there already,
@@ -10,7 +10,6 @@ being a sweep, "summary", or "details of SWEEP".
 
 import pathlib
 
-import numpy as np
 import tyro
 
 from experiments.faces.arms import NONE, name_of
@@ -23,7 +22,6 @@ from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import columns_of
 from experiments.report.command import write_report
 from experiments.report.markdown import markdown
-from experiments.report.pages import wrapped
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
 
@@ -60,36 +58,6 @@ def _effect(first, second):
   return difference(first, second) or "no convergence"
 
 
-def in_words(preset: Preset, results: Results[Config]) -> str:
-  """The same in two sentences, and what the class weights did; empty without runs."""
-  columns = columns_of(sweeps_of(preset)["best"], results)
-  column = next((column for column in columns if column.has_rival), None)
-  if column is None:
-    return ""
-  rival = column.values(column.rival)
-  runs = {
-    row: [run for run in column.runs(row) if "diverged" not in run]
-    for row in column.arms
-  }
-  if len(runs) < 2 or not all(runs.values()):
-    return ""
-  excess = {row: np.mean([r["class_excess"] for r in of]) for row, of in runs.items()}
-  effects = [
-    f"{column.arms[row].config.energy.name} {_effect(rival, column.values(row))}, "
-    f"excess {excess[row]:.2f}"
-    for row in column.arms
-    if row != column.rival
-  ]
-  data = column.arms[column.rival].config.dataset.upper()
-  people = runs[column.rival][0]["classes"]
-  return wrapped(
-    f"SphereFace+ on {data}, {people} people to train on, {len(column.seeds)} new "
-    f"seeds: verification errors of {mean_and_spread(rival)}% without MHE, where "
-    f"the class weights have a relative excess of {excess[column.rival]:.2f}. In "
-    f"points of difference, and excess with it: {'; '.join(effects)}."
-  )
-
-
 def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   """What is generated, by name."""
   texts = {"summary": summary(preset, results)}
@@ -108,7 +76,6 @@ def main(
   preset: Preset = "cpu",
   results: pathlib.Path = RESULTS,
   output: pathlib.Path = pathlib.Path("runs"),
-  readme: pathlib.Path | None = None,
 ) -> None:
   """Makes the tables and figures.
 
@@ -116,7 +83,6 @@ def main(
     preset: whose runs.
     results: folder of their JSON files.
     output: folder of faces.md and images; "docs" for those of the documentation.
-    readme: a page whose sentences between the marks of "faces" are replaced, too.
   """
   write_report(
     "faces",
@@ -125,10 +91,8 @@ def main(
     preset,
     results,
     output,
-    readme,
     draw=draw_all,
     blocks=blocks,
-    in_readme={"faces": in_words},
   )
 
 

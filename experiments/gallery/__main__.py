@@ -25,20 +25,20 @@ RESULTS = pathlib.Path(__file__).parents[1] / "results" / "gallery"
 
 
 def main(
-  preset: Literal["full", "smoke"] = "full",
+  preset: Literal["smoke", "cpu"] = "cpu",
   output: pathlib.Path = pathlib.Path("runs/gallery"),
   results: pathlib.Path | None = None,
 ) -> None:
   """Draws the pictures.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "smoke" (seconds, for the tests) or "cpu".
     output: folder for gallery_*.png and gallery_sphere.gif.
     results: folder of what is computed; by default the one that is kept with the code,
       or OUTPUT for the preset smoke.
   """
   console = Console()
-  results = results or (RESULTS if preset == "full" else output)
+  results = results or (RESULTS if preset == "cpu" else output)
   with told_in_a_line(console):
     make_folder(output)
     make_folder(results)

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import scipy.special
 
+from experiments.digits import Config
 from experiments.pruning.training import ARMS, train
-from experiments.quickstart.training import Config
 from experiments.report.figures import subplots
 from mhe_jax import neuron_matrices
 
 SETTINGS = {
-  "full": {"depth": 6, "width": 32, "images_per_class": 50, "steps": 200, "seeds": 5},
+  "cpu": {"depth": 6, "width": 32, "images_per_class": 50, "steps": 200, "seeds": 5},
   "smoke": {"depth": 3, "width": 4, "images_per_class": 4, "steps": 4, "seeds": 1},
 }
 _NAMES = {"without": "trained without energy", "energy": "trained with energy"}

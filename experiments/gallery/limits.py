@@ -11,7 +11,7 @@ from experiments.report.figures import subplots
 from mhe_jax import Riesz, minimize_energy, nearest_neurons, uniform_energy
 
 SETTINGS = {
-  "full": {
+  "cpu": {
     "counts": [4, 6, 8, 12, 18, 24, 32, 50, 100, 200],
     "exponents": [0.0, 1.0, 20.0],
     "restarts": 2,

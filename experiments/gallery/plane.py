@@ -9,7 +9,7 @@ import numpy as np
 from experiments.report.figures import subplots
 from mhe_jax import Riesz, minimize_energy
 
-SETTINGS = {"full": {"count": 4}, "smoke": {"count": 4}}
+SETTINGS = {"cpu": {"count": 4}, "smoke": {"count": 4}}
 _COLORS = ("#c8102e", "#1f4e9c", "#e0a100", "#3a8f4d", "#7b4ea3", "#777777")
 
 

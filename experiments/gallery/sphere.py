@@ -14,7 +14,7 @@ from experiments.report.figures import subplots
 from mhe_jax import Riesz, hyperspherical_energy
 
 SETTINGS = {
-  "full": {"counts": [4, 12, 32, 200], "steps": 1500, "frames": 64, "seed": 3},
+  "cpu": {"counts": [4, 12, 32, 200], "steps": 1500, "frames": 64, "seed": 3},
   "smoke": {"counts": [4, 6], "steps": 200, "frames": 4, "seed": 3},
 }
 # Thomson's problem, sum over i < j: Wales and Ulker, Physical Review B 74, 2006.

@@ -1,6 +1,6 @@
 """Every table and figure of the experiments in GANs, from the JSON of the runs alone.
 
-  python -m experiments.gan.report --output docs --readme README.md
+  python -m experiments.gan.report --output docs
   python -m experiments.gan.report --preset smoke --results FOLDER
 
 Writes OUTPUT/gan.md and OUTPUT/images/gan_*.png. Of a page that is there already, only
@@ -14,16 +14,14 @@ from collections.abc import Collection
 import numpy as np
 import tyro
 
-from experiments.gan.arms import Base
 from experiments.gan.figures import draw_all
 from experiments.gan.plan import sweeps_of
 from experiments.gan.presets import Config
 from experiments.report.answers import table_and_answers
-from experiments.report.cells import difference, mean_and_spread
+from experiments.report.cells import mean_and_spread
 from experiments.report.columns import Column, columns_of
 from experiments.report.command import write_report
 from experiments.report.markdown import markdown
-from experiments.report.pages import wrapped
 from experiments.runs.plan import Sweep
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
@@ -97,27 +95,6 @@ def _note(column: Column[Config], finished: list[dict]) -> str:
   return text
 
 
-def in_words(preset: Preset, results: Results[Config]) -> str:
-  """What the energy did to the Frechet distances; empty without runs."""
-  sentences = []
-  for column in columns_of(sweeps_of(preset)["four"], results):
-    effects = []
-    for row, rival in (("MHE", "baseline"), ("SN + MHE", "SN")):
-      if {row, rival} <= column.arms.keys():
-        before = column.values(rival)
-        effect = difference(before, column.values(row)) or "no convergence"
-        effects.append(f"{mean_and_spread(before)} of {rival}, {row} {effect}")
-    if effects:
-      sentences.append(
-        f"{column.title}, {len(column.seeds)} seeds: {'; '.join(effects)}."
-      )
-  if not sentences:
-    return ""
-  energy = Base(preset).mhe(spectral_norm=False).name
-  text = f"Frechet distances, smaller is better, and differences with {energy}."
-  return wrapped(f"{text} {' '.join(sentences)}")
-
-
 def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
   """What is generated, by name."""
   texts = {}
@@ -158,7 +135,6 @@ def main(
   preset: Preset = "cpu",
   results: pathlib.Path = RESULTS,
   output: pathlib.Path = pathlib.Path("runs"),
-  readme: pathlib.Path | None = None,
 ) -> None:
   """Makes the tables and figures.
 
@@ -166,7 +142,6 @@ def main(
     preset: whose runs.
     results: folder of their JSON files.
     output: folder of gan.md and images; "docs" for those of the documentation.
-    readme: a page whose sentences between the marks of "gan" are replaced, too.
   """
   write_report(
     "gan",
@@ -175,10 +150,8 @@ def main(
     preset,
     results,
     output,
-    readme,
     draw=draw_all,
     blocks=blocks,
-    in_readme={"gan": in_words},
     links=pictures,
   )
 

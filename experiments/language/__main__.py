@@ -3,14 +3,13 @@ r"""Trains the language model, one run after the other.
 python -m experiments.language tuning
 """
 
-import json
-import os
 import pathlib
 
 import tyro
 from rich.console import Console
 
 from experiments.errors import make_folder, told_in_a_line
+from experiments.kept import write_json
 from experiments.language import plan
 from experiments.language.text import read
 
@@ -27,9 +26,7 @@ def main(what: str = "tuning", output: pathlib.Path = pathlib.Path("runs/languag
       if path.exists():
         continue
       result = train(run, read(run.half))
-      partial = path.with_suffix(f".{os.getpid()}")
-      partial.write_text(json.dumps(result) + "\n")
-      partial.replace(path)
+      write_json(path, result)
       last = result["history"][-1]
       console.print(
         f"{run.name}: {last['validation']:.4f} nats, {last['seconds']:.0f} s"

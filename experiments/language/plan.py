@@ -61,9 +61,9 @@ class Run:
     return f"half{self.half}_{self.steps}_{arm}{start}_seed{self.seed}"
 
 
-RATES = {
-  "adamw": (0.002, 0.004, 0.008, 0.016),
-  "muon": (0.005, 0.01, 0.02, 0.04),
+RATES: dict[Optimizer, tuple[float, ...]] = {
+  "adamw": (0.002, 0.004, 0.008, 0.016, 0.032),
+  "muon": (0.005, 0.01, 0.02, 0.04, 0.08),
 }
 FORMS: tuple[Form, ...] = ("without", "spread 1", "spread", "orthonormal 1", "today")
 
@@ -76,3 +76,32 @@ def tuning() -> list[Run]:
     for form, (optimizer, rates) in grid
     for rate in rates
   ]
+
+
+CONTROLS: tuple[Form, ...] = (
+  "held",
+  "spread 1 held",
+  "random",
+  "hidden",
+  "ends",
+  "orthonormal",
+)
+
+
+def controls() -> list[Run]:
+  """What else could be the reason, at rates that are best without and with it."""
+  grid = itertools.product((0.004, 0.016), CONTROLS)
+  return [Run(0, 300, "adamw", form, rate, 0) for rate, form in grid]
+
+
+def longer() -> list[Run]:
+  """Whether it lasts: four times the steps, at rates around the best."""
+  arms: list[tuple[Form, float]] = [
+    ("without", 0.002),
+    ("spread 1", 0.008),
+    ("without", 0.004),
+    ("spread 1", 0.016),
+    ("spread", 0.008),
+    ("orthonormal 1", 0.016),
+  ]
+  return [Run(0, 1200, "adamw", form, rate, 0) for form, rate in arms]

@@ -14,7 +14,6 @@ The run writes OUTPUT/accuracy.json and prints what docs/numerics.md takes from 
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 import time
@@ -31,6 +30,7 @@ from scipy.spatial.distance import cdist
 
 import mhe_jax
 from experiments.environment import environment
+from experiments.kept import write_json
 from experiments.numerics.accuracy_tables import claims, tables
 from mhe_jax import Riesz, hyperspherical_energy
 from mhe_jax.pair_sum import dense
@@ -68,7 +68,7 @@ class Config:
 
 
 PRESETS = {
-  "full": Config(),
+  "cpu": Config(),
   "smoke": Config(
     draws=2,
     n=2,
@@ -227,19 +227,19 @@ def run(config: Config) -> dict:
 
 
 def main(
-  preset: Literal["full", "smoke"] = "full",
+  preset: Literal["smoke", "cpu"] = "cpu",
   output: pathlib.Path = pathlib.Path("runs"),
 ) -> None:
   """Measures the errors of energies and gradients against float64.
 
   Args:
-    preset: "full" or "smoke" (seconds, for the tests).
+    preset: "smoke" (seconds, for the tests) or "cpu".
     output: folder for accuracy.json.
   """
   console = Console()
   output.mkdir(parents=True, exist_ok=True)
   result = run(PRESETS[preset])
-  (output / "accuracy.json").write_text(json.dumps(result) + "\n")
+  write_json(output / "accuracy.json", result)
   for table in tables(result):
     console.print(rich.markdown.Markdown(table))
   for claim in claims(result):

@@ -13,7 +13,6 @@ command can be stopped and given again. Tables and the picture of docs/pruning.m
 made by experiments.pruning.report.
 """
 
-import json
 import pathlib
 from typing import Literal
 
@@ -22,6 +21,7 @@ import tyro
 from rich.console import Console
 
 from experiments.errors import InputError, make_folder, told_in_a_line
+from experiments.kept import write_json
 from experiments.pruning.training import ARMS, PRESETS, Arm, as_json, read, run
 
 
@@ -50,10 +50,8 @@ def main(
       if (arm, seed) not in done
     ]
     for arm, seed in rich.progress.track(todo, "training and pruning", console=console):
-      text = json.dumps(run(config, arm, seed), indent=1)
-      partial = output / f"{arm}_seed{seed}.partial"
-      partial.write_text(text + "\n")
-      partial.rename(partial.with_suffix(".json"))  # Whole, or not there.
+      path = output / f"{arm}_seed{seed}.json"
+      write_json(path, run(config, arm, seed), indent=1)
   console.print(f"{len(done) + len(todo)} runs are in {output}.", highlight=False)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.quickstart.training import CNN, State
+from experiments.digits import CNN, State
 
 
 def remove(state: State, removed: list[np.ndarray]) -> State:

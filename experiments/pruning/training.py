@@ -11,12 +11,12 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
+from experiments import digits
+from experiments.digits import CNN, State
 from experiments.environment import environment
 from experiments.errors import InputError
 from experiments.pruning.orders import CRITERIA, Layer
 from experiments.pruning.removal import remove, statistics_of
-from experiments.quickstart import training as quickstart
-from experiments.quickstart.training import CNN, State
 from mhe_jax import nearest_neurons, neuron_matrices
 
 Arm = Literal["without", "energy"]
@@ -36,7 +36,7 @@ class Config:
     statistics_images: training images that statistics are estimated from.
   """
 
-  training: quickstart.Config
+  training: digits.Config
   shares: tuple[float, ...]
   draws: int = 3
   statistics_images: int = 500
@@ -53,13 +53,13 @@ class Config:
 
 PRESETS = {
   "smoke": Config(
-    quickstart.Config(depth=3, width=4, images_per_class=4, seeds=(700, 701), steps=4),
+    digits.Config(depth=3, width=4, images_per_class=4, seeds=(700, 701), steps=4),
     shares=(0.25,),
     draws=1,
     statistics_images=20,
   ),
   "cpu": Config(
-    quickstart.Config(depth=6, width=32, seeds=tuple(range(700, 706))),
+    digits.Config(depth=6, width=32, seeds=tuple(range(700, 706))),
     shares=(1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2),
   ),
 }
@@ -80,16 +80,16 @@ def run(config: Config, arm: Arm, seed: int) -> dict[str, Any]:
     nearest, the smallest and the median.
   """
   start = time.perf_counter()
-  images, labels = quickstart.load_digits()
+  images, labels = digits.load_digits()
   training = config.training
-  train_rows, test_rows = quickstart.split(labels, training.images_per_class, seed)
+  train_rows, test_rows = digits.split(labels, training.images_per_class, seed)
   state = train(training, arm, seed)
   rng = np.random.default_rng([seed, 1])
   some = rng.permutation(train_rows)[: config.statistics_images]
   test = images[test_rows], labels[test_rows]
 
   def error_of(state, width):
-    return float(quickstart.evaluate(CNN(training.depth, width), state, *test)[0])
+    return float(digits.evaluate(CNN(training.depth, width), state, *test)[0])
 
   def errors_of(criterion, draw):
     orders = [CRITERIA[criterion](layer) for layer in _layers(state, seed, draw)]
@@ -132,7 +132,7 @@ def as_json(config: Config) -> dict[str, Any]:
 _estimated = functools.partial(jax.jit, static_argnums=0)(statistics_of)
 
 
-def train(config: quickstart.Config, arm: Arm, seed: int) -> State:
+def train(config: digits.Config, arm: Arm, seed: int) -> State:
   """A CNN that is trained on the digits.
 
   Args:
@@ -140,12 +140,12 @@ def train(config: quickstart.Config, arm: Arm, seed: int) -> State:
     arm: with the energy or without.
     seed: of images, initialization, and order of the data.
   """
-  images, labels = quickstart.load_digits()
-  rows, _ = quickstart.split(labels, config.images_per_class, seed)
+  images, labels = digits.load_digits()
+  rows, _ = digits.split(labels, config.images_per_class, seed)
   model = CNN(config.depth, config.width)
   (rate,) = config.learning_rates
-  params, stats = quickstart.init(model, jax.random.key(seed))
-  tx = quickstart.optimizer(config, arm, rate)
+  params, stats = digits.init(model, jax.random.key(seed))
+  tx = digits.optimizer(config, arm, rate)
   state = State(params, stats, tx.init(params))
   train_step = _train_step(dataclasses.replace(config, seeds=()), arm)
   rng = np.random.default_rng([seed, 0])
@@ -160,7 +160,7 @@ def train(config: quickstart.Config, arm: Arm, seed: int) -> State:
 
 @functools.cache  # Compiled once for all seeds.
 def _train_step(config, arm):
-  return quickstart.make_train_step(config, arm)
+  return digits.make_train_step(config, arm)
 
 
 def _layers(state, seed, draw):
@@ -184,7 +184,7 @@ def _convolutions(state):
 
 def _redundancy(state):
   neurons = _convolutions(state)
-  excess = quickstart.excess(state.params)
+  excess = digits.excess(state.params)
   degrees = {
     path: np.degrees(nearest_neurons(w, half_space=True)[0][:, 0])
     for path, w in neurons.items()

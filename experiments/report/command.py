@@ -20,11 +20,11 @@ def write_report(
   preset: Preset,
   results: pathlib.Path,
   output: pathlib.Path,
-  readme: pathlib.Path | None,
+  readme: pathlib.Path | None = None,
   *,
   draw: Callable[[Preset, Results[S], pathlib.Path], list[pathlib.Path]],
   blocks: Callable[[Preset, Results[S]], dict[str, str]],
-  in_readme: Mapping[str, Callable[[Preset, Results[S]], str]],
+  in_readme: Mapping[str, Callable[[Preset, Results[S]], str]] = {},
   links: Callable[[Collection[str]], dict[str, str]] = lambda drawn: {},
 ) -> None:
   """Writes OUTPUT/NAME.md and OUTPUT/images, and prints what is of the README.

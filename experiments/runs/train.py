@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.environment import environment
 from experiments.errors import InputError
+from experiments.kept import write_json
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.results import settings_of
 from experiments.runs.settings import RunSettings
@@ -58,9 +59,7 @@ def train(
       if not path.exists():
         run = task.start(config, data_root)
         result = _train(task, config, run, checkpoints, on_step)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(result) + "\n")
-        partial.rename(path)  # Complete, or not there.
+        write_json(path, result)
       # Before anything is removed.
       check_settings(settings_of(path, task.settings), config, path)
       if has_diverged(config, output):

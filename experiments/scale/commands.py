@@ -1,7 +1,6 @@
 """The commands of this room: a preset, changed as is wished, in all of its arms."""
 
 import dataclasses
-import json
 import pathlib
 import shlex
 import sys
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from experiments.environment import environment
 from experiments.errors import InputError, make_folder, told_in_a_line
+from experiments.kept import write_json
 from experiments.runs.settings import Settings
 
 Preset = Literal["smoke", "cpu"]
@@ -96,7 +96,7 @@ def run_command(experiment: Experiment[S], description: str | None) -> None:
     for arm, config in configs.items():
       result = _run(experiment, config, arm, console)
       path = experiment.path(arguments.output, preset, arm)
-      path.write_text(json.dumps(result) + "\n")
+      write_json(path, result)
       console.print(
         f"{arm}: {experiment.tell(result)}; wrote {path}.",
         highlight=False,

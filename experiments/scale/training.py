@@ -26,6 +26,7 @@ from experiments.scale.identities import Identities
 from mhe_jax import (
   Riesz,
   hyperspherical_energy,
+  nearest_neurons,
   sampled_energy,
   sampled_energy_and_error,
 )
@@ -321,7 +322,9 @@ def nearest_classes(
   for kind, is_kind in (("trained", counts > 0), ("never", counts == 0)):
     classes = np.flatnonzero(is_kind)
     chosen = rng.permutation(classes)[:looked_at]
-    angles = np.degrees(nearest_angles(weights, chosen))
+    angles = np.zeros(0)
+    if len(chosen):
+      angles = np.degrees(nearest_neurons(weights, rows=chosen)[0])[:, 0]
     quantiles = np.quantile(angles, [0.0, 0.05, 0.5]) if len(chosen) else []
     of_kind[kind] = {
       "classes": len(classes),
@@ -330,25 +333,3 @@ def nearest_classes(
       "histogram": np.histogram(angles, edges)[0].tolist(),
     }
   return of_kind
-
-
-def nearest_angles(weights: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-  """Of some rows the angles to the nearest of all others, in radians.
-
-  ``mhe_jax.nearest_neurons`` finds those of all rows, which takes all pairs.
-
-  Args:
-    weights: ``[n, d]``.
-    chosen: numbers of rows, ``[m]``.
-  """
-  units = np.asarray(weights, np.float32)
-  units = units / np.linalg.norm(units, axis=1, keepdims=True)
-  nearest = np.zeros(len(chosen), np.int64)
-  for first in range(0, len(chosen), 100):
-    some = chosen[first : first + 100]
-    similar = units[some] @ units.T
-    similar[np.arange(len(some)), some] = -np.inf
-    nearest[first : first + 100] = similar.argmax(1)
-  u, v = (units[rows].astype(np.float64) for rows in (chosen, nearest))
-  # A cosine cannot tell small angles apart.
-  return 2.0 * np.arctan2(*(np.linalg.norm(w, axis=1) for w in (u - v, u + v)))

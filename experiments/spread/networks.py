@@ -5,7 +5,7 @@ All are functions of parameters alone: normalization is over channels, not over 
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,14 +14,8 @@ import numpy as np
 
 from experiments.data.digits import read_digits
 from experiments.models.transformer import Blocks, LanguageModel
+from experiments.spread.presets import NETWORKS, Network, Start
 from mhe_jax import LayerRule
-
-Network = Literal[
-  "mlp", "cnn", "resnet", "unet", "transformer", "vit", "lora", "policy"
-]
-Start = Literal["zero", "usual"]
-NETWORKS: tuple[Network, ...] = Network.__args__  # pyright: ignore[reportAttributeAccessIssue]
-STARTS: tuple[Start, ...] = Start.__args__  # pyright: ignore[reportAttributeAccessIssue]
 
 Batch = Any
 
@@ -284,7 +278,7 @@ def _docstrings():
 
 def _low_rank():
   """A network that knows the digits learns their negatives, by products of rank 4."""
-  images, labels = digits()
+  images, _ = digits()
   rank = 4
 
   @functools.cache
@@ -333,14 +327,15 @@ def _low_rank():
 
 def _policy():
   """A policy gradient: it names a digit, and is told only whether it is right."""
-  draw_digits, (images, labels) = _some_digits(64)
+  draw_digits, (images, labels) = _some_digits(256)
 
   def draw(rng):
-    return *draw_digits(rng), rng.gumbel(size=(64, 10)).astype(np.float32)
+    return *draw_digits(rng), rng.gumbel(size=(256, 10)).astype(np.float32)
 
   def loss(params, batch):
     images, labels, *gumbel = batch
-    logs = jax.nn.log_softmax(MLP(blocks=2).apply({"params": params}, images))
+    logits = jnp.asarray(MLP(blocks=2).apply({"params": params}, images))
+    logs = jax.nn.log_softmax(logits)
     if not gumbel:  # How often it is wrong.
       return 1.0 - jnp.exp(logs)[jnp.arange(len(labels)), labels].mean()
     choice = jax.lax.stop_gradient(logs + gumbel[0]).argmax(-1)

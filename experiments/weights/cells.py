@@ -12,6 +12,8 @@ import rich.progress
 from rich.console import Console
 
 from experiments.errors import InputError
+from experiments.kept import write_json
+from experiments.runs.workers import cores_of
 from experiments.weights.data import Images
 from experiments.weights.presets import Cell
 
@@ -45,10 +47,7 @@ def train_cells(
 
   for cell in cells:
     result = train(cell, images, at_once)
-    path = output / f"{cell.name}.json"
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(result) + "\n")
-    partial.replace(path)  # Whole or not at all.
+    write_json(output / f"{cell.name}.json", result)
   return len(cells)
 
 
@@ -87,16 +86,12 @@ def train_all(
         progress.advance(bar, work(group))
       return
     context = multiprocessing.get_context("spawn")  # JAX has threads: no fork.
-    cores, names = context.Queue(), _cores()
+    cores = context.Queue()
     for job in range(jobs):
-      cores.put(names[job::jobs])
+      cores.put(cores_of(job, jobs))
     with concurrent.futures.ProcessPoolExecutor(
       jobs, context, _start_worker, (cores,)
     ) as pool:
       futures = [pool.submit(work, group) for group in groups]
       for future in concurrent.futures.as_completed(futures):
         progress.advance(bar, future.result())
-
-
-def _cores():
-  return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

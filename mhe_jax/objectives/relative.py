@@ -144,14 +144,3 @@ def excess_of(
       f"random directions {random:g}"
     )
   return (values - best) / (random - best)
-
-
-def excess_or_nan(
-  values: jax.Array, n: int, d: int, objective: Objective, half_space: bool
-) -> jax.Array:
-  """The relative excess, NaN where there is no scale for it."""
-  try:
-    return excess_of(values, n, d, objective, half_space)
-  except NoScaleError:
-    with jax.debug_nans(False):  # Even a constant is checked.
-      return jnp.full_like(values, jnp.nan)

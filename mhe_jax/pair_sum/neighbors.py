@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from mhe_jax.pair_sum import tiles
 from mhe_jax.pair_sum.layout import default_block_size, even_block_size, of_each_set
 from mhe_jax.pair_sum.mask import Mask
-from mhe_jax.pair_sum.tiled import fold
+from mhe_jax.pair_sum.tiled import block, fill, fold
 
 GROUP_SIZE = 16
 SPARE_GROUPS = 3
@@ -26,10 +26,11 @@ def nearest(
   *,
   half_space: bool,
   k: int = 1,
+  rows: jax.Array | None = None,
   mask: Mask = Mask(),
   block_size: int | None = None,
 ) -> jax.Array:
-  """The k nearest rows of each row; a constant, to differentiation.
+  """The k nearest rows of each row, or of some; a constant, to differentiation.
 
   The k nearest rows are in the k groups of 16 with the largest cosines. Three more
   groups are looked at, for all pairs whose cosines rounding may have put in the wrong
@@ -41,12 +42,14 @@ def nearest(
       d]``. Rows that are not finite have no partners.
     half_space: the angles are those between lines.
     k: how many, at most n.
+    rows: numbers of the rows that are asked, ``[m]``; by default all. One that there is
+      not has no partners.
     mask: the pairs that count.
     block_size: most rows of a tile, at least 32.
 
   Returns:
-    Their indices ``[*batch, n, k]``, int32, the nearest first, and of equally near ones
-    the lowest first; -1 where a row has fewer than k partners.
+    Their indices ``[*batch, n, k]``, or ``[*batch, m, k]``, int32, the nearest first,
+    and of equally near ones the lowest first; -1 where a row has fewer than k partners.
 
   Raises:
     ValueError: n is symbolic (``jax.export``).
@@ -61,33 +64,15 @@ def nearest(
     where=is_finite if mask.where is None else is_finite & mask.where
   )
   if n == 0:
-    return jnp.zeros((*batch, 0, k), jnp.int32)
+    return jnp.full((*batch, 0 if rows is None else len(rows), k), -1, jnp.int32)
   largest = block_size or default_block_size()
   # Of rows side by side, as many as have no more to compare than a tile.
   compared = min((k + SPARE_GROUPS) * GROUP_SIZE, n) * d
   is_static = isinstance(compared, int)
   rows_at_once = max(1, largest**2 // max(1, compared)) if is_static else 1
   sets_at_once = max(1, min(rows_at_once // n, largest**2 // n**2))
-  function = functools.partial(_nearest, half_space, k, largest, rows_at_once)
+  function = functools.partial(_nearest, half_space, k, rows, largest, rows_at_once)
   return of_each_set(function, (units, mask), tuple(batch), sets_at_once)
-
-
-def largest_cosines(
-  units: jax.Array, mask: Mask, *, half_space: bool, block_size: int | None = None
-) -> jax.Array:
-  """Of each row the largest cosine with another.
-
-  Args:
-    units: unit vectors, or rows of zeros, ``[n, d]``.
-    mask: the pairs that count.
-    half_space: the largest magnitude of a cosine.
-    block_size: most rows of a tile, at least 32.
-
-  Returns:
-    Cosines ``[n]``; minus infinity for rows without a partner.
-  """
-  largest = block_size or default_block_size()
-  return _closest_groups(1, half_space, largest, units, mask).cosines[:, 0]
 
 
 def angles(u: jax.Array, v: jax.Array, *, half_space: bool) -> jax.Array:
@@ -117,38 +102,57 @@ def _norm(x):
   return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squared)))
 
 
-def _closest_groups(num, half_space, largest, units, mask):
-  """The groups of one set; their number is that of their first row over 16."""
-  n = len(units)
+def _closest_groups(groups, largest, everything):
+  """Of each row of one set; the number of a group is that of its first row over 16."""
   # Half of a block, as tiles on the diagonal have it, is a number of groups.
-  size = even_block_size(n, largest, 2 * GROUP_SIZE)
-  groups = tiles.Groups(GROUP_SIZE, num, half_space)
-
-  def start(units, *_):
-    zeros = 0.0 * units.sum(-1, keepdims=True)  # As in pair_sum.
-    zeros = jnp.broadcast_to(zeros, (len(units), num))
-    return None, tiles.Largest(zeros - jnp.inf, zeros.astype(jnp.int32))
-
+  size = even_block_size(len(everything[0]), largest, 2 * GROUP_SIZE)
   _, closest = fold(
     functools.partial(tiles.largest_within, groups),
     functools.partial(tiles.largest_between, groups),
     size,
-    (units, mask, jnp.arange(n, dtype=jnp.int32)),
-    start,
+    everything,
+    lambda units, *_: (None, _no_groups(groups, units)),
     tiles.Largest.merge,
   )
   return closest
 
 
-def _nearest(half_space, k, largest, rows_at_once, units, mask):
+def _closest_groups_of(groups, largest, asked, everything):
+  """Of some rows of one set: each of them with some columns of all at once."""
+  n, m = len(everything[0]), len(asked[0])
+  size = even_block_size(n, largest**2 // max(1, m), GROUP_SIZE)
+  num_tiles = math.ceil(n / size)
+  # The mask leaves out the zeros that fill the last tile.
+  everything = fill(everything, num_tiles * size)
+
+  def step(i, closest):
+    return closest.merge(tiles.largest_of(groups, *asked, *block(everything, i, size)))
+
+  return jax.lax.fori_loop(0, num_tiles, step, _no_groups(groups, asked[0]))
+
+
+def _no_groups(groups, units):
+  zeros = 0.0 * units.sum(-1, keepdims=True)  # As in pair_sum.
+  zeros = jnp.broadcast_to(zeros, (len(units), groups.num))
+  return tiles.Largest(zeros - jnp.inf, zeros.astype(jnp.int32))
+
+
+def _nearest(half_space, k, rows, largest, rows_at_once, units, mask):
   """Of one set."""
   n, d = units.shape
-  closest = _closest_groups(k + SPARE_GROUPS, half_space, largest, units, mask)
+  groups = tiles.Groups(GROUP_SIZE, k + SPARE_GROUPS, half_space)
+  everything = (units, mask, jnp.arange(n, dtype=jnp.int32))
+  if rows is None:
+    asked, closest = everything, _closest_groups(groups, largest, everything)
+  else:
+    chosen = jnp.clip(rows, 0, n - 1)
+    asked = jax.tree.map(lambda x: x[chosen], everything)
+    closest = _closest_groups_of(groups, largest, asked, everything)
   of_groups = jnp.pad(units, ((0, -n % GROUP_SIZE), (0, 0)))
   of_groups = of_groups.reshape(math.ceil(n / GROUP_SIZE), GROUP_SIZE, d)
 
   def of_row(row):
-    i, u, own, groups = row
+    u, own, i, groups = row
     first = GROUP_SIZE * groups[:, None]
     numbers = (first + jnp.arange(GROUP_SIZE, dtype=jnp.int32)[None]).reshape(-1)
     theta = angles(
@@ -161,6 +165,8 @@ def _nearest(half_space, k, largest, rows_at_once, units, mask):
     values, numbers = tiles.best(k, values[None], numbers[None])
     return jnp.where(values[0] > -jnp.inf, numbers[0], -1)
 
-  rows = (jnp.arange(n, dtype=jnp.int32), units, mask, closest.groups)
-  indices = jax.lax.map(of_row, rows, batch_size=min(rows_at_once, n))
+  at_once = min(rows_at_once, len(asked[0]))
+  indices = jax.lax.map(of_row, (*asked, closest.groups), batch_size=at_once)
+  if rows is not None:
+    indices = jnp.where(((rows >= 0) & (rows < n))[:, None], indices, -1)
   return jnp.pad(indices, ((0, 0), (0, k - indices.shape[1])), constant_values=-1)

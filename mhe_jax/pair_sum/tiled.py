@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum import tiles
-from mhe_jax.pair_sum.layout import block_size_of, of_each_set
+from mhe_jax.pair_sum.layout import Tree, block_size_of, of_each_set
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential
 
@@ -146,10 +146,10 @@ def fold(
   # Reverse mode over the sums computes the tiles again, from nothing but their
   # indices. The sums stay outside, or it would store them for every tile.
   remat = functools.partial(jax.checkpoint, prevent_cse=False)
-  rows = _fill(rows, num_blocks * size)
+  rows = fill(rows, num_blocks * size)
 
   def diagonal_tiles(size, sums):
-    tile = remat(lambda rows, i: within(*_block(rows, i, size)))
+    tile = remat(lambda rows, i: within(*block(rows, i, size)))
 
     def step(i, sums):
       whole, of_rows = sums
@@ -161,7 +161,7 @@ def fold(
 
   def upper_tiles(size, num_pairs, pair, sums):
     tile = remat(
-      lambda rows, i, j: between(*_block(rows, i, size), *_block(rows, j, size))
+      lambda rows, i, j: between(*block(rows, i, size), *block(rows, j, size))
     )
 
     def step(step, sums):
@@ -210,10 +210,10 @@ def fold_between(
     return between(*rows, *columns)
 
   num_rows, num_columns = math.ceil(n / size), math.ceil(m / size)
-  rows, columns = _fill(rows, num_rows * size), _fill(columns, num_columns * size)
+  rows, columns = fill(rows, num_rows * size), fill(columns, num_columns * size)
   tile = jax.checkpoint(
     lambda rows, columns, i, j: between(
-      *_block(rows, i, size), *_block(columns, j, size)
+      *block(rows, i, size), *block(columns, j, size)
     ),
     prevent_cse=False,
   )
@@ -233,16 +233,18 @@ def fold_between(
   return whole, cut(of_rows, n), cut(of_columns, m)
 
 
-def _fill(rows, n):
-  """Rows of zeros are added, until there are n."""
+def fill(rows: Tree, n: int) -> Tree:
+  """Arrays of rows, to which rows of zeros are added until there are n."""
 
-  def fill(x):
+  def to_n(x):
     return jnp.pad(x, [(0, n - len(x))] + [(0, 0)] * (x.ndim - 1))
 
-  return jax.tree.map(fill, rows)
+  return jax.tree.map(to_n, rows)
 
 
-def _block(rows, i, size):
+def block(rows: Tree, i: jax.typing.ArrayLike, size: int) -> Tree:
+  """Of arrays of rows the block of this number, of that many rows."""
+
   def part(x):
     return jax.lax.dynamic_slice_in_dim(x, i * size, size)
 
@@ -255,4 +257,4 @@ def _give(merge, of_rows, i, size, more):
   def put(x, y):
     return jax.lax.dynamic_update_slice_in_dim(x, y, i * size, 0)
 
-  return jax.tree.map(put, of_rows, merge(_block(of_rows, i, size), more))
+  return jax.tree.map(put, of_rows, merge(block(of_rows, i, size), more))

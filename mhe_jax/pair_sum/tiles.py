@@ -279,6 +279,24 @@ def largest_between(
   return None, of_u, _largest(groups, cosines.T, pairs, numbers_u)
 
 
+def largest_of(
+  groups: Groups,
+  u: jax.Array,
+  mask_u: Mask,
+  numbers_u: jax.Array,
+  v: jax.Array,
+  mask_v: Mask,
+  numbers_v: jax.Array,
+) -> Largest:
+  """Of each row of one block, the groups in another with the largest cosines.
+
+  As :func:`largest_between`, of one of the two; and the blocks may have rows in common,
+  which are no pair with themselves.
+  """
+  pairs = mask_u.pairs(mask_v, among=numbers_u[:, None] != numbers_v[None])
+  return _largest(groups, product(u, v.T), pairs, numbers_v)
+
+
 def best(
   num: int, values: jax.Array, numbers: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -99,7 +99,7 @@ class Potential(abc.ABC):
     if not half_space:
       return self.envelope(-1.0 / (n - 1))
     welch = math.sqrt(max(0.0, (n - d) / (d * (n - 1))))
-    return self._half_space_mean(n, self.even_envelope(welch))
+    return self.half_space_mean(n, self.even_envelope(welch))
 
   def random_mean(
     self, d: int, *, half_space: bool = False, n: int | None = None
@@ -107,9 +107,9 @@ class Potential(abc.ABC):
     """The expectation of :func:`mhe_jax.uniform_energy`."""
     mean = self.sphere_mean(d)
     many = not half_space or n is None
-    return mean if many else self._half_space_mean(n, 2.0 * mean)
+    return mean if many else self.half_space_mean(n, 2.0 * mean)
 
-  def _half_space_mean(self, n, pair):
+  def half_space_mean(self, n, pair):
     """Mean over the n(2n-1) pairs, given f(t) + f(-t) of the average pair."""
     return ((n - 1) * pair + self.at_cosine(-1.0)) / (2 * n - 1)
 

@@ -18,8 +18,6 @@ from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.report.checkpoint import open_checkpoint
 from mhe_jax.report.errors import InputError
-from mhe_jax.report.estimate import estimate
-from mhe_jax.report.layers import select_layers
 from mhe_jax.report.make import EXACT_UP_TO, Progress, compare, redundancy
 from mhe_jax.report.programs import made_by, rules_of_model, with_leaves
 from mhe_jax.report.tables import printable
@@ -48,7 +46,6 @@ class Arguments:
     csv: file for its rows as CSV.
     html: file for it as a page.
     version: only say the version of mhe_jax.
-    estimate: only say how long it will take, from the shapes and a short measurement.
   """
 
   checkpoint: pathlib.Path
@@ -62,7 +59,6 @@ class Arguments:
   json: pathlib.Path | None = None
   csv: pathlib.Path | None = None
   html: pathlib.Path | None = None
-  estimate: bool = False
   version: bool = False
 
 
@@ -120,12 +116,6 @@ def _run(arguments: Arguments) -> None:
     rules += rules_of_model(arguments.model, made, open_checkpoint(checkpoint))
   potential = potential_of(arguments.potential)
   files = _files(arguments)
-  if arguments.estimate and files:
-    raise InputError("estimate makes no report: leave out json, csv and html.")
-  if arguments.estimate:
-    selected = select_layers(open_checkpoint(checkpoint), rules)
-    print(estimate(selected.layers, potential, arguments.exact_up_to))
-    return
   with _bar() as progress:
     options: dict[str, Any] = dict(
       half_space=not arguments.full_space,

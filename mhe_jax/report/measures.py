@@ -11,14 +11,13 @@ import numpy as np
 from mhe_jax.arrays import compute_dtype
 from mhe_jax.energy import hyperspherical_energy
 from mhe_jax.neurons import nearest_neurons
-from mhe_jax.pair_sum.closest_pair import has_direction
 from mhe_jax.potentials.base import Potential
 from mhe_jax.report.chance import scale_of, twin_angle
-from mhe_jax.report.spectrum import gram, singular_values, unit_rows
+from mhe_jax.report.spectrum import gram, singular_values
 from mhe_jax.sampled import sampled_energy_and_error
+from mhe_jax.sphere import has_direction
 
 NUM_SAMPLES = 1024
-_CHUNK = 2**24  # Numbers at once on the host: 128 MiB of float64.
 
 
 class Energy(NamedTuple):
@@ -128,15 +127,13 @@ def geometry_of(w: np.ndarray, *, half_space: bool, exact_up_to: int) -> Geometr
   numbers = np.flatnonzero(is_row)
   rows = w[numbers] if zero_neurons else w
   n, d = rows.shape
-  if len(w) <= exact_up_to:
-    angles, others = nearest_neurons(rows, half_space=half_space)
-    angles, others = np.asarray(angles)[:, 0], np.asarray(others)[:, 0]
-    asked = np.arange(n)
-  else:
-    asked = np.sort(
-      np.random.default_rng(0).choice(n, min(NUM_SAMPLES, n), replace=False)
-    )
-    angles, others = _nearest_of(rows, asked, half_space)
+  asked = None
+  if len(w) > exact_up_to:
+    rng = np.random.default_rng(0)
+    asked = np.sort(rng.choice(n, min(NUM_SAMPLES, n), replace=False))
+  found = nearest_neurons(rows, half_space=half_space, rows=asked)
+  angles, others = (np.asarray(x)[:, 0] for x in found)
+  asked = np.arange(n) if asked is None else asked
   at = int(np.argmin(angles))
   pair = sorted((int(numbers[asked[at]]), int(numbers[others[at]])))
   limit = twin_angle(n, d, half_space=half_space)
@@ -151,33 +148,6 @@ def geometry_of(w: np.ndarray, *, half_space: bool, exact_up_to: int) -> Geometr
     effective_rank=_effective_rank(spectrum),
     zero_neurons=zero_neurons,
   )
-
-
-def _nearest_of(rows, asked, half_space):
-  """Nearest neuron of some: angles and numbers, by chunks of all, on the host."""
-  chosen = unit_rows(rows[asked])
-  angles = np.full(len(asked), np.inf)
-  others = np.zeros(len(asked), int)
-  at_once = max(1, _CHUNK // max(len(asked), rows.shape[1]))
-  for start in range(0, len(rows), at_once):
-    chunk = unit_rows(rows[start : start + at_once])
-    cosines = chosen @ chunk.T
-    cosines = np.abs(cosines, out=cosines) if half_space else cosines
-    own = asked - start
-    is_here = (own >= 0) & (own < len(chunk))
-    cosines[np.flatnonzero(is_here), own[is_here]] = -np.inf
-    nearest = np.argmax(cosines, 1)
-    # In float64 cosines choose well, and the difference of two rows measures well.
-    apart = np.linalg.norm(chosen - chunk[nearest], axis=1)
-    together = np.linalg.norm(chosen + chunk[nearest], axis=1)
-    if half_space:
-      apart, together = np.sort([apart, together], axis=0)
-    theta = 2.0 * np.arctan2(apart, together)
-    theta[np.isneginf(cosines[np.arange(len(asked)), nearest])] = np.inf
-    is_nearer = theta < angles
-    angles[is_nearer] = theta[is_nearer]
-    others[is_nearer] = start + nearest[is_nearer]
-  return angles, others
 
 
 def _effective_rank(spectrum) -> float:

@@ -13,9 +13,8 @@ from mhe_jax.report import tables
 from mhe_jax.report.findings import Finding, findings
 from mhe_jax.report.layers import StoredLayer
 from mhe_jax.report.page import as_page
-from mhe_jax.report.parts import ASSUMED
+from mhe_jax.report.parts import ASSUMED, TIED
 from mhe_jax.report.plots import plot_angles, plot_excess
-from mhe_jax.report.pytorch.architectures import TIED
 from mhe_jax.report.rows import ComparisonRow, Options, RedundancyRow
 from mhe_jax.report.tables import number, shown
 from mhe_jax.report.typical import kind_of, typical

@@ -1,10 +1,11 @@
-"""What is trained: a deep, narrow CNN on few digits, with and without the energy."""
+"""A task that several experiments share: a deep, narrow CNN on few digits.
 
-import concurrent.futures
+It is that of ``experiments.quickstart``, in parts that can be taken one by one: another
+network, another step, another measure. That they are the same is tested.
+"""
+
 import dataclasses
 import functools
-import os
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ import optax
 
 import mhe_jax
 from experiments.data.digits import read_digits
-from experiments.environment import environment
 from mhe_jax import LayerRule, Orthonormality, RelativeExcess, Riesz
 
 RULES = [LayerRule("head/kernel", role="output")]
@@ -32,11 +32,7 @@ ARMS = {
 class Config:
   """What is trained; the weight is that of the arms that have one.
 
-  Depth, rate and steps were chosen by the errors of seeds 0 to 11 on images that are in
-  neither split: a depth where the energy does something, a rate that suits the network
-  without it. The weight is that of docs/objectives.md. The number of seeds is what a
-  first run on seeds 400 to 411, at two rates, asked for
-  (``experiments/results/quickstart_pilot.json``).
+  How it was chosen says ``experiments.quickstart``.
   """
 
   learning_rates: tuple[float, ...] = (0.1,)
@@ -48,14 +44,6 @@ class Config:
   batch_size: int = 40
   weight: float = 0.1
   measure_every: int = 20
-
-
-PRESETS = {
-  "full": Config(),
-  "smoke": Config(
-    depth=3, images_per_class=4, seeds=(500, 501), steps=6, measure_every=3
-  ),
-}
 
 
 class CNN(nn.Module):
@@ -192,77 +180,3 @@ def evaluate(
 def excess(params: Any) -> dict[str, jax.Array]:
   """Relative excess of every layer, s = 2."""
   return mhe_jax.layer_excess(params, Riesz(2.0), rules=RULES)
-
-
-def run(
-  config: Config, on_start: Callable[[str], None], on_run: Callable[[], None]
-) -> dict:
-  """Trains every seed in all arms at all rates; returns what the JSON holds.
-
-  Args:
-    config: what is trained.
-    on_start: is told what is trained now.
-    on_run: is called after every run.
-  """
-  start = time.perf_counter()
-  images, labels = load_digits()
-  # Small networks leave cores idle: a thread for each, which compute without Python.
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    settings = [{"learning_rate": rate, "arms": {}} for rate in config.learning_rates]
-    for arm in ARMS:
-      train_step = make_train_step(config, arm)
-      for setting in settings:
-        rate = setting["learning_rate"]
-        on_start(f"rate {rate:g}, {arm}")
-        one = functools.partial(train, config, arm, rate, train_step, images, labels)
-        runs = setting["arms"][arm] = []
-        for result in pool.map(one, config.seeds):
-          runs.append(result)
-          on_run()
-  return {
-    "command": "python -m experiments.quickstart",
-    "config": dataclasses.asdict(config),
-    **environment(),
-    "seconds": round(time.perf_counter() - start, 1),
-    "settings": settings,
-  }
-
-
-def train(
-  config: Config,
-  arm: str,
-  rate: float,
-  train_step: Callable[..., State],
-  images: np.ndarray,
-  labels: np.ndarray,
-  seed: int,
-) -> dict:
-  """One training run: its final errors, and the layers' excess on the way."""
-  train_rows, test_rows = split(labels, config.images_per_class, seed)
-  rng = np.random.default_rng(1000 + seed)
-  model = CNN(config.depth, config.width)
-  params, stats = init(model, jax.random.key(seed))
-  state = State(params, stats, optimizer(config, arm, rate).init(params))
-  steps, history = [], []
-
-  def measure(step):
-    steps.append(step)
-    found = excess(state.params)
-    history.append({k: round(float(v), 4) for k, v in found.items()})
-
-  of_steps = batches(train_rows, config.batch_size, config.steps, rng)
-  for step, batch in enumerate(of_steps):
-    if step % config.measure_every == 0:
-      measure(step)
-    state = train_step(state, rate, images[batch], labels[batch])
-  measure(config.steps)
-  error, loss = evaluate(model, state, images[test_rows], labels[test_rows])
-  train_error, _ = evaluate(model, state, images[train_rows], labels[train_rows])
-  return {
-    "seed": seed,
-    "test_error": round(float(error), 3),
-    "test_loss": round(float(loss), 5),
-    "train_error": round(float(train_error), 3),
-    "steps": steps,
-    "excess": {path: [h[path] for h in history] for path in history[0]},
-  }

@@ -1,4 +1,4 @@
-"""The closest pair of many rows: sifted in float32, told apart in float64."""
+"""The smallest angle of a layer, by describe: of many neurons, tile by tile."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mhe_jax import LayerRule, NeuronAxes, describe
-from mhe_jax.pair_sum.closest_pair import smallest_angle
+from mhe_jax.pair_sum import neighbors
 
 HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -54,30 +54,45 @@ SETS = {
 }
 
 
+def row_of(w, half_space):
+  rules = [LayerRule("kernel", NeuronAxes(0))]
+  (row,) = describe({"kernel": w}, half_space=half_space, rules=rules)
+  return row
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+  monkeypatch.setattr(neighbors, "default_block_size", lambda: 32)
+  jax.clear_caches()  # Of what was traced with others.
+  yield
+  jax.clear_caches()
+
+
 @HALF_SPACE
 @pytest.mark.parametrize(
   ("name", "dtype"),
   [*itertools.product(SETS, ("float64", "float32")), ("random", "bfloat16")],
 )
-def test_is_the_smallest_of_all_pairs(name, dtype, half_space):
+def test_is_the_smallest_of_all_pairs(name, dtype, half_space, small_tiles):
   w = jnp.asarray(SETS[name], dtype)
-  expected = angles(np.float64(w), half_space).min()
-  actual = smallest_angle(w, half_space=half_space, block_size=32)
-  assert actual == pytest.approx(expected, rel=1e-6, abs=1e-7)
+  expected = np.degrees(angles(np.float64(w), half_space).min())
+  actual = row_of(w, half_space).smallest_angle
+  # Unit vectors of float32, and their differences, are good to a few of its roundings.
+  close = 1e-9 if dtype == "float64" else 5e-7
+  assert actual == pytest.approx(expected, rel=1e-6, abs=np.degrees(close))
 
 
 @HALF_SPACE
 def test_zero_rows_are_left_out(half_space):
   w = np.zeros((60, 16), np.float32)
   w[::2] = -np.abs(normal(30, 16)) if half_space else (np.eye(30) - 1 / 30)[:, :16]
-  expected = angles(np.float64(w[::2]), half_space).min()
-  for block_size in (32, 1024):
-    actual = smallest_angle(
-      jnp.asarray(w), half_space=half_space, block_size=block_size
-    )
-    assert actual == pytest.approx(expected, rel=1e-6)
-  for rows in (w[:0], w[1::2], w[:2], w[:, :0]):
-    assert smallest_angle(jnp.asarray(rows), half_space=half_space) == math.inf
+  expected = np.degrees(angles(np.float64(w[::2]), half_space).min())
+  row = row_of(jnp.asarray(w), half_space)
+  assert row.smallest_angle == pytest.approx(expected, rel=1e-6)
+  assert row.zero_neurons == 30
+  for rows in (w[1::2], w[:2]):
+    row = row_of(jnp.asarray(rows), half_space)
+    assert math.isnan(row.smallest_angle) and math.isfinite(row.energy)
 
 
 @pytest.mark.parametrize("bad", (math.nan, math.inf))
@@ -85,15 +100,16 @@ def test_a_damaged_row(bad):
   for n in (3, 40):
     w = normal(n, 4)
     w[1, 2] = bad
-    assert math.isnan(smallest_angle(jnp.asarray(w), half_space=True, block_size=32))
+    row = row_of(jnp.asarray(w), True)
+    assert math.isnan(row.smallest_angle) and math.isnan(row.energy)
 
 
-def test_does_not_need_x64():
+def test_does_not_need_x64(small_tiles):
   w = jnp.asarray(SETS["too close for float32"], jnp.float32)
-  expected = smallest_angle(w, half_space=True, block_size=32)
+  expected = row_of(w, True).smallest_angle
   with jax.enable_x64(False):
-    actual = smallest_angle(w, half_space=True, block_size=32)
-  assert actual == expected == pytest.approx(1e-5, rel=0.02)
+    actual = row_of(w, True).smallest_angle
+  assert actual == expected == pytest.approx(np.degrees(1e-5), rel=0.02)
 
 
 def test_a_large_layer_is_described():

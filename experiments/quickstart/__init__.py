@@ -1,1 +1,0 @@
-"""Few examples per class: a deep, narrow CNN with and without the energy."""
