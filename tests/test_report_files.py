@@ -183,7 +183,8 @@ def test_trees(tmp_path):
   class Model(linen.Module):
     @linen.compact
     def __call__(self, x):
-      return linen.Dense(4)(linen.relu(linen.Dense(8)(x)))
+      x = linen.relu(linen.Dense(8)(x))
+      return linen.Dense(4)(x)
 
   params = Model().init(jax.random.key(0), jnp.ones((1, 5), jnp.float32))
   report = redundancy(params)
