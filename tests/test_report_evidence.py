@@ -170,6 +170,10 @@ def test_maxvit(tmp_path):
 
 def test_paddle(tmp_path):
   shapes = {"encoder.layers.0.linear1.weight": (8, 12), "embed.weight": (20, 8)}
+  head = {"lm_head.weight": (20, 8)}  # Of ERNIE, as the embedding.
+  (tmp_path / "head").mkdir()
+  selected, _ = select(tmp_path / "head", {**shapes, **head}, writer="pd")
+  assert [x.shape[1:] for x in selected.layers if x.part.role == "output"] == [(20, 8)]
   selected, tensors = select(tmp_path, shapes, writer="pd")
   found = matrices(selected, tensors)
   name = "encoder.layers.0.linear1.weight"
@@ -183,6 +187,22 @@ def test_paddle(tmp_path):
   )
   report = compare(tmp_path / "model.safetensors", copy)
   assert len(report) == 2 and report.summary.startswith("0 of 2 layers changed")
+
+
+def test_biases_say_who_wrote_a_file_that_does_not(tmp_path):
+  shapes = {
+    "linear1.weight": (8, 12), "linear1.bias": (12,), "linear2.weight": (12, 8),
+    "embed.weight": (20, 8),
+  }  # fmt: skip
+  selected, _ = select(tmp_path, shapes, writer="np")
+  sets = {layer.name: layer.shape[1:] for layer in selected.layers}
+  assert sets == {
+    "linear1.weight": (12, 8), "linear2.weight": (8, 12), "embed.weight": (20, 8),
+  }  # fmt: skip
+  shapes["linear3.weight"], shapes["linear3.bias"] = (5, 8), (5,)
+  selected, _ = select(tmp_path, shapes, writer="np")
+  sets = {layer.name: layer.shape[1:] for layer in selected.layers}
+  assert (sets["linear1.weight"], sets["linear3.weight"]) == ((12, 8), (5, 8))
 
 
 def test_mlx(tmp_path):
