@@ -131,7 +131,7 @@ def _above_published(row, options) -> Finding | None:
   if not row.relative_excess > _MUCH * published.most:
     return None
   what = (
-    f"excess {row.relative_excess:.2f}, where {published.count} published layers of "
+    f"excess {row.relative_excess:.2f}, where {published.num_layers} published layers of "
     f"its kind have {published}"
   )
   return _advised(row, what)

@@ -26,13 +26,13 @@ class Typical(NamedTuple):
     low: a tenth of them have less excess.
     high: a tenth have more.
     most: the largest.
-    count: their number.
+    num_layers: how many there are.
   """
 
   low: float
   high: float
   most: float
-  count: int
+  num_layers: int
 
   def __str__(self) -> str:
     return f"{self.low:.1f} to {self.high:.1f}"
