@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 from stored import check_parts, matrices, normal, select
 
+from mhe_jax import Riesz
 from mhe_jax.report import compare, redundancy
 
 
@@ -61,10 +62,10 @@ def test_a_layer_of_which_a_part_is_taken_is_listed(tmp_path, times, part):
 def test_lfm2(tmp_path):
   name = "model.layers.0.conv.in_proj.weight"
   save_file({name: orthonormal(sets=3, size=8)}, tmp_path / "model.safetensors")
-  report = redundancy(tmp_path)
+  report = redundancy(tmp_path, Riesz(1.0))
   assert [(row.sets, row.n, row.d) for row in report] == [(1, 8, 8)] * 3
   np.testing.assert_allclose([row.energy for row in report], 0.69330, atol=1e-5)
-  assert not redundancy(tmp_path).assumed
+  assert not report.assumed
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_groups_without_norms(tmp_path):
   save_file(
     {k: x.astype(np.float32) for k, x in tensors.items()}, tmp_path / "m.safetensors"
   )
-  row = redundancy(tmp_path)[name]
+  row = redundancy(tmp_path, Riesz(1.0))[name]
   assert (row.sets, row.n, row.d, row.evidence) == (2, 4, 36, "neighbors")
   np.testing.assert_allclose(row.energy, 0.67749, atol=1e-4)
 
@@ -344,7 +345,7 @@ def test_output_layers_of_other_names(tmp_path):
   basis = np.eye(8, dtype=np.float32)
   name = "transformer.output_layer.weight"
   save_file({name: np.concatenate([basis, -basis])}, tmp_path / "m.safetensors")
-  row = redundancy(tmp_path)[name]
+  row = redundancy(tmp_path, Riesz(1.0))[name]
   assert (row.role, row.half_space) == ("output", False)
   np.testing.assert_allclose(row.energy, 0.69330, atol=1e-5)
   # As many rows as the embedding, and as the config says.

@@ -131,8 +131,8 @@ def _above_published(row, options) -> Finding | None:
   if not row.relative_excess > _MUCH * published.most:
     return None
   what = (
-    f"excess {row.relative_excess:.2f}, where {published.num_layers} published layers of "
-    f"its kind have {published}"
+    f"excess {row.relative_excess:.2f}, where {published.num_layers} published layers "
+    f"of its kind have {published}"
   )
   return _advised(row, what)
 

@@ -88,7 +88,7 @@ def arrives(name: str, stored: Stored) -> bool:
       is_norm_ = len(shape) == 1 and last in ("running_mean", "weight")
       if other == name or not (is_layer or is_norm_):
         continue
-      if shape[0] == inputs and (is_layer or last != "weight" or is_norm(module)):
+      if shape[:1] == (inputs,) and (is_layer or last != "weight" or is_norm(module)):
         return True
   return False
 
