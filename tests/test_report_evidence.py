@@ -379,6 +379,35 @@ def gpt(notation):
   return tensors
 
 
+def test_a_convolutional_model_in_several_notations(tmp_path):
+  weights = {
+    "conv1": normal(8, 3, 3, 3), "conv2": normal(12, 8, 3, 3, seed=1),
+    "head": normal(4, 12, seed=2),
+  }  # fmt: skip
+  files = {
+    "pt": {f"{k}.weight": w for k, w in weights.items()},
+    "mlx": {
+      f"{k}.weight": np.moveaxis(w, 1, -1) if w.ndim > 2 else w
+      for k, w in weights.items()
+    },
+    "flax": {
+      f"{k}.kernel": w.transpose(*range(2, w.ndim), 1, 0) for k, w in weights.items()
+    },
+    "equinox": {f"{k}/weight": w for k, w in weights.items()},
+  }
+  reports = {}
+  for writer, tensors in files.items():
+    path = tmp_path / f"{writer}.safetensors"
+    contiguous = {k: np.ascontiguousarray(x) for k, x in tensors.items()}
+    save_file(contiguous, path, metadata={"format": writer})
+    reports[writer] = redundancy(path)
+  first, *others = map(numbers, reports.values())
+  assert len(first) == 3 and all(other == first for other in others)
+  for writer in ("mlx", "flax", "equinox"):
+    report = compare(tmp_path / f"{writer}.safetensors", tmp_path / "pt.safetensors")
+    assert report.summary == "0 of 3 layers changed.", writer
+
+
 def numbers(report):
   label = lambda name: name.partition("[")[2]  # noqa: E731
   return sorted((r.n, r.d, r.role, label(r.name), round(r.energy, 5)) for r in report)

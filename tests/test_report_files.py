@@ -147,6 +147,19 @@ def test_links_to_nothing(tmp_path):
       redundancy(place)
 
 
+def test_a_model_in_a_wrapper_of_peft(tmp_path):
+  module = "base_model.model.layers.0.self_attn.q_proj"
+  tensors: dict[str, Any] = {
+    f"{module}.base_layer.weight": normal(8, 8),
+    f"{module}.lora_A.default.weight": normal(2, 8),
+    f"{module}.lora_B.default.weight": normal(8, 2),
+  }
+  np.savez(tmp_path / "m.npz", **tensors)
+  report = redundancy(tmp_path / "m.npz")
+  assert {row.name for row in report} == {*tensors}
+  assert "merge_and_unload" in str(report)
+
+
 def test_addresses():
   with pytest.raises(InputError, match="hf download a/b --local-dir b"):
     redundancy("hf://a/b")

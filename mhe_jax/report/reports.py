@@ -256,6 +256,12 @@ class RedundancyReport(_Report[RedundancyRow]):
         "* Assumed to be one layer, (out, in): nothing beside it takes all that it "
         "gives, or says otherwise. A rule, config.json, or --model settles it."
       )
+    names = [*(row.name for row in self.rows), *self.unknown]
+    if any(".base_layer." in name for name in names):
+      yield (
+        "A model in its wrapper of PEFT: each base_layer is without its adapter, which "
+        "has rows of its own. merge_and_unload gives the model that runs."
+      )
     outputs = [row.name for row in self.rows if row.role == "output"]
     yield f"Output layers: {_some(outputs) or 'none that a name or a rule tells'}."
     tied = [row.name for row in self.rows if row.read_as == TIED]
