@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 from stored import check_parts, matrices, normal, select
 
+from mhe_jax import Riesz
 from mhe_jax.report import compare, redundancy
 
 
@@ -61,10 +62,10 @@ def test_a_layer_of_which_a_part_is_taken_is_listed(tmp_path, times, part):
 def test_lfm2(tmp_path):
   name = "model.layers.0.conv.in_proj.weight"
   save_file({name: orthonormal(sets=3, size=8)}, tmp_path / "model.safetensors")
-  report = redundancy(tmp_path)
+  report = redundancy(tmp_path, Riesz(1.0))
   assert [(row.sets, row.n, row.d) for row in report] == [(1, 8, 8)] * 3
   np.testing.assert_allclose([row.energy for row in report], 0.69330, atol=1e-5)
-  assert not redundancy(tmp_path).assumed
+  assert not report.assumed
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,10 @@ def test_maxvit(tmp_path):
 
 def test_paddle(tmp_path):
   shapes = {"encoder.layers.0.linear1.weight": (8, 12), "embed.weight": (20, 8)}
+  head = {"lm_head.weight": (20, 8)}  # Of ERNIE, as the embedding.
+  (tmp_path / "head").mkdir()
+  selected, _ = select(tmp_path / "head", {**shapes, **head}, writer="pd")
+  assert [x.shape[1:] for x in selected.layers if x.part.role == "output"] == [(20, 8)]
   selected, tensors = select(tmp_path, shapes, writer="pd")
   found = matrices(selected, tensors)
   name = "encoder.layers.0.linear1.weight"
@@ -183,6 +188,22 @@ def test_paddle(tmp_path):
   )
   report = compare(tmp_path / "model.safetensors", copy)
   assert len(report) == 2 and report.summary.startswith("0 of 2 layers changed")
+
+
+def test_biases_say_who_wrote_a_file_that_does_not(tmp_path):
+  shapes = {
+    "linear1.weight": (8, 12), "linear1.bias": (12,), "linear2.weight": (12, 8),
+    "embed.weight": (20, 8),
+  }  # fmt: skip
+  selected, _ = select(tmp_path, shapes, writer="np")
+  sets = {layer.name: layer.shape[1:] for layer in selected.layers}
+  assert sets == {
+    "linear1.weight": (12, 8), "linear2.weight": (8, 12), "embed.weight": (20, 8),
+  }  # fmt: skip
+  shapes["linear3.weight"], shapes["linear3.bias"] = (5, 8), (5,)
+  selected, _ = select(tmp_path, shapes, writer="np")
+  sets = {layer.name: layer.shape[1:] for layer in selected.layers}
+  assert (sets["linear1.weight"], sets["linear3.weight"]) == ((12, 8), (5, 8))
 
 
 def test_mlx(tmp_path):
@@ -215,7 +236,7 @@ def test_groups_without_norms(tmp_path):
   save_file(
     {k: x.astype(np.float32) for k, x in tensors.items()}, tmp_path / "m.safetensors"
   )
-  row = redundancy(tmp_path)[name]
+  row = redundancy(tmp_path, Riesz(1.0))[name]
   assert (row.sets, row.n, row.d, row.evidence) == (2, 4, 36, "neighbors")
   np.testing.assert_allclose(row.energy, 0.67749, atol=1e-4)
 
@@ -324,7 +345,7 @@ def test_output_layers_of_other_names(tmp_path):
   basis = np.eye(8, dtype=np.float32)
   name = "transformer.output_layer.weight"
   save_file({name: np.concatenate([basis, -basis])}, tmp_path / "m.safetensors")
-  row = redundancy(tmp_path)[name]
+  row = redundancy(tmp_path, Riesz(1.0))[name]
   assert (row.role, row.half_space) == ("output", False)
   np.testing.assert_allclose(row.energy, 0.69330, atol=1e-5)
   # As many rows as the embedding, and as the config says.
@@ -356,6 +377,35 @@ def gpt(notation):
     else:
       tensors[f"{module.replace('.', '/')}/kernel"] = x.T.copy()
   return tensors
+
+
+def test_a_convolutional_model_in_several_notations(tmp_path):
+  weights = {
+    "conv1": normal(8, 3, 3, 3), "conv2": normal(12, 8, 3, 3, seed=1),
+    "head": normal(4, 12, seed=2),
+  }  # fmt: skip
+  files = {
+    "pt": {f"{k}.weight": w for k, w in weights.items()},
+    "mlx": {
+      f"{k}.weight": np.moveaxis(w, 1, -1) if w.ndim > 2 else w
+      for k, w in weights.items()
+    },
+    "flax": {
+      f"{k}.kernel": w.transpose(*range(2, w.ndim), 1, 0) for k, w in weights.items()
+    },
+    "equinox": {f"{k}/weight": w for k, w in weights.items()},
+  }
+  reports = {}
+  for writer, tensors in files.items():
+    path = tmp_path / f"{writer}.safetensors"
+    contiguous = {k: np.ascontiguousarray(x) for k, x in tensors.items()}
+    save_file(contiguous, path, metadata={"format": writer})
+    reports[writer] = redundancy(path)
+  first, *others = map(numbers, reports.values())
+  assert len(first) == 3 and all(other == first for other in others)
+  for writer in ("mlx", "flax", "equinox"):
+    report = compare(tmp_path / f"{writer}.safetensors", tmp_path / "pt.safetensors")
+    assert report.summary == "0 of 3 layers changed.", writer
 
 
 def numbers(report):

@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -93,7 +94,7 @@ def test_a_checkpoint_read_by_its_program(tmp_path, prefix, monkeypatch, capsys)
   separator = "." if "." in prefix else "/"
   named = {prefix + k.replace("/", separator): x for k, x in tensors.items()}
   named[separator.join(["opt_state", "mu", "mix", "w"])] = normal(6, 12)
-  np.savez(tmp_path / "m.npz", **named)
+  np.savez(tmp_path / "m.npz", **named)  # pyright: ignore[reportArgumentType]
   (tmp_path / "my_program.py").write_text(FUNCTION)
   monkeypatch.chdir(tmp_path)
   main(["m.npz", "--model", "my_program:make", "--json", "out.json"])
@@ -104,7 +105,7 @@ def test_a_checkpoint_read_by_its_program(tmp_path, prefix, monkeypatch, capsys)
   assert (rows[mix]["sets"], rows[mix]["n"], rows[mix]["d"]) == (3, 4, 6)
   assert (rows[out]["n"], rows[out]["role"]) == (9, "output")
   assert {row["evidence"] for row in rows.values()} == {"program"}
-  np.savez(tmp_path / "other.npz", **{"x/y": normal(3, 4)})
+  np.savez(tmp_path / "other.npz", y=normal(3, 4))
   with pytest.raises(SystemExit):
     main(["other.npz", "--model", "my_program:make"])
   assert "has none of its parameters" in capsys.readouterr().err
@@ -146,6 +147,19 @@ def test_links_to_nothing(tmp_path):
       redundancy(place)
 
 
+def test_a_model_in_a_wrapper_of_peft(tmp_path):
+  module = "base_model.model.layers.0.self_attn.q_proj"
+  tensors: dict[str, Any] = {
+    f"{module}.base_layer.weight": normal(8, 8),
+    f"{module}.lora_A.default.weight": normal(2, 8),
+    f"{module}.lora_B.default.weight": normal(8, 2),
+  }
+  np.savez(tmp_path / "m.npz", **tensors)
+  report = redundancy(tmp_path / "m.npz")
+  assert {row.name for row in report} == {*tensors}
+  assert "merge_and_unload" in str(report)
+
+
 def test_addresses():
   with pytest.raises(InputError, match="hf download a/b --local-dir b"):
     redundancy("hf://a/b")
@@ -183,7 +197,8 @@ def test_trees(tmp_path):
   class Model(linen.Module):
     @linen.compact
     def __call__(self, x):
-      return linen.Dense(4)(linen.relu(linen.Dense(8)(x)))
+      x = linen.relu(linen.Dense(8)(x))
+      return linen.Dense(4)(x)
 
   params = Model().init(jax.random.key(0), jnp.ones((1, 5), jnp.float32))
   report = redundancy(params)
@@ -191,10 +206,11 @@ def test_trees(tmp_path):
     ("params/Dense_0/kernel", 8, 5),
     ("params/Dense_1/kernel", 4, 8),
   }
-  np.savez(tmp_path / "m.npz", **{
-    "/".join(k.key for k in path): np.asarray(x)
+  tensors: dict[str, Any] = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x)
     for path, x in jax.tree_util.tree_flatten_with_path(params)[0]
-  })  # fmt: skip
+  }
+  np.savez(tmp_path / "m.npz", **tensors)
   of_file = redundancy(tmp_path / "m.npz")
   assert of_file.to_dicts() == report.to_dicts()
   changes = compare(params, tmp_path / "m.npz")

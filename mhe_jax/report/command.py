@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
   try:
     import tyro  # noqa: PLC0415
   except ImportError:
-    print("The command needs: pip install 'mhe-jax[report]'.", file=sys.stderr)
+    print("The command needs: pip install rich safetensors tyro.", file=sys.stderr)
     sys.exit(2)
   if "--version" in (sys.argv[1:] if arguments is None else arguments):
     print(importlib.metadata.version("mhe_jax"))

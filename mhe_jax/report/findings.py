@@ -13,8 +13,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from mhe_jax.report.parts import ASSUMED
-from mhe_jax.report.rows import RedundancyRow
+from mhe_jax.report.rows import Options, RedundancyRow
 from mhe_jax.report.tables import shown
+from mhe_jax.report.typical import kind_of, typical
 
 # Tables of so few rows have too few pairs to say something.
 FEWEST = 8
@@ -23,6 +24,7 @@ _FEWEST_LIKES = 4
 _RATIO, _DEVIATIONS = math.log(1.5), 3.5 * 1.4826
 _ONE_FEATURE = 5.0  # Degrees.
 _MANY_TWINS = 0.25
+_MUCH = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Finding:
     return f"{shown(self.name)}: {self.what}; {self.advice}"
 
 
-def findings(rows: Iterable[RedundancyRow]) -> tuple[Finding, ...]:
+def findings(rows: Iterable[RedundancyRow], options: Options) -> tuple[Finding, ...]:
   """What is unusual, of rows that are read on evidence; what is damaged, of all."""
   all_rows = tuple(rows)
   rows = [row for row in all_rows if row.evidence != ASSUMED]
@@ -53,7 +55,9 @@ def findings(rows: Iterable[RedundancyRow]) -> tuple[Finding, ...]:
   for kind in (_zeros, _one_feature):
     found += [x for row in rows if (x := kind(row)) is not None]
   unlike = sorted(_unlike_their_likes(rows), key=lambda x: -x.size)
-  return (*found, *unlike)
+  told = {x.name for x in (*found, *unlike)}
+  above = [_above_published(row, options) for row in rows if row.name not in told]
+  return (*found, *unlike, *(x for x in above if x is not None))
 
 
 def _damaged(row) -> Finding | None:
@@ -106,6 +110,10 @@ def _unlike(row, middle, count, size) -> Finding:
   )
   if row.relative_excess < middle:
     return Finding(row.name, what, "nothing to do: it is the more diverse", size)
+  return _advised(row, what, size)
+
+
+def _advised(row, what, size=0.0) -> Finding:
   if row.twins > _MANY_TWINS:
     advice = f"prune twins ({row.twins:.0%} of its neurons have one)"
   elif row.closest is not None:
@@ -114,6 +122,19 @@ def _unlike(row, middle, count, size) -> Finding:
   else:
     advice = "look at it"
   return Finding(row.name, what, advice, size)
+
+
+def _above_published(row, options) -> Finding | None:
+  published = typical(kind_of(row), options.potential, row.half_space)
+  if row.n < FEWEST or published is None:
+    return None
+  if not row.relative_excess > _MUCH * published.most:
+    return None
+  what = (
+    f"excess {row.relative_excess:.2f}, where {published.num_layers} published layers "
+    f"of its kind have {published}"
+  )
+  return _advised(row, what)
 
 
 def likes(name: str) -> str:

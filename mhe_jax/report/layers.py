@@ -149,10 +149,10 @@ def _of_class(rule: LayerRule | None, by_name: Reading) -> Reading:
     return by_name
   if rule.role in ("skip", "unread"):
     return NotNeurons(rule.reason)
-  if rule.axes is None or (
-    isinstance(by_name, tuple)
-    and (len(by_name) > 1 or any(part.role == "output" for part in by_name))
-  ):
+  says_more = isinstance(by_name, tuple) and (
+    len(by_name) > 1 or any(part.role == "output" for part in by_name)
+  )
+  if rule.axes is None or says_more:
     return by_name
   return (Part(rule.axes, "by class", evidence=BY_CLASS),)
 

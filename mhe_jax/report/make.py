@@ -49,16 +49,19 @@ def redundancy(
   output: Path | None = None,
   progress: Progress | None = None,
 ) -> RedundancyReport:
-  """How redundant is each layer of a checkpoint on disk?
+  """How redundant is each layer of a checkpoint on disk, or of a tree in memory?
 
-  Where the neurons are follows from the names, for Flax as in
-  :func:`mhe_jax.describe`, for PyTorch by a table of architectures; what these do not
-  tell is listed and not guessed. One tensor is in memory at a time, and no matrix of
-  all pairs.
+  Where the neurons are follows from evidence: rules, the classes of modules,
+  ``config.json``, the shapes of the tensors around one, and names that mean one thing.
+  What these do not tell is listed; what is read as (out, in) with nothing that says so
+  is marked as assumed, and in no verdict. One tensor of a file is in memory at a time,
+  and no matrix of all pairs.
 
   Args:
-    checkpoint: a file ``.safetensors`` or ``.npz``, a folder with one, or with an
-      index of safetensors as on the Hugging Face hub, or a folder of orbax.
+    checkpoint: a tree of arrays: parameters, a module of nnx or Equinox, a state of
+      PyTorch; or the path of a file ``.safetensors``, ``.npz``, ``.npy``, ``.msgpack``
+      or ``.eqx``, of a folder with one, or with an index of safetensors as on the
+      Hugging Face hub, or of a folder of orbax.
     potential: the pair potential.
     half_space: use the half-space energy, and angles of lines, for hidden layers.
     rules: how to read tensors by their names as stored; see :class:`LayerRule`.
@@ -109,7 +112,12 @@ def redundancy(
     progress,
   )
   return RedundancyReport(
-    rows, selected.skipped, selected.unknown, str(opened.path), options
+    rows,
+    selected.skipped,
+    selected.unknown,
+    str(opened.path),
+    options,
+    layers={layer.name: layer for layer in selected.layers},
   )
 
 
@@ -126,8 +134,9 @@ def compare(
 ) -> ComparisonReport:
   """What did training, merging or editing do to the layers of a checkpoint?
 
-  Tensors of the same name and shape are compared, whether keys are joined by slashes
-  or by dots; the others are listed. All but the
+  Layers of the same name and size are compared, whether keys are joined by slashes or
+  by dots, and in which order either library stores a layer; the others are listed. All
+  but the
   energies is exact at every size, in O(n d^2) time and O(n d) memory.
 
   Args:

@@ -66,7 +66,7 @@ def fraction_taken(name: str, stored: Stored) -> tuple[int, str]:
     if out in taken.values():
       return 1, ""
     for module, inputs in taken.items():
-      outputs = stored.shapes.get(f"{module}.weight", (0,))[0]
+      outputs = next(iter(stored.shapes.get(f"{module}.weight", ())), 0)
       if outputs == size and inputs in (out / 2, out / 3, out / 4):
         return out // inputs, module
   return 1, ""

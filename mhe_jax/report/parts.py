@@ -7,9 +7,6 @@ import numpy as np
 
 from mhe_jax.layers.axes import NeuronAxes
 
-# What a table of architectures says of an embedding, and a report tells its reader.
-TIED = "embedding, a row each, and the output layer"
-
 # What excludes that a tensor is read otherwise than it is.
 BY_RULE = "rule"
 BY_PROGRAM = "program"  # layer_rules of the function that uses it.
@@ -18,6 +15,8 @@ BY_CONFIG = "config"  # config.json says sizes, heads, or the family.
 BY_NEIGHBORS = "neighbors"  # The tensors beside it take what it gives.
 BY_NAME = "name"  # One architecture, or every one, means this by the name.
 ASSUMED = "assumed"
+# What a table of architectures says of an embedding, and a report tells its reader.
+TIED = "embedding, a row each, and the output layer"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mhe_jax.layers.rules import LayerRule
 from mhe_jax.report.checkpoint import Checkpoint
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.parts import BY_PROGRAM
-from mhe_jax.report.pytorch.architectures import is_of_optimizer
+from mhe_jax.report.states import is_of_optimizer
 from mhe_jax.report.stored import Stored, dotted
 
 

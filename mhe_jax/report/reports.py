@@ -6,14 +6,18 @@ import dataclasses
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from mhe_jax.report import tables
 from mhe_jax.report.findings import Finding, findings
+from mhe_jax.report.layers import StoredLayer
+from mhe_jax.report.page import as_page
 from mhe_jax.report.parts import ASSUMED, TIED
+from mhe_jax.report.plots import plot_angles, plot_excess
 from mhe_jax.report.rows import ComparisonRow, Options, RedundancyRow
 from mhe_jax.report.tables import number, shown
+from mhe_jax.report.typical import kind_of, typical
 
 Row = TypeVar("Row", RedundancyRow, ComparisonRow)
 
@@ -27,6 +31,7 @@ class _Report(abc.ABC, Generic[Row]):
   options: Options
 
   row_class: ClassVar[type]
+  _bars: ClassVar[str]
 
   def __iter__(self) -> Iterator[Row]:
     return iter(self.rows)
@@ -83,7 +88,15 @@ class _Report(abc.ABC, Generic[Row]):
     """A page that stands alone."""
     header, cells = self._cells()
     notes = [*self._notes(), *self._lists()]
-    return tables.as_page(self._title, self.summary, header, cells, notes)
+    return as_page(
+      self._title,
+      self.summary,
+      header,
+      cells,
+      notes,
+      explained=_EXPLAINED,
+      bars=self._bars,
+    )
 
   _repr_html_ = to_html
 
@@ -136,14 +149,41 @@ class RedundancyReport(_Report[RedundancyRow]):
     unknown: ``{name: reason}`` of those that may, for all that their names tell.
     checkpoint: its path.
     options: potential, half-space, and the size up to which it is exact.
+    layers: of each row, where its neurons are; read again for a picture.
   """
 
+  layers: Mapping[str, StoredLayer] = dataclasses.field(
+    default_factory=dict, compare=False
+  )
+
   row_class: ClassVar[type] = RedundancyRow
+  _bars: ClassVar[str] = "relative excess"
+
+  def plot(self, name: str | None = None, ax: Any = None) -> Any:
+    """A picture: the excess of all layers, or the angles of one.
+
+    Args:
+      name: of the row whose angles are drawn, against the law of random directions.
+      ax: of matplotlib, to draw to; a new one by default.
+
+    Returns:
+      The axes; their ``figure`` has ``savefig``.
+
+    Raises:
+      KeyError: there is no row of this name.
+      InputError: matplotlib is not installed (``mhe-jax[plots]``), or the tensors
+        cannot be read any more.
+    """
+    if name is None:
+      return plot_excess(self.rows, ax)
+    row, layer = self[name], self.layers[name]
+    w = layer.part.matrices(layer.tensor.load())
+    return plot_angles(w, half_space=row.half_space, name=name, ax=ax)
 
   @property
   def findings(self) -> tuple[Finding, ...]:
     """What is unusual, and what to do about it; of rows that are read on evidence."""
-    return findings(self.rows)
+    return findings(self.rows, self.options)
 
   @property
   def assumed(self) -> tuple[str, ...]:
@@ -178,7 +218,7 @@ class RedundancyReport(_Report[RedundancyRow]):
 
   def _cells(self):
     header = [
-      "layer", "n", "d", "relative excess", "smallest angle", "between",
+      "layer", "n", "d", "relative excess", "typical", "smallest angle", "between",
       "cos^2 / chance", "effective rank", "near twins", "zero", "read by",
     ]  # fmt: skip
     cells = [
@@ -186,6 +226,7 @@ class RedundancyReport(_Report[RedundancyRow]):
         shown(row.name) + "*" * (row.evidence == ASSUMED),
         *_size(row),
         _with_error(row.relative_excess, row.excess_error),
+        str(typical(kind_of(row), self.options.potential, row.half_space) or "-"),
         "-" if math.isnan(row.smallest_angle) else f"{row.smallest_angle:.4g} deg",
         "-" if row.closest is None else ", ".join(map(str, row.closest)),
         number(row.mean_squared_cosine * row.d, 2),
@@ -204,10 +245,22 @@ class RedundancyReport(_Report[RedundancyRow]):
       "Relative excess: 0 = lower bound, 1 = random directions. Near twins: closer "
       "than any two of as many random directions are, with probability 99%."
     )
+    if any(
+      typical(kind_of(r), self.options.potential, r.half_space) for r in self.rows
+    ):
+      yield (
+        "Typical: of four fifths of the layers of its kind in eight published models."
+      )
     if self.assumed:
       yield (
         "* Assumed to be one layer, (out, in): nothing beside it takes all that it "
         "gives, or says otherwise. A rule, config.json, or --model settles it."
+      )
+    names = [*(row.name for row in self.rows), *self.unknown]
+    if any(".base_layer." in name for name in names):
+      yield (
+        "A model in its wrapper of PEFT: each base_layer is without its adapter, which "
+        "has rows of its own. merge_and_unload gives the model that runs."
       )
     outputs = [row.name for row in self.rows if row.role == "output"]
     yield f"Output layers: {_some(outputs) or 'none that a name or a rule tells'}."
@@ -238,6 +291,7 @@ class ComparisonReport(_Report[ComparisonRow]):
   base: str = ""
 
   row_class: ClassVar[type] = ComparisonRow
+  _bars: ClassVar[str] = "cosine change"
 
   @property
   def summary(self) -> str:
@@ -333,3 +387,28 @@ def _layers(count, name="layers are"):
 
 def _some(names: Sequence[str], count: int = 6) -> str:
   return ", ".join(map(shown, names[:count])) + (", ..." if len(names) > count else "")
+
+
+_EXPLAINED = {
+  "layer": "As stored; with the part of a fused tensor. * read by assumption.",
+  "n": "Neurons; of several sets in a tensor, sets x neurons of each.",
+  "d": "Weights of a neuron.",
+  "relative excess": "Energy, from 0, the lower bound, to 1, random directions.",
+  "typical": "Relative excess of four fifths of the published layers of its kind.",
+  "smallest angle": "Of two neurons; in half-space, of their lines.",
+  "between": "The two neurons at it; of several sets, that of the set first.",
+  "cos^2 / chance": "Mean squared cosine of all pairs; 1 for random directions.",
+  "effective rank": "Of the unit rows, by the entropy of their singular values.",
+  "near twins": "Neurons with another nearer than any two of as many random ones.",
+  "zero": "Neurons that are zero.",
+  "read by": "What says where the neurons are.",
+  "excess before": "Relative excess in the base.",
+  "after": "Relative excess in the checkpoint.",
+  "change": "Of the relative excess.",
+  "energy change": "Of the mean pair energy.",
+  "cosine change": "Root mean square of the changes of all cosines.",
+  "moved": "Root mean square distance that a direction moved.",
+  "unrotated": "What is left of it after the best orthogonal map of all neurons.",
+  "norm ratio": "Frobenius norm over that of the base.",
+  "weight change": "Frobenius norm of the difference over that of the base.",
+}

@@ -59,10 +59,11 @@ class Stored:
     """Of shapes by name as stored, with slashes or else dots between its keys."""
     as_stored = {dotted(name): shape for name, shape in shapes.items()}
     axes = _axes_of_flax(shapes)
+    in_out = _is_in_out(as_stored, writer)
     canonical, orders, names = dict(as_stored), {}, {}
     for name, shape in as_stored.items():
       found = axes.get(name)
-      order = _order(name, shape, found, writer)
+      order = _order(name, shape, found, writer, in_out)
       if isinstance(found, NeuronAxes) and (order or found == NeuronAxes(-2)):
         key = re.sub(r"(kernel|embedding)(\.value)?$", "weight", name)
         if key in as_stored:
@@ -130,7 +131,38 @@ def _without_value(path):
   return path[:-1] if path[-1] == "value" and path[-2:-1] != () else path
 
 
-def _order(name, shape, axes, writer) -> Shape | None:
+def _is_in_out(shapes: dict[str, Shape], writer: str) -> dict[str, bool]:
+  """Of dense layers, whether they are stored as (in, out): Paddle's, or by the biases.
+
+  Those without a bias that tells are as all others are, if these agree.
+  """
+  tables = {
+    shape for name, shape in shapes.items() if EMBEDDING.search(last_module(name))
+  }
+  dense = [
+    name
+    for name, shape in shapes.items()
+    if len(shape) == 2
+    and shape not in tables  # An output layer that is tied to one, and has its rows.
+    and re.fullmatch(r"(.*\.)?weight", name)
+    and not EMBEDDING.search(last_module(name))
+    and not _OF_GPT2.fullmatch(last_module(name))
+  ]
+  told = {}
+  for name in dense:
+    rows, columns = shapes[name]
+    bias = shapes.get(f"{name.removesuffix('weight')}bias", ())
+    if rows != columns and bias in ((rows,), (columns,)):
+      told[name] = bias == (columns,)
+  all_ = writer == "pd" or (bool(told) and all(told.values()))
+  return {name: told.get(name, all_) for name in dense}
+
+
+# Which have their own votes, since models have both orders of these.
+_OF_GPT2 = re.compile(r"c_(attn|fc|proj|enc_kv)|q_attn")
+
+
+def _order(name, shape, axes, writer, in_out) -> Shape | None:
   """The axes of a tensor in PyTorch's order, if they are stored in another."""
   ndim = len(shape)
   if axes is not None:
@@ -138,7 +170,7 @@ def _order(name, shape, axes, writer) -> Shape | None:
     return (ndim - 1, ndim - 2, *range(ndim - 2)) if is_plain else None
   if not re.fullmatch(r"(.*\.)?weight", name) or ndim < 2:
     return None
-  if writer == "pd" and ndim == 2 and not EMBEDDING.search(last_module(name)):
+  if in_out.get(name):
     return (1, 0)
   if writer == "mlx" and ndim > 2 and not EXPERTS.search(name):
     return (0, ndim - 1, *range(1, ndim - 1))

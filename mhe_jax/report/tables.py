@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import html
 import io
 import json
 import math
@@ -35,42 +34,6 @@ def shown(name: str) -> str:
   """A name in a table or a sentence: on one line, and not longer than a line is."""
   name = printable(name).replace("\n", "?")
   return name if len(name) <= 120 else f"{name[:60]}...{name[-57:]}"
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem;
-       padding: 0 1rem; color: #1a1a1a; background: #fff; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-thead th { border-bottom: 2px solid #888; }
-tbody tr:nth-child(even) { background: #f4f4f4; }
-"""
-
-
-def as_page(
-  title: str,
-  summary: str,
-  header: Sequence[str],
-  cells: Sequence[Sequence[str]],
-  notes: Sequence[str],
-) -> str:
-  """A page of HTML that stands alone; names from a checkpoint are escaped."""
-
-  def line(row, tag):
-    return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) + "</tr>"
-
-  body = "\n".join(line(row, "td") for row in cells)
-  below = "\n".join(f"<p>{html.escape(note)}</p>" for note in notes)
-  return (
-    f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-    f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(summary)}</p>\n"
-    f'<div class="scroll"><table>\n<thead>{line(header, "th")}</thead>\n'
-    f"<tbody>\n{body}\n</tbody>\n</table></div>\n{below}\n</body>\n</html>\n"
-  )
 
 
 def as_csv(row_class: type, rows: Sequence[Any]) -> str:

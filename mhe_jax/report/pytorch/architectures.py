@@ -33,6 +33,7 @@ from mhe_jax.report.pytorch import fused
 from mhe_jax.report.pytorch.convolutions import convolution
 from mhe_jax.report.pytorch.families import of_a_branch
 from mhe_jax.report.pytorch.state_space import STATE_SPACE, state_space
+from mhe_jax.report.states import STATE, is_of_optimizer
 from mhe_jax.report.stored import EMBEDDING, EXPERTS, Stored, dotted, last_module
 
 _ROWS = NeuronAxes(0)
@@ -43,7 +44,7 @@ def read_name(name: str, stored: Stored) -> Reading:
   """How a tensor of two axes or more is read, from its name and what is beside it."""
   name = dotted(name)
   if is_of_optimizer(name, stored):
-    return NotNeurons(_STATE)
+    return NotNeurons(STATE)
   if name in stored.axes and name not in stored.names:
     return _flax(name, stored)
   reading = _read_as_pytorch(stored.names.get(name, name), stored)
@@ -222,42 +223,6 @@ def _recurrent(name, stored) -> Reading:
 
 
 # --- the table -------------------------------------------------------------------
-
-_OPTIMIZER = re.compile(r"(.*\.)?(opt(imizer|im)?s?_states?|optimizers?|optim)\..*")
-_MOMENT = re.compile(
-  r"((?P<state>.*)\.)?(mu|nu|trace|momentum(_buffer)?|exp_avg(_sq)?)\.(?P<rest>.*)"
-)
-
-
-_STATE = "state of an optimizer"
-
-
-def is_of_optimizer(name: str, stored: Stored) -> bool:
-  """Whether a tensor is of the state of an optimizer."""
-  return bool(_OPTIMIZER.fullmatch(name)) or _is_moment(name, stored)
-
-
-def _is_moment(name, stored) -> bool:
-  """Whether a tensor is a moment of another, wherever the optimizer's state is.
-
-  The moments of optax are trees of the names of the parameters; Adam's have a count
-  beside them. A layer of this name has neither: the mu of an autoencoder.
-  """
-  match = _MOMENT.fullmatch(name)
-  if match is None:
-    return False
-  state, rest = match["state"] or "", match["rest"]
-  if stored.as_stored.get(f"{state}.count".lstrip(".")) == ():
-    return True
-  if not state or "." not in rest:
-    return False
-  return any(
-    shape == stored.as_stored[name]
-    for other, shape in stored.as_stored.items()
-    if f".{other}".endswith(f".{rest}")
-    and not other.startswith(f"{state}.")
-    and not _MOMENT.fullmatch(other)
-  )
 
 
 def _lora_of_embedding(name, _) -> Reading:

@@ -41,6 +41,7 @@ _CONVERTERS = {
     "numpy.savez({1}, **{{n: r.get_tensor(n) for n in r.get_variable_to_shape_map()}})",
   ),
 }
+_TOLD_ELSEWHERE = (".safetensors", ".npz", ".json")  # By their readers, if empty.
 _CONVERTERS[".hdf5"] = _CONVERTERS[".h5"]
 
 
@@ -60,9 +61,7 @@ def refuse_address(text: str) -> None:
       f"{text} is on the Hugging Face hub, and nothing is downloaded here. This does:\n"
       f"  hf download {shlex.quote(name)} --local-dir {shlex.quote(folder)}"
     )
-  raise InputError(
-    f"{text} is an address, and nothing is downloaded here: name a file."
-  )
+  raise InputError(f"{text} is an address; nothing is downloaded here: name a file.")
 
 
 def refuse_what_is_no_file(path: pathlib.Path) -> None:
@@ -78,7 +77,7 @@ def refuse_what_is_no_file(path: pathlib.Path) -> None:
     )
   if not path.is_file():
     return
-  if path.stat().st_size == 0 and path.suffix not in (".safetensors", ".npz"):
+  if path.stat().st_size == 0 and path.suffix not in _TOLD_ELSEWHERE:
     raise InputError(f"{path} is empty: 0 bytes.")
   with open(path, "rb") as file:
     start = file.read(64)
@@ -102,8 +101,9 @@ def refusal(path: pathlib.Path) -> str:
       f"it:\n  python -c {program}"
     )
   with open(path, "rb") as file:
-    start = file.read(2)
-  if path.suffix == ".bin" and start != b"PK" and start[:1] != b"\x80":
+    start = file.read(64)
+  is_pickle = start.startswith((b"PK", b"\x80")) or all(byte >= 9 for byte in start)
+  if path.suffix == ".bin" and not is_pickle:  # The oldest are text.
     return (
       f"{path} has raw bytes, and is no pickle of PyTorch: names and shapes are in "
       "another file of its program, and cannot be told."
