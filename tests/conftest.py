@@ -8,9 +8,6 @@ import os
 flags = ["--xla_force_host_platform_device_count=8"]
 # Most of the time of the tests is compilation. "0" compiles everything as for users.
 hurried = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
-# Programs are small: to compile one in several parts costs more than it saves.
-if hurried:
-  flags += ["--xla_cpu_parallel_codegen_split_count=1"]
 # Without these, which later versions always use, loops compile a third faster.
 if hurried and importlib.metadata.version("jaxlib").startswith("0.10."):
   flags += ["--xla_cpu_use_fusion_emitters=false"]
@@ -23,6 +20,23 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# Of the core, the objectives and the report.
+NUMERICAL = {
+  "test_closest_pair", "test_describe", "test_energy", "test_engines", "test_masks",
+  "test_minimize", "test_neighbors", "test_network", "test_neuron_energies",
+  "test_numerics", "test_objective_truths", "test_objectives",
+  "test_objectives_in_use", "test_potentials", "test_relative_training",
+  "test_report_changes", "test_report_formats", "test_report_numbers", "test_sampled",
+  "test_sharded", "test_sharded_samples", "test_theory", "test_tiled",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  for item in items:
+    if item.path.stem in NUMERICAL:
+      item.add_marker("numerical")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,11 +1,7 @@
-"""Potentials and objectives, and sets of neurons, that many tests go through."""
-
-import itertools
-import math
+"""Potentials and objectives that many tests go through."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from mhe_jax import (
@@ -72,43 +68,6 @@ OBJECTIVES = {
 KEY = jax.random.key(7)
 
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
-every_space = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
-
-
-def normal(*shape, seed=0, dtype=float):
-  return np.random.default_rng(seed).normal(size=shape).astype(dtype)
-
-
-def simplex(d):
-  """d + 1 points, in d + 1 dimensions, whose cosines are -1 / d."""
-  return np.eye(d + 1) - 1 / (d + 1)
-
-
-def cross_polytope(d):
-  return np.concatenate([np.eye(d), -np.eye(d)])
-
-
-def icosahedron():
-  golden = (1 + math.sqrt(5)) / 2
-  signs = itertools.product((-1, 1), (-golden, golden))
-  corners = np.array([(0.0, a, b) for a, b in signs])
-  return np.concatenate([np.roll(corners, k, axis=1) for k in range(3)])
-
-
-def snub_cube():
-  """The best packing of 24 points on the sphere.
-
-  Of the tribonacci constant t: the even permutations of (+-1, +-1/t, +-t) with an even
-  number of plus signs, and the odd ones with an odd number.
-  """
-  t = next(x.real for x in np.roots([1, -1, -1, -1]) if abs(x.imag) < 1e-9)
-  points = []
-  for order in itertools.permutations(range(3)):
-    is_odd = np.linalg.det(np.eye(3)[list(order)]) < 0
-    for signs in itertools.product((-1, 1), repeat=3):
-      if (signs.count(1) % 2 == 1) == is_odd:
-        points.append((np.array(signs) * [1, 1 / t, t])[list(order)])
-  return np.array(points)
 
 
 def transformations(weighted):

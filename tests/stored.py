@@ -4,19 +4,17 @@ import json
 
 import numpy as np
 from safetensors.numpy import save_file
+from sets import normal
 
 from mhe_jax.report.checkpoint import open_checkpoint
 from mhe_jax.report.layers import select_layers
 
 
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
 def select(folder, shapes, config=None, writer="pt"):
   """What is made of tensors of these shapes, and the tensors."""
   tensors = {
-    name: normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())
+    name: normal(*shape, seed=i, dtype=np.float32)
+    for i, (name, shape) in enumerate(shapes.items())
   }
   save_file(tensors, folder / "model.safetensors", metadata={"format": writer})
   if config is not None:

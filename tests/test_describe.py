@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from sets import normal
 
 from mhe_jax import (
   Gaussian,
@@ -25,10 +26,6 @@ from mhe_jax import (
   layer_energies,
   relative_excess,
 )
-
-
-def normal(*shape):
-  return np.random.default_rng(sum(shape)).normal(size=shape)
 
 
 def at_angle(degrees, dtype=np.float64):

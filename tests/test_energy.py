@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import (
-  ENERGIES,
-  FEW_POTENTIALS,
+from objectives import ENERGIES, FEW_POTENTIALS
+from sets import (
   cross_polytope,
   every_space,
   icosahedron,
+  one_of_each_line,
   simplex,
+  units_of,
 )
 
 from mhe_jax import Gaussian, Riesz, hyperspherical_energy
@@ -40,8 +41,7 @@ def pair_energy(potential, cosine):
   return -np.log(z) if potential.s == 0 else z**-potential.s
 
 
-def pair_energies(rows, potential):
-  units = [row / np.linalg.norm(row) for row in rows]
+def pair_energies(units, potential):
   return [
     pair_energy(potential, np.dot(u, v)) for u, v in itertools.combinations(units, 2)
   ]
@@ -50,11 +50,6 @@ def pair_energies(rows, potential):
 def near_antipode(potential):
   """Relative precision: the arccos of an antipodal pair has half of the digits."""
   return 1e-7 if getattr(potential, "metric", "") == "geodesic" else 1e-11
-
-
-def with_antipodes(w):
-  u = w / np.linalg.norm(w, axis=-1, keepdims=True)
-  return np.concatenate([u, -u], axis=-2)
 
 
 @every_space
@@ -69,8 +64,7 @@ def test_agrees_with_a_double_loop(potential, half_space):
 
   mean, total = mean_and_sum(NEURONS)
   assert mean.shape == total.shape == ()
-  rows = with_antipodes(NEURONS) if half_space else NEURONS
-  energies = pair_energies(rows, potential)
+  energies = pair_energies(units_of(NEURONS, half_space), potential)
   rel = near_antipode(potential)
   assert float(mean) == pytest.approx(np.mean(energies), rel=rel)
   assert float(total) == pytest.approx(np.sum(energies), rel=rel)
@@ -105,9 +99,9 @@ def test_polytopes_have_their_exact_energies(name, potential):
 )
 def test_thomson_energies_in_full_and_half_space(name, potential, thomson):
   points = icosahedron() if name == "icosahedron" else cross_polytope(3)
-  one_of_each_line = np.array([x for x in points if tuple(x) > tuple(-x)])
-  assert len(one_of_each_line) == len(points) // 2
-  for half_space, w in ((False, points), (True, one_of_each_line)):
+  lines = one_of_each_line(points)
+  assert len(lines) == len(points) // 2
+  for half_space, w in ((False, points), (True, lines)):
     energy = hyperspherical_energy(
       jnp.asarray(w), potential, half_space=half_space, reduction="sum"
     )

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import FEW_POTENTIALS, every_space
+from objectives import FEW_POTENTIALS
+from sets import every_space, normal
 
 from mhe_jax import Gaussian, Riesz, hyperspherical_energy
 from mhe_jax.pair_sum.mask import Mask
@@ -23,10 +24,6 @@ ENGINES = pytest.mark.parametrize(
 # Of each kind: all rows, some, one, none; labels all different, some equal, all equal.
 WHERES = np.array([[1] * 9, [1, 0, 1, 1, 0, 1, 1, 0, 1], [0] * 8 + [1], [0] * 9], bool)
 LABELS = np.array([range(9), [3, 1, 4, 1, 5, -4, 2, 4, 4], [7] * 9])
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape)
 
 
 def class_rows(labels, seed=0):

@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import nnx
 from jax.test_util import check_grads
+from sets import normal
 
 from mhe_jax import (
   LayerRule,
@@ -22,10 +23,6 @@ from mhe_jax import (
 )
 
 POTENTIAL = Riesz(2.0)
-
-
-def normal(*shape, dtype=np.float64):
-  return np.random.default_rng(sum(shape)).normal(size=shape).astype(dtype)
 
 
 def mean_pair_energy(rows, half_space):

@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import FEW_POTENTIALS, every_space, transformations
+from objectives import FEW_POTENTIALS, transformations
+from sets import (
+  changed,
+  cross_polytope,
+  every_space,
+  icosahedron,
+  normal,
+  simplex,
+  units_of,
+)
 
 from mhe_jax import Riesz, hyperspherical_energy
 from mhe_jax.neurons import neuron_energies
@@ -15,17 +24,12 @@ from mhe_jax.pair_sum import layout, tiled
 from mhe_jax.pair_sum.mask import Mask
 
 
-def normal(*shape, seed=0, dtype=float):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
-
-
 def loop(w, potential, half_space, where=None, labels=None):
   """Of each row the mean over the others, one by one; and their number."""
   n = len(w)
-  w, where = np.float64(w), np.ones(n, bool) if where is None else where
+  where = np.ones(n, bool) if where is None else where
   labels = np.arange(n) if labels is None else labels
-  norms = np.linalg.norm(w, axis=1, keepdims=True)
-  units = np.divide(w, norms, out=np.zeros_like(w), where=norms > 0)
+  units = units_of(w)
   energies, numbers = np.zeros(n), np.zeros(n)
   for i in range(n):
     others = [
@@ -69,7 +73,7 @@ def test_tiles_agree_with_a_loop(potential, half_space):
   sizes = [(2, 2), (5, 2), (37, 8), (50, 16), (50, 37)]
   for n, block_size in sizes if potential == Riesz(2.0) else [(37, 8), (50, 37)]:
     w = normal(n, 4, seed=n)
-    units = w / jnp.linalg.norm(w, axis=1, keepdims=True)
+    units = units_of(w)
     sums = tiled.row_sums(
       units, potential, half_space=half_space, block_size=block_size
     )
@@ -77,17 +81,11 @@ def test_tiles_agree_with_a_loop(potential, half_space):
     np.testing.assert_allclose(sums, expected, rtol=1e-9, atol=1e-12)
 
 
-def icosahedron():
-  phi = (1 + math.sqrt(5)) / 2
-  corners = np.array([(0, a, b * phi) for a in (-1, 1) for b in (-1, 1)])
-  return np.concatenate([np.roll(corners, shift, axis=1) for shift in range(3)])
-
-
 COSINES = {
   # Of one neuron with all others; all neurons of these are alike.
-  "simplex": (np.eye(6) - 1 / 6, [-1 / 5] * 5),
+  "simplex": (simplex(5), [-1 / 5] * 5),
   "orthogonal": (np.eye(5), [0.0] * 4),
-  "cross-polytope": (np.concatenate([np.eye(4), -np.eye(4)]), [-1.0] + [0.0] * 6),
+  "cross-polytope": (cross_polytope(4), [-1.0] + [0.0] * 6),
   "icosahedron": (icosahedron(), [-1.0] + [5**-0.5] * 5 + [-(5**-0.5)] * 5),
 }
 
@@ -122,10 +120,10 @@ def test_their_mean_is_the_energy(potential):
 
 def test_the_redundant_neurons_have_the_highest():
   w = normal(300, 30)
-  w = w.at[7].set(2 * w[200] + 0.01 * w[7])
+  w[7] = 2 * w[200] + 0.01 * w[7]
   energies = neuron_energies(w, Riesz(2.0))
   assert set(np.argsort(energies)[-2:].tolist()) == {7, 200}
-  flipped = neuron_energies(w.at[7].multiply(-1.0), Riesz(2.0), half_space=True)
+  flipped = neuron_energies(changed(w, 7, -w[7]), Riesz(2.0), half_space=True)
   assert set(np.argsort(flipped)[-2:].tolist()) == {7, 200}
 
 
@@ -144,7 +142,7 @@ def test_lower_precision(dtype):
 
 @every_space
 def test_rows_of_zeros_are_orthogonal(half_space):
-  w = normal(9, 4).at[jnp.array([2, 5])].set(0.0)
+  w = changed(normal(9, 4), [2, 5], 0.0)
   energies = functools.partial(neuron_energies, half_space=half_space)
   expected = loop(w, Riesz(1.0), half_space)[0]
   np.testing.assert_allclose(energies(w), expected, rtol=1e-10)
@@ -166,7 +164,7 @@ def test_equal_and_opposite_rows_are_finite(half_space):
 
 @pytest.mark.parametrize("bad", (math.nan, math.inf))
 def test_a_damaged_row_is_in_every_mean(bad):
-  w = normal(2, 9, 4).at[0, 3, 1].set(bad)
+  w = changed(normal(2, 9, 4), (0, 3, 1), bad)
   energies = neuron_energies(w)
   assert np.isnan(energies[0]).all() and np.isfinite(energies[1]).all()
   # But not in that of a row it is no pair with.
@@ -205,7 +203,7 @@ def test_masks(mask, half_space):
   )
   np.testing.assert_array_equal(arrays.num_partners(37, jnp.float64), numbers)
   # In tiles too.
-  units = w / jnp.linalg.norm(w, axis=1, keepdims=True)
+  units = units_of(w)
   sums = tiled.row_sums(
     units, Riesz(2.0), half_space=half_space, mask=arrays, block_size=8
   )
@@ -217,7 +215,7 @@ def test_masks(mask, half_space):
 
 
 def test_rows_that_do_not_count_have_no_energy_and_no_gradient():
-  w = normal(9, 4).at[3].set(jnp.nan)
+  w = changed(normal(9, 4), 3, np.nan)
   where = jnp.arange(9) != 3
   value, pullback = jax.vjp(functools.partial(neuron_energies, where=where), w)
   (gradient,) = pullback(jnp.ones(9))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sets import every_space
 
 from mhe_jax import Gaussian, Riesz, hyperspherical_energy
 
@@ -14,8 +15,6 @@ POTENTIALS = [
   *(Riesz(s, metric) for s in (0, 1, 2, 8) for metric in ("chordal", "geodesic")),
   Gaussian(2.0),
 ]
-IDS = {False: "full", True: "half"}.get
-HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=IDS)
 pytestmark = pytest.mark.usefixtures("optimized")
 
 A, B, C, D = np.array(
@@ -72,7 +71,7 @@ def values_and_gradients(w, potentials, half_space):
   }
 
 
-@HALF_SPACE
+@every_space
 @pytest.mark.parametrize("dtype", SMALL_AND_LARGE)
 def test_degenerate_sets_are_finite(dtype, half_space):
   sets = DEGENERATE | mixed_norms(*SMALL_AND_LARGE[dtype])
@@ -117,7 +116,7 @@ def test_small_shapes_have_their_limits(dtype):
     np.testing.assert_allclose(np.asarray(gradient, float), 0.0, atol=1e-6)
 
 
-@HALF_SPACE
+@every_space
 @pytest.mark.parametrize("n", (0, 2))
 def test_an_empty_batch_axis_stays(n, half_space):
   w = jnp.ones((2, 0, n, 3))
@@ -138,7 +137,7 @@ def test_a_zero_row_is_orthogonal_to_all_and_gets_no_gradient():
     np.testing.assert_allclose(zero[potential][1][0, ::2], others, rtol=1e-10)
 
 
-@HALF_SPACE
+@every_space
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 def test_equal_rows_exert_no_force_on_each_other(dtype, half_space):
   """No direction is preferred: what rounding makes of 0 * eps^(-s/2) is not a force."""
@@ -161,7 +160,7 @@ def test_equal_rows_exert_no_force_on_each_other(dtype, half_space):
     assert error.max() < 32 * math.sqrt(np.finfo(dtype).eps), potential
 
 
-@HALF_SPACE
+@every_space
 def test_nan_and_inf_come_out_as_nan_of_their_set_only(half_space):
   bad_values = (0.0, math.nan, math.inf, 1.0, -math.inf)
   w = np.array([[A, B, C, D]] * 5)
@@ -245,7 +244,7 @@ class TestFloat32:
     assert error[1] < 0.1
 
 
-@HALF_SPACE
+@every_space
 @pytest.mark.parametrize("bad", (math.nan, math.inf))
 def test_a_single_damaged_row_is_not_hidden_by_having_no_pairs(bad, half_space):
   energy = hyperspherical_energy(jnp.array([[1.0, bad]]), half_space=half_space)

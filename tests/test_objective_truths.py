@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import (
-  KEY,
+from objectives import KEY
+from sets import (
   cross_polytope,
   every_space,
   icosahedron,
   normal,
+  one_of_each_line,
   simplex,
   snub_cube,
+  units_of,
 )
 
 from mhe_jax import (
@@ -34,11 +36,6 @@ from mhe_jax import (
 )
 
 # --- Loops. The half-space forms are the full ones of neurons and antipodes.
-
-
-def units_of(w, half_space=False):
-  u = np.stack([row / (np.linalg.norm(row) or 1.0) for row in np.asarray(w, float)])
-  return np.concatenate([u, -u]) if half_space else u
 
 
 def distances(u):
@@ -275,9 +272,8 @@ def test_best_packings_have_their_angle_and_no_move_betters_it(name):
 
 
 def test_lines_of_the_icosahedron():
-  one_of_each = [x for x in icosahedron() if tuple(x) > tuple(-x)]
   for objective in (Separation(), Separation("min")):
-    angle = -objective(np.array(one_of_each), half_space=True)
+    angle = -objective(one_of_each_line(icosahedron()), half_space=True)
     assert np.degrees(angle) == pytest.approx(63.4349488, abs=1e-7)
 
 

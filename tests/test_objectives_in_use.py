@@ -8,11 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from objectives import (
-  KEY,
-  OBJECTIVES,
-  normal,
-)
+from objectives import KEY, OBJECTIVES
+from sets import normal
 from two_layers import (
   OPTIONS,
   RATE,

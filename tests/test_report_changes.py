@@ -9,18 +9,10 @@ import orbax.checkpoint as ocp
 import pytest
 import scipy.linalg
 from safetensors.numpy import save_file
+from sets import normal, units_of
 
 from mhe_jax import LayerRule, NeuronAxes, Riesz, relative_excess
 from mhe_jax.report import InputError, compare, redundancy, spectrum
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape)
-
-
-def units(w):
-  norms = np.linalg.norm(w, axis=1, keepdims=True)
-  return w / np.where(norms > 0, norms, 1.0)
 
 
 def turn_of(d, seed=0):
@@ -78,7 +70,7 @@ def test_changes_of_plain_float64(tmp_path, shape, size):
   after = w + size * normal(*shape, seed=1)
   after[3] = 0.0  # A neuron that died.
   row = compared(tmp_path, after, w, Riesz(2.0))
-  u, v = units(after), units(w)
+  u, v = units_of(after), units_of(w)
   n = len(w)
   off = ~np.eye(n, dtype=bool)
   change = (u @ u.T - v @ v.T)[off]
@@ -121,7 +113,7 @@ def test_small_changes_are_not_lost(tmp_path):
   w = normal(60, 8)
   direction = normal(60, 8, seed=1)
   row = compared(tmp_path, w + 1e-9 * direction, w)
-  u = units(w)
+  u = units_of(w)
   step = direction / np.linalg.norm(w, axis=1, keepdims=True)
   step -= u * np.sum(u * step, 1, keepdims=True)
   change = (u @ step.T + step @ u.T)[~np.eye(60, dtype=bool)]
@@ -137,8 +129,8 @@ def test_large_sides(tmp_path, shape, monkeypatch):
   row = compared(tmp_path, w @ turn_of(shape[1]), w)
   assert row.moved > 0.5 and row.moved_unrotated < 1e-3
   row = compared(tmp_path, w + noise, w)
-  least = scipy.linalg.orthogonal_procrustes(units(w + noise), units(w))[0]
-  left = np.linalg.norm(units(w + noise) @ least - units(w)) / math.sqrt(len(w))
+  least = scipy.linalg.orthogonal_procrustes(units_of(w + noise), units_of(w))[0]
+  left = np.linalg.norm(units_of(w + noise) @ least - units_of(w)) / math.sqrt(len(w))
   assert row.moved_unrotated == pytest.approx(left, rel=1e-5)
   # And of more than 8,192: not at all.
   for name in ("spectrum", "changes"):

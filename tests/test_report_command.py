@@ -12,14 +12,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import save_file
+from sets import normal
 
 from mhe_jax import Gaussian, LayerRule, NeuronAxes, Riesz
 from mhe_jax.report import InputError, compare, redundancy
 from mhe_jax.report.command import main, potential_of, rule_of
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape)
 
 
 @pytest.fixture

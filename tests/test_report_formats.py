@@ -1,5 +1,6 @@
 """Checkpoints on disk: every format, as stored, one tensor at a time, and no pickle."""
 
+import functools
 import io
 import json
 import os
@@ -14,34 +15,40 @@ import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tolerances
 from flax import nnx
 from safetensors.numpy import save_file
+from sets import normal
 
 from mhe_jax import NeuronAxes, relative_excess
+from mhe_jax.arrays import compute_dtype
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.report import InputError, redundancy
 
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
+weights = functools.partial(normal, dtype=np.float32)
 TENSORS = {
-  "body.0.weight": normal(12, 7),
-  "body.0.bias": normal(12),
-  "body.1.weight": normal(5, 12, seed=1),
+  "body.0.weight": weights(12, 7),
+  "body.0.bias": weights(12),
+  "body.1.weight": weights(5, 12, seed=1),
 }
 
 
-def check(report, tensors=TENSORS, rtol=1e-6):
+def check(report, tensors=TENSORS):
   """The rows are those of the weights in memory."""
   names = {name for name, x in tensors.items() if x.ndim > 1}
   assert {row.name for row in report} == names
   for row in report:
-    w = jnp.asarray(tensors[row.name].astype(np.float32))
-    assert row.shape == w.shape and row.dtype == str(tensors[row.name].dtype)
-    expected = relative_excess(w, half_space=True)
-    np.testing.assert_allclose(row.relative_excess, expected, rtol=rtol)
+    stored = tensors[row.name]
+    assert row.shape == stored.shape and row.dtype == str(stored.dtype)
+    assert row.relative_excess == excess_of(stored)
+
+
+def excess_of(stored):
+  """Of neurons as they are stored: in float64, up to what their computation rounds."""
+  w = np.asarray(stored, np.float64)
+  dtype = compute_dtype(stored.dtype)
+  atol = tolerances.of_excess(w, half_space=True, dtype=dtype)
+  return pytest.approx(float(relative_excess(w, half_space=True)), rel=0, abs=atol)
 
 
 # --- formats ---------------------------------------------------------------------
@@ -112,12 +119,12 @@ def test_npz(tmp_path):
 
 def test_npz_of_dtypes_that_numpy_does_not_know(tmp_path):
   path = tmp_path / "model.npz"
-  np.savez(path, a=normal(4, 3).astype(ml_dtypes.bfloat16), **TENSORS)
+  np.savez(path, a=weights(4, 3).astype(ml_dtypes.bfloat16), **TENSORS)
   assert redundancy(path).unknown == {"a": "stored as |V2, which cannot be read"}
 
 
 def test_orbax(tmp_path):
-  kernel = normal(7, 12)
+  kernel = weights(7, 12)
   tree = {
     "params": {
       "Dense_0": {"kernel": jnp.asarray(kernel, jnp.bfloat16), "bias": jnp.zeros(12)},
@@ -136,9 +143,7 @@ def test_orbax(tmp_path):
     report = redundancy(folder)
     (row,) = report
     assert (row.name, row.dtype) == ("params/Dense_0/kernel", "bfloat16")
-    w = jnp.asarray(kernel, jnp.bfloat16).T.astype(jnp.float32)
-    expected = relative_excess(w, half_space=True)
-    np.testing.assert_allclose(row.relative_excess, expected, rtol=1e-6)
+    assert row.relative_excess == excess_of(kernel.astype(jnp.bfloat16).T)
     name = "opt_state/0/mu/Dense_0/kernel"
     assert report.skipped[name] == "state of an optimizer"
 
@@ -176,7 +181,7 @@ def test_steps_with_a_prefix(tmp_path):
 def test_a_tree_beside_files(tmp_path):
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(tmp_path / "tree", {"kernel": jnp.ones((2, 3))})
-  np.savez(tmp_path / "tree" / "metrics.npz", loss=normal(3, 4))
+  np.savez(tmp_path / "tree" / "metrics.npz", loss=weights(3, 4))
   with pytest.raises(InputError, match=r"name one of metrics\.npz, itself, of orbax"):
     redundancy(tmp_path / "tree")
   # Folders that only look like steps are none.
@@ -192,7 +197,7 @@ def test_a_tree_beside_files(tmp_path):
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 def test_one_tensor_in_memory_at_a_time(tmp_path, suffix):
   shape, count = (60, 2000), 24
-  tensors = {f"layers.{i}.weight": normal(*shape, seed=i) for i in range(count)}
+  tensors = {f"layers.{i}.weight": weights(*shape, seed=i) for i in range(count)}
   first = dict(list(tensors.items())[:1])
   for name, part in (("first", first), ("all", tensors)):
     path = tmp_path / f"{name}{suffix}"
@@ -345,7 +350,7 @@ def test_npz_with_other_files(tmp_path):
 
 @pytest.mark.parametrize("kind", ["float8_e4m3fn", "float32", "npz", "orbax"])
 def test_files_that_are_damaged_after_they_were_opened(tmp_path, kind):
-  tensors = {f"{name}.weight": normal(60, 50) for name in "abc"}
+  tensors = {f"{name}.weight": weights(60, 50) for name in "abc"}
   path = tmp_path / "model"
   if kind == "npz":
     path = tmp_path / "model.npz"
@@ -438,26 +443,26 @@ def test_integers_are_not_read_as_weights(tmp_path):
   }
   tensors = {name: np.ones((4, 8), dtype) for name, dtype in codes.items()}
   scales = {
-    "a.scales": normal(4, 8),
+    "a.scales": weights(4, 8),
     "a.g_idx": np.ones(8, np.int32),
-    "b.SCB": normal(4),
-    "c.weight.absmax": normal(4),
-    "c.weight.quant_map": normal(16),
-    "c.weight.nested_absmax": normal(4, 2),
-    "d.biases": normal(4, 8),
-    "e.weight_scale": normal(4, 8),
+    "b.SCB": weights(4),
+    "c.weight.absmax": weights(4),
+    "c.weight.quant_map": weights(16),
+    "c.weight.nested_absmax": weights(4, 2),
+    "d.biases": weights(4, 8),
+    "e.weight_scale": weights(4, 8),
   }
   np.savez(tmp_path / "m.npz", **tensors, **scales)
   report = redundancy(tmp_path / "m.npz")
   assert not report.rows
   for name in codes:
     assert "quantized weights" in report.unknown[name]
-  np.savez(tmp_path / "m.npz", **{"a.weight": normal(4, 8) + 1j})
+  np.savez(tmp_path / "m.npz", **{"a.weight": weights(4, 8) + 1j})
   assert "complex" in redundancy(tmp_path / "m.npz").unknown["a.weight"]
 
 
 def test_scales_beside_8_bit_floats(tmp_path):
-  weight = normal(256, 256).astype(ml_dtypes.float8_e4m3fn)
+  weight = weights(256, 256).astype(ml_dtypes.float8_e4m3fn)
   tensors = {
     "a.weight": weight,
     "a.weight_scale": np.ones((), np.float32),
@@ -478,7 +483,7 @@ def test_scales_beside_8_bit_floats(tmp_path):
 
 
 def test_rules(tmp_path):
-  np.savez(tmp_path / "m.npz", **{"a/w": normal(7, 12), "b/w": normal(3, 5, 4)})
+  np.savez(tmp_path / "m.npz", **{"a/w": weights(7, 12), "b/w": weights(3, 5, 4)})
   rules = [
     LayerRule("a/w", NeuronAxes(-1), role="output"),
     LayerRule("b/w", NeuronAxes(-1, batch=0)),
@@ -491,9 +496,10 @@ def test_rules(tmp_path):
   )
   row = report["b/w"]
   assert (row.sets, row.n, row.d, len(row.closest)) == (3, 4, 5, 3)
-  stack = jnp.asarray(normal(3, 5, 4).transpose(0, 2, 1))
+  stack = weights(3, 5, 4).transpose(0, 2, 1).astype(float)
   expected = relative_excess(stack, half_space=True).mean()
-  np.testing.assert_allclose(row.relative_excess, expected, rtol=1e-5)
+  atol = max(tolerances.of_excess(w, half_space=True, dtype=np.float32) for w in stack)
+  np.testing.assert_allclose(row.relative_excess, expected, rtol=0, atol=atol)
   # Without axes the last is taken, as by all rules.
   report = redundancy(tmp_path / "m.npz", rules=[LayerRule("a/w", role="output")])
   assert report["a/w"].n == 12 and list(report.unknown) == ["b/w"]
@@ -512,7 +518,7 @@ def test_rules(tmp_path):
 def test_nothing_of_jax_is_turned_on(tmp_path):
   # Without x64, as users have it, float64 is computed in float32 and says so nowhere.
   path = pathlib.Path(tmp_path / "m.npz")
-  np.savez(path, **{"a.weight": normal(6, 5).astype(np.float64)})
+  np.savez(path, **{"a.weight": weights(6, 5).astype(np.float64)})
   with jax.enable_x64(False):
     (row,) = redundancy(path)
   assert row.dtype == "float64" and row.relative_excess > 0

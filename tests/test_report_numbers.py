@@ -8,16 +8,13 @@ import pytest
 import scipy.integrate
 import scipy.stats
 from safetensors.numpy import save_file
+from sets import normal, units_of
 
 from mhe_jax import Gaussian, Riesz, relative_excess
 from mhe_jax.objectives.pair_energy import PairEnergy
 from mhe_jax.report import redundancy
 from mhe_jax.report.chance import excess_spread, twin_angle, verdict
 from mhe_jax.report.measures import geometry_of
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape)
 
 
 def report_of(folder, *args, **tensors):
@@ -29,10 +26,6 @@ def report_of(folder, *args, **tensors):
 def row_of(folder, w, *args, **options):
   (row,) = report_of(folder, *args, w=w, **options)
   return row
-
-
-def units(w):
-  return w / np.linalg.norm(w, axis=1, keepdims=True)
 
 
 # --- configurations whose numbers are known --------------------------------------
@@ -69,7 +62,7 @@ def test_planted_twins(tmp_path, sign):
   w = normal(40, 20)
   w[31] = sign * (2.0 * w[4] + 1e-4 * w[31])
   row = row_of(tmp_path, w)
-  u = units(w)
+  u = units_of(w)
   expected = np.linalg.norm(u[4] - sign * u[31])
   assert row.closest == (4, 31)
   assert row.smallest_angle == pytest.approx(np.degrees(expected), rel=1e-6)
@@ -119,7 +112,7 @@ def test_dead_neurons_do_not_make_a_layer_diverse(tmp_path, exact_up_to):
 def test_effective_rank_is_roy_and_vetterlis(tmp_path):
   w = normal(40, 20) * np.exp(normal(20, seed=1))
   for matrix in (w, w[:8]):
-    sigma = np.linalg.svd(units(matrix), compute_uv=False)
+    sigma = np.linalg.svd(units_of(matrix), compute_uv=False)
     p = sigma / sigma.sum()
     expected = math.exp(-np.sum(p * np.log(p)))
     assert row_of(tmp_path, matrix).effective_rank == pytest.approx(expected)
@@ -131,7 +124,7 @@ def test_effective_rank_is_roy_and_vetterlis(tmp_path):
 def test_numbers_of_plain_float64(tmp_path, half_space):
   w = normal(300, 24)
   row = row_of(tmp_path, w, Riesz(2.0), half_space=half_space)
-  cosines = units(w) @ units(w).T
+  cosines = units_of(w) @ units_of(w).T
   off = cosines[~np.eye(300, dtype=bool)]
   assert row.mean_squared_cosine == pytest.approx(np.mean(off**2))
   nearest = np.abs(off) if half_space else off
@@ -225,7 +218,7 @@ def test_samples_of_large_layers(tmp_path):
   assert scale == pytest.approx(gain)
   # 1,024 of 1,200 rows: the smallest angle is that of some pair, not less than exact.
   assert row.smallest_angle >= exact.smallest_angle * (1 - 1e-6)
-  u = units(w)
+  u = units_of(w)
   i, j = row.closest
   angle = np.degrees(np.arccos(u[i] @ u[j]))
   assert row.smallest_angle == pytest.approx(angle, rel=1e-5)
@@ -282,7 +275,7 @@ def test_random_directions_have_no_twins():
   d, n, trials = 12, 60, 300
   close = {True: 0, False: 0}
   for seed in range(trials):
-    u = units(normal(n, d, seed=seed))
+    u = units_of(normal(n, d, seed=seed))
     cosines = (u @ u.T)[np.triu_indices(n, 1)]
     for half_space in close:
       largest = np.abs(cosines).max() if half_space else cosines.max()

@@ -52,6 +52,29 @@ def start(*arguments):
   )
 
 
+@pytest.fixture
+def call(monkeypatch, capsys):
+  """The command of the task in this process, in much less time: what it prints."""
+
+  def call(*arguments, code=0):
+    is_sweep = arguments[0] == "sweep"
+    options = arguments[1:] if is_sweep else arguments
+    monkeypatch.setattr(sys, "argv", ["counting", *map(str, options)])
+    found = 0
+    try:
+      if is_sweep:
+        counting.sweep_command(TASK, sweeps_of, counting.__doc__)
+      else:
+        counting.run_command(TASK, counting.__doc__)
+    except SystemExit as stop:
+      found = stop.code or 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert found == code, text
+    return text
+
+  return call
+
+
 def wait_for(process, folder, pattern, count=1):
   deadline = time.monotonic() + 300
   while len(found := list(folder.glob(pattern))) < count:
@@ -210,9 +233,9 @@ def test_a_run_that_diverges_says_so_and_keeps_its_last_good_state(tmp_path):
   assert train(TASK, config, tmp_path) == result and kept.exists()
 
 
-def test_commands_count_runs_that_diverge(tmp_path):
-  process = start("--preset", "smoke", "--diverges", 3, "--output", tmp_path)
-  text = finish(process, code=1)
+def test_commands_count_runs_that_diverge(tmp_path, call):
+  arguments = ("--preset", "smoke", "--diverges", 3, "--output", tmp_path)
+  text = call(*arguments, code=1)
   assert "Diverged: step 3 led nowhere; try a smaller stride. The last saved" in text
   (path,) = tmp_path.glob("*.json")
   arms = [Arm("walk", "c", dataclasses.replace(SMOKE, diverges=3))]
@@ -220,18 +243,18 @@ def test_commands_count_runs_that_diverge(tmp_path):
   (column,) = columns_of(plan, Results(tmp_path, Config))
   assert math.isnan(*column.values("walk")) and math.isnan(*column.values("walk", "x"))
   assert mean_and_spread(column.values("walk")) == "no convergence"
-  text = finish(start("sweep", "lost", "--output", tmp_path))
-  assert f"Diverged, and count as such: 1 ({path.stem})." in " ".join(text.split())
+  text = call("sweep", "lost", "--output", tmp_path)
+  assert f"Diverged, and count as such: 1 ({path.stem})." in text
   assert "1 of 1 runs are in" in text
 
 
-def test_the_command_tells_what_was_there_and_what_was_saved(tmp_path):
+def test_the_command_tells_what_was_there_and_what_was_saved(tmp_path, call):
   command = ("--preset", "smoke", "--output", tmp_path)
-  assert "; wrote " in finish(start(*command))
-  assert "already, of data from nowhere." in " ".join(finish(start(*command)).split())
-  text = finish(start(*command, "--diverges", 1), code=1)
-  assert "No state was saved before" in " ".join(text.split())
-  text = finish(start("sweep", "--seeds", "--output", tmp_path), code=2)
+  assert "; wrote " in call(*command)
+  assert "already, of data from nowhere." in call(*command)
+  text = call(*command, "--diverges", 1, code=1)
+  assert "No state was saved before" in text
+  text = call("sweep", "--seeds", "--output", tmp_path, code=2)
   assert "seeds must be one or more, got none." in text
 
 
@@ -287,16 +310,16 @@ def test_what_was_made_with_other_settings_is_no_answer(tmp_path):
     train(TASK, SMOKE, tmp_path / "stopped")
 
 
-def test_the_command_trains_and_repeats(tmp_path):
+def test_the_command_trains_and_repeats(tmp_path, call):
   text = finish(start("--preset", "smoke", "--seed", 4, "--output", tmp_path / "a"))
   (path,) = (tmp_path / "a").glob("*.json")
   result = json.loads(path.read_text())
   assert f"walked {result['test_error']:.2f}, " in text
   assert settings_of(path, Config) == dataclasses.replace(SMOKE, seed=4)
   arguments = ("--repeat", path, "--output", tmp_path / "b")
-  finish(start(*arguments))
+  call(*arguments)
   assert result_in(tmp_path / "b") == without_volatile(result)
-  assert "does not hold the run yet" in finish(start(*arguments), 2)
+  assert "does not hold the run yet" in call(*arguments, code=2)
   text = finish(start("--preset", "smoke", "--fails", 2, "--output", tmp_path), 1)
   assert "ValueError: step 2 is its own fault" in text and "Traceback" in text
 
@@ -317,10 +340,10 @@ def test_runs_of_sweeps_are_unique_and_go_seed_by_seed():
   assert {c.seed for c in runs_of(sweeps.values(), (2, 1))} == {1, 2}
 
 
-def test_a_sweep_goes_on_and_tells_what_fails(tmp_path):
+def test_a_sweep_goes_on_and_tells_what_fails(tmp_path, call):
   """In two parts, of which the second skips what the first has done."""
   arguments = ("sweep", "--output", tmp_path)
-  assert f"4 of 4 runs are in {tmp_path}." in finish(start(*arguments, "near"))
+  assert f"4 of 4 runs are in {tmp_path}." in call(*arguments, "near")
   before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
   text = finish(start(*arguments, "--seeds", 0, 1, "--jobs", 2), 1)
   (name,) = (arm.config.name for arm in sweeps_of("smoke")["faulty"].arms[1:])
@@ -329,7 +352,7 @@ def test_a_sweep_goes_on_and_tells_what_fails(tmp_path):
   after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
   assert before.items() < after.items() and len(after) == 8
   missing = ("--data-root", tmp_path / "nowhere", "--output", tmp_path / "b")
-  text = finish(start("sweep", "near", *missing), 1)
+  text = call("sweep", "near", *missing, code=1)
   assert "0 of 4 runs" in text and "Traceback" not in text
   assert text.count("failed: the folder of the data must exist") == 4
 
@@ -355,11 +378,11 @@ def test_a_sweep_that_cannot_be_is_told(
   assert caught.value.code == 2 and message in capsys.readouterr().out
 
 
-def test_processes_share_the_runs_of_a_sweep(tmp_path):
+def test_processes_share_the_runs_of_a_sweep(tmp_path, call):
   """What another one trains is left to it."""
   config, *_ = runs_of([sweeps_of("smoke")["near"]])
   with filelock.FileLock(tmp_path / f"{config.name}.lock"):
-    text = finish(start("sweep", "near", "--output", tmp_path), 1)
+    text = call("sweep", "near", "--output", tmp_path, code=1)
   assert "not finished yet: 1; the same command goes on" in text
   assert "3 of 4 runs are in" in text and "Traceback" not in text
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import every_space, normal
+from sets import every_space, normal
 
 from mhe_jax import (
   Potential,

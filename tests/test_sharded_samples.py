@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from sets import every_space
 
 from mhe_jax import (
   Riesz,
@@ -18,7 +19,6 @@ from mhe_jax import (
   sampled_energy_and_error,
 )
 
-every_space = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
 every_method = pytest.mark.parametrize("method", ("field", "minibatch"))
 
 
@@ -44,9 +44,11 @@ def on_ring(function, mesh):
   return sharded
 
 
-@every_method
-@pytest.mark.parametrize("num_devices, half_space", ((2, True), (3, False)))
-def test_right_on_average(num_devices, half_space, method):
+@pytest.mark.parametrize(
+  "method, num_devices, half_space",
+  [("field", 2, True), ("field", 3, False), ("minibatch", 3, True)],
+)
+def test_right_on_average(method, num_devices, half_space):
   mesh = jax.make_mesh(
     (num_devices,), ("x",), (AxisType.Auto,), devices=jax.devices()[:num_devices]
   )

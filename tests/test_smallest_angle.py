@@ -7,16 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sets import every_space, normal
 
 from mhe_jax import LayerRule, NeuronAxes, describe
 from mhe_jax.pair_sum import neighbors
 
-HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
 pytestmark = pytest.mark.usefixtures("optimized")
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape)
 
 
 def angles(w, half_space):
@@ -68,7 +64,7 @@ def small_tiles(monkeypatch):
   jax.clear_caches()
 
 
-@HALF_SPACE
+@every_space
 @pytest.mark.parametrize(
   ("name", "dtype"),
   [*itertools.product(SETS, ("float64", "float32")), ("random", "bfloat16")],
@@ -82,7 +78,7 @@ def test_is_the_smallest_of_all_pairs(name, dtype, half_space, small_tiles):
   assert actual == pytest.approx(expected, rel=1e-6, abs=np.degrees(close))
 
 
-@HALF_SPACE
+@every_space
 def test_zero_rows_are_left_out(half_space):
   w = np.zeros((60, 16), np.float32)
   w[::2] = -np.abs(normal(30, 16)) if half_space else (np.eye(30) - 1 / 30)[:, :16]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import betaln
+from sets import every_space, icosahedron, one_of_each_line
 
 from mhe_jax import (
   Gaussian,
@@ -27,8 +28,6 @@ POTENTIALS = [
   *(Riesz(s, metric) for s in (0, 1, 2) for metric in ("chordal", "geodesic")),
   Gaussian(2.0),
 ]
-IDS = {False: "full", True: "half"}.get
-HALF_SPACE = pytest.mark.parametrize("half_space", (False, True), ids=IDS)
 
 
 def pair_energy(potential, theta):
@@ -122,7 +121,7 @@ class TestUniformEnergy:
       expected = at + (before - 2 * at + after) / 1e-6 / (2 * d)
       assert uniform_energy(d, potential) == pytest.approx(expected, rel=1e-8)
 
-  @HALF_SPACE
+  @every_space
   def test_random_neurons_have_this_energy(self, half_space):
     """Rows of a Gaussian matrix: mean and variance of the mean pair energy."""
     num_sets, n, d = 4096, 6, 7
@@ -167,12 +166,6 @@ def three_lines():
   return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def icosahedron_lines():
-  golden = (1 + math.sqrt(5)) / 2
-  corners = np.array([[0.0, 1.0, golden], [0.0, -1.0, golden]])
-  return np.concatenate([np.roll(corners, k, axis=1) for k in range(3)])
-
-
 class TestLowerBound:
   @pytest.mark.parametrize("n, d", ((2, 1), (2, 4), (4, 3), (5, 8)))
   def test_simplex(self, n, d):
@@ -190,7 +183,7 @@ class TestLowerBound:
 
   @pytest.mark.parametrize(
     "lines",
-    [np.eye(4), np.eye(4)[:3], three_lines(), icosahedron_lines()],
+    [np.eye(4), np.eye(4)[:3], three_lines(), one_of_each_line(icosahedron())],
     ids=["orthonormal", "orthogonal", "Mercedes-Benz", "icosahedron"],
   )
   def test_orthogonal_and_equiangular_lines(self, lines):
@@ -234,7 +227,7 @@ class TestLowerBound:
   # configurations of least energy are close to these.
   @hypothesis.settings(max_examples=40, deadline=None)
   @hypothesis.given(data=st.data())
-  @HALF_SPACE
+  @every_space
   @pytest.mark.parametrize("n, d", ((2, 3), (4, 3), (4, 8), (7, 2)))
   def test_nothing_is_below_the_bound(self, n, d, half_space, data):
     elements = data.draw(st.sampled_from([st.integers(-1, 1), st.floats(-1, 1)]))
@@ -256,7 +249,7 @@ class TestRelativeExcess:
     orthogonal = relative_excess(np.eye(6), potential, half_space=True)
     assert float(orthogonal) == pytest.approx(0.0, abs=1e-9)
 
-  @HALF_SPACE
+  @every_space
   @pytest.mark.parametrize("potential", [Riesz(1.0), Riesz(1.0, "geodesic")], ids=str)
   def test_one_at_random_and_more_at_redundant_neurons(self, potential, half_space):
     rng = np.random.default_rng(0)

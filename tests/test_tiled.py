@@ -9,13 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import FEW_POTENTIALS, every_space
+from objectives import FEW_POTENTIALS
+from sets import changed, every_space, normal
 
 from mhe_jax import Gaussian, Riesz, hyperspherical_energy
-
-
-def normal(*shape, dtype=float, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
 def engines(potential=Riesz(2.0), half_space=False, block_size=16):
@@ -146,7 +143,7 @@ def test_a_potential_of_ones_own():
 
 
 def test_a_damaged_row_makes_its_set_nan():
-  w = normal(2, 40, 3).at[0, 39, 1].set(jnp.nan)
+  w = changed(normal(2, 40, 3), (0, 39, 1), np.nan)
   energies, gradient = jax.jit(
     lambda w: (engines()[1](w), jax.grad(lambda w: engines()[1](w).sum())(w))
   )(w)

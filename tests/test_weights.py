@@ -245,7 +245,7 @@ def test_the_command_trains_goes_on_and_draws(tmp_path):
   for name in ("weights_excess.png", "weights_error.png"):
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
   # What is finished stays, and what is not is trained to the same numbers.
-  kept, lost = paths["mlp_x1_s2_half"], paths["vit_x1_s2_half"]
+  kept, lost = paths["vit_x1_s2_half"], paths["mlp_x1_s2_half"]
   before, stamp = json.loads(lost.read_text()), kept.stat().st_mtime_ns
   lost.unlink()
   finish(start(*options))
