@@ -268,7 +268,7 @@ def test_share_zero_only_monitors():
     .as_text()
     for share in (0.0, 0.5)
   )
-  assert len(monitor) < 0.8 * len(turns)
+  assert len(monitor) < 0.85 * len(turns)
 
 
 def test_what_is_not_finite_stays_what_it_is():
