@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mhe_jax.arrays import as_rows
 from mhe_jax.checks import check_count
-from mhe_jax.objectives.base import as_neurons
+from mhe_jax.objectives.base import as_static_neurons
 from mhe_jax.pair_sum import neighbors, tiled
 from mhe_jax.pair_sum.mask import mask_of
 from mhe_jax.potentials.base import Potential, check_potential
@@ -79,7 +79,7 @@ def neuron_energies(
     <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018, equation 1, before its sum over
     i.
   """
-  neurons = _as_static_neurons(neurons)
+  neurons = as_static_neurons(neurons)
   check_potential(potential)
   mask = mask_of(neurons.shape[:-1], where, labels)
   return _neuron_energies(neurons, mask, potential, bool(half_space))
@@ -144,22 +144,12 @@ def nearest_neurons(
     >>> nearest_neurons(neurons, rows=jnp.array([1]))[1].tolist()
     [[0]]
   """
-  neurons = _as_static_neurons(neurons)
+  neurons = as_static_neurons(neurons)
   k, n = check_count("k", k, 1), neurons.shape[-2]
   if k >= n:
     raise ValueError(f"k must be a whole number from 1 to n - 1 = {n - 1}, got {k}.")
   rows = None if rows is None else as_rows(rows)
   return _nearest_neurons(neurons, rows, bool(half_space), k)
-
-
-def _as_static_neurons(neurons):
-  neurons = as_neurons(neurons)
-  if not isinstance(neurons.shape[-2], int):
-    raise ValueError(
-      f"neurons must have a static number of rows, got n = {neurons.shape[-2]}: export "
-      "each n by itself. (The batch axes and d may be symbolic.)"
-    )
-  return neurons
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -7,7 +7,7 @@ import jax
 
 from mhe_jax.arrays import as_rows
 from mhe_jax.checks import check_axis_name, check_sharded
-from mhe_jax.objectives.base import as_neurons
+from mhe_jax.objectives.base import as_static_neurons
 from mhe_jax.objectives.sampled import Method, Sampled
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.pair_sum.partitioned import by_type
@@ -105,7 +105,7 @@ def sampled_energy(
   axis_name = check_axis_name(axis_name)
   check_potential(potential)
   assert rows is not None  # One of the two is given.
-  neurons, rows = as_neurons(neurons, whole=False), as_rows(rows)
+  neurons, rows = as_static_neurons(neurons, whole=False), as_rows(rows)
   check_sharded(axis_name, {"neurons": neurons}, {"rows": rows})
   of_rows = _OfRows(potential, bool(half_space), axis_name)
   return evaluate(of_rows, neurons, rows, axis_name=axis_name)

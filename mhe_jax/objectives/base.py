@@ -130,12 +130,7 @@ class Objective(abc.ABC):
         "this is optax.inject_hyperparams, which takes what can be called for a "
         "schedule: give it static_args=('potential',), or ('objective', 'every')."
       )
-    neurons = as_neurons(neurons, whole=not self.takes_shards)
-    if not isinstance(neurons.shape[-2], int):
-      raise ValueError(
-        f"neurons must have a static number of rows, got n = {neurons.shape[-2]}: "
-        "export each n by itself. (The batch axes may be symbolic.)"
-      )
+    neurons = as_static_neurons(neurons, whole=not self.takes_shards)
     check_hashable(self)
     self.check_key(key)
     return neurons
@@ -192,6 +187,19 @@ def as_neurons(neurons: jax.typing.ArrayLike, *, whole: bool = True) -> jax.Arra
     raise ValueError(
       "neurons must have shape [*batch, n, d], at least two axes, got shape "
       f"{neurons.shape}."
+    )
+  return neurons
+
+
+def as_static_neurons(
+  neurons: jax.typing.ArrayLike, *, whole: bool = True
+) -> jax.Array:
+  """As :func:`as_neurons`, of a number that is known."""
+  neurons = as_neurons(neurons, whole=whole)
+  if not isinstance(neurons.shape[-2], int):
+    raise ValueError(
+      f"neurons must have a static number of rows, got n = {neurons.shape[-2]}: export "
+      "each n by itself. (The batch axes may be symbolic.)"
     )
   return neurons
 
