@@ -35,6 +35,7 @@ def ring(w):
 # Of neurons [*batch, n, d]: an array [*batch], or with more axes behind these.
 ENGINES = {
   "dense": functools.partial(energy, implementation="dense"),
+  "default": energy,
   "tiled": functools.partial(energy, implementation="tiled", block_size=16),
   "ring": ring,
   "rows": functools.partial(neuron_energies, **OPTIONS),

@@ -155,16 +155,6 @@ def test_it_is_the_objective_of_its_potential(half_space):
     jax.tree.map(np.testing.assert_array_equal, value_and_grad(energy), expected)
 
 
-def test_vmap_of_grad_is_the_gradient_of_a_batch():
-  @jax.jit
-  def both_ways(w):
-    each = jax.vmap(jax.grad(hyperspherical_energy))(w)
-    return each, jax.grad(lambda w: hyperspherical_energy(w).sum())(w)
-
-  each, at_once = both_ways(np.random.default_rng(1).normal(size=(3, 5, 4)))
-  np.testing.assert_allclose(each, at_once, rtol=1e-12)
-
-
 @every_space
 def test_descent_separates_neurons(half_space):
   def smallest_angle(w):

@@ -262,67 +262,6 @@ def test_transformations(name, monkeypatch):
   )
 
 
-@pytest.mark.parametrize(
-  "transformation",
-  ["value", "gradient", "forward over reverse", "reverse over reverse"],
-)
-def test_memory_is_linear(transformation):
-  n, d = 32768, 64
-  function = {"value": lambda f, w, v: f(w), **TRANSFORMATIONS}[transformation]
-  w = jax.ShapeDtypeStruct((n, d), jnp.float32)
-  lowered = jax.jit(functools.partial(function, neuron_energies)).lower(w, w)
-  memory = lowered.compile().memory_analysis()
-  assert memory.temp_size_in_bytes <= 16 * n * d * 4 + 32 * 2**20  # 4 GiB are dense.
-
-
-def test_memory_of_a_batch_is_that_of_its_sets_one_by_one():
-  w = jax.ShapeDtypeStruct((16, 2048, 64), jnp.float32)
-  memory = jax.jit(neuron_energies).lower(w).compile().memory_analysis()
-  assert memory.temp_size_in_bytes <= 3 * 2**23 + 24 * 2**20  # 256 MiB at once.
-
-
-# --- everywhere ---------------------------------------------------------------
-
-
-def test_inside_shard_map(monkeypatch):
-  monkeypatch.setattr(layout, "default_block_size", lambda: 16)
-  mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-  w = normal(8, 41, 3)
-
-  def value_and_grad(w):
-    energies, pullback = jax.vjp(neuron_energies, w[0])
-    return energies[None], pullback(jnp.ones_like(energies))[0][None]
-
-  spec = jax.P("x")
-  sharded = jax.shard_map(value_and_grad, mesh=mesh, in_specs=spec, out_specs=spec)
-  values, gradients = jax.jit(sharded)(w)
-  np.testing.assert_allclose(values, dense(w), rtol=1e-11)
-  expected = jax.grad(lambda w: dense(w).sum())(w)
-  np.testing.assert_allclose(gradients, expected, rtol=1e-8, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-  "spec", (jax.P("x"), jax.P(None, "x")), ids=("rows", "columns")
-)
-@pytest.mark.parametrize("axis_type", ("Auto", "Explicit"))
-def test_sharded_neurons(axis_type, spec):
-  axis_types = (getattr(jax.sharding.AxisType, axis_type),)
-  mesh = jax.make_mesh((8,), ("x",), axis_types=axis_types)
-  w = normal(40, 16)
-  with jax.set_mesh(mesh):
-    sharded = jax.device_put(w, jax.sharding.NamedSharding(mesh, spec))
-    actual = jax.jit(neuron_energies)(sharded)
-  np.testing.assert_allclose(jax.device_get(actual), dense(w), rtol=1e-12)
-
-
-def test_symbolic_batch():
-  (shape,) = (jax.export.symbolic_shape("b"),)
-  spec = jax.ShapeDtypeStruct((*shape, 9, 4), jnp.float64)
-  program = jax.export.export(jax.jit(neuron_energies))(spec)
-  w = normal(3, 9, 4)
-  np.testing.assert_allclose(program.call(w), dense(w), rtol=1e-12)
-
-
 # --- arguments ----------------------------------------------------------------
 
 
@@ -356,9 +295,3 @@ def test_shapes():
 def test_errors(arguments, options, error, match):
   with pytest.raises(error, match=match):
     neuron_energies(*arguments, **options)
-
-
-def test_symbolic_number_of_neurons():
-  spec = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), 4), jnp.float32)
-  with pytest.raises(ValueError, match="neurons must have a static number of rows"):
-    jax.export.export(jax.jit(neuron_energies))(spec)

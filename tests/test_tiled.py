@@ -1,4 +1,4 @@
-"""The tiled engine: equal to the dense one, in O(N d) memory, on every backend."""
+"""The tiled engine: equal to the dense one."""
 
 import functools
 
@@ -151,68 +151,7 @@ def test_a_damaged_row_makes_its_set_nan():
   assert np.isnan(gradient[0]).any() and np.isfinite(gradient[1]).all()
 
 
-# --- memory -----------------------------------------------------------------------
-
-
-def temporary_mib(function, n, d):
-  w = jax.ShapeDtypeStruct((n, d), jnp.float32)
-  memory = jax.jit(function).lower(w).compile().memory_analysis()
-  return memory.temp_size_in_bytes / 2**20
-
-
-def mib(n, d):
-  return n * d * 4 / 2**20
-
-
-@pytest.mark.parametrize("half_space", (False, True), ids=("full", "half"))
-def test_memory_of_value_and_gradient(half_space):
-  def value_and_grad(w):
-    return jax.value_and_grad(hyperspherical_energy)(w, half_space=half_space)
-
-  assert temporary_mib(value_and_grad, 65536, 64) <= 3 * mib(65536, 64) + 32
-  # The dense matrix would be 64 GiB.
-  assert temporary_mib(value_and_grad, 131072, 64) <= 2048
-
-
-@pytest.mark.parametrize(
-  "name", ["forward over reverse", "reverse over forward", "reverse over reverse"]
-)
-def test_memory_of_hessian_products(name):
-  def product(w):
-    return TRANSFORMATIONS[name](hyperspherical_energy, w, jnp.ones_like(w))
-
-  # A fixed number of arrays of the size of the input; a dense matrix has 16 GiB.
-  assert temporary_mib(product, 65536, 64) <= 16 * mib(65536, 64)
-
-
-def test_memory_of_a_batch_is_that_of_its_sets_one_by_one():
-  def gradient(w):
-    return jax.grad(lambda w: hyperspherical_energy(w.reshape(16, -1, 64)).sum())(w)
-
-  # Dense keeps 16 matrices of 2048 x 2048 at once, 256 MiB, and their gradients.
-  assert temporary_mib(gradient, 16 * 2048, 64) < 4 * mib(16 * 2048, 64) + 48
-
-
-# --- everywhere --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("platform", ("cpu", "cuda", "rocm", "tpu"))
-@pytest.mark.parametrize("shape", ((64, 32), (3000, 32), (6, 64, 32)), ids=str)
-def test_lowers_for_every_platform(shape, platform):
-  @jax.jit
-  def value_and_grad(w):
-    return jax.value_and_grad(
-      lambda w: hyperspherical_energy(w, Riesz(2.0), half_space=True).sum()
-    )(w)
-
-  w = jax.ShapeDtypeStruct(shape, jnp.float32)
-  exported = jax.export.export(value_and_grad, platforms=[platform])(w)
-  assert exported.out_avals[1].shape == shape
-  text = exported.mlir_module()
-  products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
-  # No product of cosines may be left to TF32 or a single pass of bfloat16.
-  full = "num_primitive_operations = 6" if platform == "cuda" else "[HIGHEST, HIGHEST]"
-  assert products and all(full in p for p in products)
+# --- sizes that are not known ---------------------------------------------------------
 
 
 def exported(function, *shapes):
@@ -267,36 +206,6 @@ def test_symbolic_batch_of_masks():
     w = normal(b, 20, 4)
     expected = jax.jit(dense)(w, where, labels)
     assert_close(jax.jit(program)(w, where, labels), expected, rtol=1e-12)
-
-
-def test_inside_shard_map():
-  mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-  dense, tiled = engines()
-  w = normal(8, 37, 3)
-
-  def value_and_grad(w):
-    value, gradient = jax.value_and_grad(tiled)(w[0])
-    return value[None], gradient[None]
-
-  spec = jax.P("x")
-  sharded = jax.shard_map(value_and_grad, mesh=mesh, in_specs=spec, out_specs=spec)
-  expected = jax.vmap(jax.value_and_grad(dense))(w)
-  assert_close(jax.jit(sharded)(w), expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-  "spec", (jax.P("x"), jax.P(None, "x")), ids=("rows", "columns")
-)
-@pytest.mark.parametrize("axis_type", ("Auto", "Explicit"))
-def test_sharded_neurons(axis_type, spec):
-  axis_types = (getattr(jax.sharding.AxisType, axis_type),)
-  mesh = jax.make_mesh((8,), ("x",), axis_types=axis_types)
-  dense, tiled = engines()
-  w = normal(40, 16)
-  with jax.set_mesh(mesh):
-    sharded = jax.device_put(w, jax.sharding.NamedSharding(mesh, spec))
-    actual = jax.jit(jax.value_and_grad(tiled))(sharded)
-  assert_close(jax.device_get(actual), jax.value_and_grad(dense)(w), rtol=1e-12)
 
 
 # --- choice ------------------------------------------------------------------------
