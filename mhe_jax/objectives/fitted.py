@@ -38,7 +38,7 @@ class _Fitted(Objective):
     return as_objective(self.potential)
 
   @abstractmethod
-  def _loss(self, units, projected, evaluate) -> jax.Array:
+  def _loss(self, units, projected, evaluate):
     """Of what a projection makes of the neurons ``[*batch, C, n, k]``; what it fits.
 
     Args:

@@ -76,7 +76,7 @@ class Grouped(Objective):
 
   def evaluate(self, units, *, half_space, key):
     *batch, n, d = units.shape
-    total, start = jnp.zeros(batch, units.dtype), 0
+    total, start = 0.0, 0
     for count, size in self._groups(d):
       end = start + count * size
       parts = units[..., start:end].reshape(*batch, n, count, size)

@@ -36,11 +36,10 @@ class _OfWorstPole(Objective):
     if n < 2:
       return damage(units)
     fixed = jax.lax.stop_gradient(units)
-    num_starts, num_steps = (getattr(self, f"num_{x}") for x in ("starts", "steps"))
-    starts = jax.random.normal(key, (num_starts, d), units.dtype)
+    starts = jax.random.normal(key, (self.num_starts, d), units.dtype)
     starts = jnp.broadcast_to(starts, (*units.shape[:-2], *starts.shape))
     value = lambda poles, units: self._at(_squared(poles, units, half_space))  # noqa: E731
-    poles = descend(lambda poles: -value(poles, fixed), starts, num_steps, 1)
+    poles = descend(lambda poles: -value(poles, fixed), starts, self.num_steps, 1)
     worst = jnp.argmax(value(poles, fixed), -1)
     pole = jnp.take_along_axis(poles, worst[..., None, None], -2)
     return value(pole, units)[..., 0]
