@@ -107,7 +107,7 @@ def test_any_shape(n, d, k, block_size, half_space):
 @every_space
 @pytest.mark.parametrize("m", (1, 7, 300))
 def test_some_rows_agree_with_a_loop(m, half_space, small_tiles):
-  w = normal(230, 5)
+  w = jnp.asarray(normal(230, 5))
   w = w.at[3].set(w[200]).at[4].set(0.0)
   rows = np.random.default_rng(1).integers(0, 230, m)
   rows[0] = 3
@@ -130,7 +130,7 @@ def test_some_rows_of_a_batch():
 
 
 def test_rows_that_are_not_there():
-  w = normal(40, 4)
+  w = jnp.asarray(normal(40, 4))
   w = w.at[5].set(math.nan)
   theta, numbers = nearest_neurons(w, rows=np.array([-1, 40, 2**32, 5, 6]))
   assert np.isnan(theta[:4]).all() and (numbers[:4] == -1).all()

@@ -122,7 +122,7 @@ def test_rows_over_two_axes_of_the_mesh(axis_name):
 
 def test_gradient_from_outside():
   """The loss is a sharded function, and its gradient that of the whole."""
-  mesh, w = mesh_of(8), normal(2, 24, 3)
+  mesh, w = mesh_of(8), jnp.asarray(normal(2, 24, 3))
   spec = P(None, "x")
 
   def energy(w, **options):
@@ -131,7 +131,7 @@ def test_gradient_from_outside():
   sharded = jax.shard_map(
     functools.partial(energy, axis_name="x"), mesh=mesh, in_specs=spec, out_specs=P()
   )
-  turn = normal(*w.shape, seed=1)
+  turn = jnp.asarray(normal(*w.shape, seed=1))
   for transform in (
     jax.grad,
     lambda f: lambda w: jax.jvp(jax.grad(f), (w,), (turn,))[1],

@@ -39,7 +39,7 @@ def of_energy(w, potential=Riesz(1.0), *, half_space=False, dtype):
   t = (u @ u.T)[np.triu_indices(len(u), 1)]
   r = jnp.asarray(2.0 - 2.0 * np.concatenate([t, -t] if half_space else [t]))
   sizes = jnp.abs(potential.value(r)) + jnp.abs(potential.slope(r))
-  return UNITS * float(jnp.finfo(dtype).eps * jnp.mean(sizes))
+  return UNITS * float(jnp.finfo(dtype).eps) * float(jnp.mean(sizes))
 
 
 def of_excess(w, potential=Riesz(1.0), *, half_space=False, dtype):
