@@ -17,6 +17,7 @@ from mhe_jax import (
 
 OPTIONS = {"potential": Riesz(2.0), "half_space": True}
 NUM_DEVICES = 8
+ROWS = np.array([0, 3])
 energy = functools.partial(hyperspherical_energy, **OPTIONS)
 sample = functools.partial(sampled_energy, jax.random.key(7), num_samples=6, **OPTIONS)
 
@@ -40,7 +41,8 @@ ENGINES = {
   "ring": ring,
   "rows": functools.partial(neuron_energies, **OPTIONS),
   "nearest": lambda w: nearest_neurons(w, half_space=True, k=2)[0],
+  "nearest of some": lambda w: nearest_neurons(w, k=2, rows=ROWS)[0],
   "field": sample,
   "minibatch": functools.partial(sample, method="minibatch"),
-  "some rows": lambda w: sampled_energy(None, w, rows=np.array([0, 3]), **OPTIONS),
+  "some rows": lambda w: sampled_energy(None, w, rows=ROWS, **OPTIONS),
 }

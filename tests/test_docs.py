@@ -40,6 +40,7 @@ PAGES = [
   "docs/objectives.md",
   "docs/optimizers.md",
   "docs/recipes.md",
+  "docs/spread.md",
   "docs/start.md",
 ]
 NO_TABLE = {"docs/concepts.md": "best", "docs/optimizers.md": "energy"}

@@ -10,8 +10,7 @@ import scipy.stats
 from safetensors.numpy import save_file
 from sets import normal, units_of
 
-from mhe_jax import Gaussian, Riesz, relative_excess
-from mhe_jax.objectives.pair_energy import PairEnergy
+from mhe_jax import Gaussian, Riesz, hyperspherical_energy, relative_excess
 from mhe_jax.report import redundancy
 from mhe_jax.report.chance import excess_spread, twin_angle, verdict
 from mhe_jax.report.measures import geometry_of
@@ -98,12 +97,13 @@ def test_dead_neurons_do_not_make_a_layer_diverse(tmp_path, exact_up_to):
   assert row.zero_neurons == 48
   assert row.relative_excess == pytest.approx(alive.relative_excess)
   assert row.verdict == alive.verdict == "at chance"
-  # The energy has the pairs of dead neurons, at right angles: as relative_excess has.
+  # The energy has the pairs of dead neurons, at right angles; the excess has not.
   assert row.energy < alive.energy
   if exact_up_to > 60:
-    best, random = PairEnergy(Riesz(1.0)).scale(60, 8, half_space=True)
-    expected = best + float(relative_excess(w, half_space=True)) * (random - best)
+    expected = float(hyperspherical_energy(w, Riesz(1.0), half_space=True))
     assert row.energy == pytest.approx(expected)
+    excess = float(relative_excess(w, Riesz(1.0), half_space=True))
+    assert row.relative_excess == pytest.approx(excess, rel=1e-5)
   w[5:] = 0.0
   row = row_of(tmp_path, w, exact_up_to=exact_up_to)
   assert math.isnan(row.relative_excess) and row.verdict == "unknown"

@@ -88,7 +88,7 @@ def without_volatile(result):
 
 
 def test_the_runner_imports_no_task():
-  rooms = {"runs", "errors", "environment"}
+  rooms = {"runs", "errors", "environment", "kept"}
   for path in pathlib.Path(runs.__file__).parent.glob("*.py"):
     imported = re.findall(
       r"^\s*(?:from|import) experiments\.?(\w*)", path.read_text(), re.M

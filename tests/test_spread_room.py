@@ -1,5 +1,6 @@
 """The experiments of spread: forms, runs, text, tables, and what their page says."""
 
+import functools
 import json
 import math
 import pathlib
@@ -71,12 +72,16 @@ def test_every_other_variant_does_something_else(as_users):
     _, after = updates_of(turned_by(variant, optax.sgd(0.5), RULES), params, steps=2)
     results[name] = np.asarray(after["body"]["kernel"])
     assert np.isfinite(results[name]).all()
-  # With more dimensions than neurons, both references of the pull are one.
-  same = {"spread", "fades below 4 sqrt(d) / n"}
+  # With more dimensions than neurons, both references of the pull are one; and neurons
+  # that are no better than random directions do not let it fade.
+  same = [
+    {"spread", "fades below 4 sqrt(d) / n"},
+    {"fades where the best is near", "never fades"},
+  ]
   for name, result in results.items():
     for other, of_other in results.items():
       close = np.allclose(result, of_other, rtol=1e-9, atol=1e-12)
-      assert close == (name == other or {name, other} == same), (name, other)
+      assert close == (name == other or {name, other} in same), (name, other)
 
 
 def test_variants_that_hold_norms_hold_them(as_users):
@@ -222,7 +227,9 @@ def test_every_form_is_another_optimizer(form, as_users):
 
   plain = second_step(plan.Run(0, 10, "adamw", "without", 0.01, 0, **SMALL))
   found = second_step(model_run)
-  np.testing.assert_array_equal(found["positions"], plain["positions"])
+  # Compiled apart, equal up to rounding.
+  close = functools.partial(np.allclose, rtol=1e-6, atol=1e-12)
+  assert close(found["positions"], plain["positions"])
   same = all(jax.tree.leaves(jax.tree.map(np.array_equal, found, plain)))
   assert same == (form == "without")
 

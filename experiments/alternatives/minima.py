@@ -14,7 +14,6 @@ from mhe_jax import (
   Gaussian,
   KoLeo,
   LogDet,
-  LogMean,
   Objective,
   Orthonormality,
   Riesz,
@@ -54,7 +53,7 @@ OBJECTIVES = {
   "KoLeo": KoLeo(),
   "mean angle to nearest": Separation(),
   # Of lines this is mutual coherence; smoothed, so that a step moves more than a pair.
-  "smallest angle": LogMean(Gaussian(20.0)),
+  "smallest angle": Separation("min", temperature=0.05),
   "LogDet": LogDet(),
 }
 MEASURES = {

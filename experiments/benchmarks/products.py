@@ -22,10 +22,6 @@ def _count(jaxpr, times=1):
       depth = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
       total += times * depth * math.prod(eqn.outvars[0].aval.shape)
     inner = times * eqn.params.get("length", 1)
-    if eqn.primitive.name == "cond":  # One of them runs.
-      branches = eqn.params["branches"]
-      total += max(_count(branch.jaxpr, inner) for branch in branches)
-      continue
     for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
       program = getattr(value, "jaxpr", value)
       if hasattr(program, "eqns"):

@@ -184,7 +184,7 @@ def train(run: Run, text: Text) -> dict[str, Any]:
           "seconds": round(seconds, 2),
           "validation": round(float(evaluate(params, judged)), 5),
           "train": round(float(np.mean(losses[-every:])), 5),
-          "norm": round(float(optax.global_norm(params)), 3),
+          "norm": round(float(optax.tree.norm(params)), 3),
           "excess": {k: round(float(v), 4) for k, v in excess(params).items()},
         }
       )

@@ -15,7 +15,7 @@ import numpy as np
 from experiments.data.digits import read_digits
 from experiments.models.transformer import Blocks, LanguageModel
 from experiments.spread.presets import NETWORKS, Network, Start
-from mhe_jax import LayerRule
+from mhe_jax import LayerRule, NeuronAxes
 
 Batch = Any
 
@@ -39,6 +39,8 @@ class Problem(NamedTuple):
   rules: tuple[LayerRule, ...]
 
 
+# Their names do not say that windows are no stacks of layers.
+CONVOLUTIONS = LayerRule(".*kernel", NeuronAxes(-1), optional=True)
 HEAD = (
   LayerRule("head/kernel", role="output"),
   LayerRule("positions", role="skip", optional=True),
@@ -225,7 +227,8 @@ def _classifier(make, batch_size=64):
     return _cross_entropy(make().apply({"params": params}, images), labels)
 
   draw, measured = _some_digits(batch_size)
-  return Problem(_init(make, measured[0][:1]), loss, draw, measured, HEAD)
+  rules = (*HEAD, CONVOLUTIONS) if make is ResNet else HEAD
+  return Problem(_init(make, measured[0][:1]), loss, draw, measured, rules)
 
 
 def _denoiser():
@@ -245,7 +248,7 @@ def _denoiser():
     return jnp.mean((UNet().apply({"params": params}, x, level) - noise) ** 2)
 
   measured = noisy(np.random.default_rng(1), np.arange(500))
-  rules = (LayerRule("last/kernel", role="output", optional=True),)
+  rules = (LayerRule("last/kernel", role="output", optional=True), CONVOLUTIONS)
   init = _init(UNet, measured[0][:1], measured[1][:1])
   return Problem(init, loss, draw, measured, rules)
 

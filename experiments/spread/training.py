@@ -117,7 +117,7 @@ def _measures(whole: Problem):
   @jax.jit
   def measures(params):
     excess = layer_excess(params, RECOMMENDED, rules=whole.rules)
-    norm = jnp.asarray(optax.global_norm(params))
+    norm = jnp.asarray(optax.tree.norm(params))
     return whole.loss(params, whole.measured), excess, norm
 
   return measures
