@@ -63,12 +63,15 @@ class Run:
 
 RATES: dict[Optimizer, tuple[float, ...]] = {
   "adamw": (0.002, 0.004, 0.008, 0.016, 0.032),
-  "muon": (0.005, 0.01, 0.02, 0.04, 0.08),
+  "muon": (0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
 }
 # Those that are asked about, at every rate; the others where they might be best.
 ASKED: tuple[Form, ...] = ("without", "spread 1")
 OTHERS: tuple[Form, ...] = ("spread", "orthonormal 1", "today")
-_HIGH: dict[Optimizer, tuple[float, ...]] = {"adamw": (0.004, 0.016), "muon": (0.04,)}
+_HIGH: dict[Optimizer, tuple[float, ...]] = {
+  "adamw": (0.004, 0.016),
+  "muon": (0.04, 0.08),
+}
 
 
 def tuning() -> list[Run]:
@@ -104,7 +107,7 @@ BEST: tuple[tuple[Optimizer, Form, float], ...] = (
   ("adamw", "without", 0.004),
   ("adamw", "spread 1", 0.016),
   ("muon", "without", 0.04),
-  ("muon", "spread 1", 0.04),
+  ("muon", "spread 1", 0.08),
 )
 
 
