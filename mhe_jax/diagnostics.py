@@ -251,7 +251,7 @@ def _report(layer, objective, half_space, key):
   *batch, n, d = matrix.shape
   potential = None
   if objective is RECOMMENDED:
-    objective = PairEnergy(Riesz(float(min(2, max(d - 2, 0)))))
+    objective = PairEnergy(RECOMMENDED.potential_in(d))
     potential = objective.potential if d < 4 else None
   sampled = objective.estimates(n)
   energies = objective(matrix, half_space=half_space, key=key)

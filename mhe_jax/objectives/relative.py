@@ -107,7 +107,11 @@ class RecommendedExcess(Objective):
 
   def in_dimension(self, d: int) -> RelativeExcess:
     """What it is in d dimensions, at least 2."""
-    return RelativeExcess(Riesz(float(min(2, d - 2))))
+    return RelativeExcess(self.potential_in(d))
+
+  def potential_in(self, d: int) -> Riesz:
+    """The potential whose energy is on a scale in d dimensions; of one none is."""
+    return Riesz(float(min(2, max(d - 2, 0))))
 
 
 RECOMMENDED = RecommendedExcess()
