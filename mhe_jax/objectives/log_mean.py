@@ -6,7 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-import scipy.special
+import scipy
 
 from mhe_jax.objectives.base import Objective, damage
 from mhe_jax.objectives.pair_energy import PairEnergy

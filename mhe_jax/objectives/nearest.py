@@ -8,8 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.integrate
-import scipy.special
+import scipy
 
 from mhe_jax.checks import check_number
 from mhe_jax.objectives.base import Objective, damage
