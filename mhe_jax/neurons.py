@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mhe_jax.arrays import as_rows
 from mhe_jax.checks import check_axis_name, check_count, check_sharded
 from mhe_jax.objectives.base import as_static_neurons
-from mhe_jax.pair_sum import neighbors, tiled
+from mhe_jax.pair_sum import nearest_rows, tiled
 from mhe_jax.pair_sum.mask import Mask, mask_of
 from mhe_jax.pair_sum.partitioned import by_type
 from mhe_jax.pair_sum.some_rows import rows_against_all
@@ -253,7 +253,7 @@ def _neuron_energies(neurons, mask, potential, half_space):
 def _nearest_neurons(neurons, rows, half_space, k):
   units = normalize(neurons)
   *batch, n, d = units.shape
-  indices = neighbors.nearest(units, half_space=half_space, k=k, rows=rows)
+  indices = nearest_rows.nearest(units, half_space=half_space, k=k, rows=rows)
   if rows is None:
     own, asked = jnp.arange(n, dtype=jnp.int32), units
   else:
@@ -264,7 +264,7 @@ def _nearest_neurons(neurons, rows, half_space, k):
   is_missing = indices < 0
   flat = jnp.where(is_missing, own, indices).reshape(*batch, own.shape[-2] * k, 1)
   others = jnp.take_along_axis(units, flat, axis=-2).reshape(*indices.shape, d)
-  angles = neighbors.angles(asked[..., None, :], others, half_space=half_space)
+  angles = nearest_rows.angles(asked[..., None, :], others, half_space=half_space)
   angles = jnp.where(is_missing, jnp.nan, angles)
   # In the order of the angles that are returned, to the last bit.
   return jax.lax.sort((angles, indices), num_keys=2)

@@ -10,8 +10,8 @@ import scipy
 
 from mhe_jax.objectives.base import Objective, damage
 from mhe_jax.objectives.pair_energy import PairEnergy
-from mhe_jax.pair_sum.energy import pair_energy
 from mhe_jax.pair_sum.layout import default_block_size, of_each_set
+from mhe_jax.pair_sum.mean import pair_energy
 from mhe_jax.pair_sum.tiles import product
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.gaussian import Gaussian
@@ -145,7 +145,7 @@ def _row_by_row(g, k, half_space, rows_at_once, units):
   sums = jax.lax.map(lambda i: of_row(units, i), rows, batch_size=rows_at_once)
   if not half_space:
     return jax.nn.logsumexp(sums) - math.log(n * (n - 1))
-  # As in pair_sum/energy.py: constants, but of a row of zeros.
+  # As in pair_sum/mean.py: constants, but of a row of zeros.
   squared = jnp.round(jax.lax.stop_gradient(jnp.sum(units * units, -1)))
   own = k * g.value(2.0 + 2.0 * squared)
   sums = jnp.concatenate([sums, own]) if n > 1 else own

@@ -13,7 +13,7 @@ import scipy
 from mhe_jax.checks import check_number
 from mhe_jax.objectives.base import Objective, damage
 from mhe_jax.objectives.log_mean import LogMean, widest
-from mhe_jax.pair_sum import neighbors
+from mhe_jax.pair_sum import nearest_rows
 from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
 
@@ -152,11 +152,11 @@ def _angles_to_nearest(units, half_space):
   """Of each neuron ``[*batch, n]``; ``None`` if there is no other."""
   if units.shape[-2] < 2:
     return None
-  index = neighbors.nearest(units, half_space=half_space)[..., 0]
+  index = nearest_rows.nearest(units, half_space=half_space)[..., 0]
   # A row without a partner, of sets that are not finite, has no neighbor: -1.
   index = jnp.maximum(index, 0)
   nearest = jnp.take_along_axis(units, index[..., None], -2)
-  return neighbors.angles(units, nearest, half_space=half_space)
+  return nearest_rows.angles(units, nearest, half_space=half_space)
 
 
 def mean_over_nearest(

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import Objective
 from mhe_jax.pair_sum import field, partitioned, ring, some_rows
-from mhe_jax.pair_sum.energy import mean_of, pair_energy
 from mhe_jax.pair_sum.mask import Mask
+from mhe_jax.pair_sum.mean import mean_of, pair_energy
 from mhe_jax.potentials.base import Potential, check_potential
 
 Method = Literal["field", "minibatch"]
