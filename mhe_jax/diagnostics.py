@@ -269,8 +269,8 @@ def _report(layer, objective, half_space, key):
     n=n,
     d=d,
     energy=float(jnp.mean(energies)),
-    relative_excess=_or_nan(np.mean, excesses[has_pairs]),
-    smallest_angle=_or_nan(np.min, np.degrees(angles[has_pairs])),
+    relative_excess=_reduce(np.mean, excesses[has_pairs]),
+    smallest_angle=_reduce(np.min, np.degrees(angles[has_pairs])),
     zero_neurons=int(np.sum(~is_row)),
     sampled=sampled,
     potential=potential,
@@ -303,7 +303,7 @@ def _excesses(energies, matrix, objective, half_space):
   return np.asarray(excesses, np.float64).ravel()
 
 
-def _or_nan(reduce, x):
+def _reduce(reduce, x):
   return float(reduce(x)) if x.size else math.nan
 
 

@@ -12,7 +12,7 @@ from mhe_jax.checks import check_axis_name, check_count, check_sharded
 from mhe_jax.objectives.base import as_static_neurons
 from mhe_jax.pair_sum import nearest_rows, tiled
 from mhe_jax.pair_sum.mask import Mask, mask_of
-from mhe_jax.pair_sum.partitioned import by_type
+from mhe_jax.pair_sum.partitioned import divide_by_type
 from mhe_jax.pair_sum.some_rows import rows_against_all
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
@@ -228,9 +228,9 @@ class _BatchEnergy(NamedTuple):
 
   def __call__(self, neurons, rows):
     units = normalize(neurons)
-    return by_type(self.axis_name, self.of_units, units, Mask(), rows)
+    return divide_by_type(self.axis_name, self.average, units, Mask(), rows)
 
-  def of_units(self, axis_name, units, _, rows):
+  def average(self, axis_name, units, _, rows):
     return rows_against_all(
       units, rows, self.potential, half_space=self.half_space, axis_name=axis_name
     )

@@ -172,7 +172,7 @@ def mean_over_nearest(
   """
   if d == 1:  # All are at 0 or, if none is, at pi.
     chance = 0.0 if half_space else 0.5**others
-    return _at_ends(function, chance)
+    return _mean_of_two(function, chance)
   log_area = float(scipy.special.betaln(0.5, (d - 1) / 2))
   sides = 2.0 if half_space else 1.0
 
@@ -199,7 +199,7 @@ def mean_over_nearest(
   return float(value)
 
 
-def _at_ends(function, chance):
+def _mean_of_two(function, chance):
   """On the sphere of two points: a singular function is infinite in expectation."""
   try:
     at_zero = function(0.0)

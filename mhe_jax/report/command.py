@@ -20,7 +20,7 @@ from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.report.checkpoint import open_checkpoint
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.make import EXACT_UP_TO, Progress, compare, redundancy
-from mhe_jax.report.programs import made_by, rules_of_model, with_leaves
+from mhe_jax.report.programs import fill_leaves, made_by, rules_of_model
 from mhe_jax.report.tables import printable
 
 
@@ -114,7 +114,7 @@ def _run(arguments: Arguments) -> None:
   if arguments.model:
     made = made_by(arguments.model)
     if arguments.checkpoint.suffix == ".eqx":
-      checkpoint = with_leaves(made, arguments.checkpoint)
+      checkpoint = fill_leaves(made, arguments.checkpoint)
     rules += rules_of_model(arguments.model, made, open_checkpoint(checkpoint))
   potential = RECOMMENDED
   if arguments.potential is not None:

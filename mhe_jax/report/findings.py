@@ -56,7 +56,7 @@ def findings(rows: Iterable[RedundancyRow]) -> tuple[Finding, ...]:
     found += [x for row in rows if (x := kind(row)) is not None]
   unlike = sorted(_unlike_their_likes(rows), key=lambda x: -x.size)
   told = {x.name for x in (*found, *unlike)}
-  above = [_above_published(row) for row in rows if row.name not in told]
+  above = [_compare_published(row) for row in rows if row.name not in told]
   return (*found, *unlike, *(x for x in above if x is not None))
 
 
@@ -124,7 +124,7 @@ def _advised(row, what, size=0.0) -> Finding:
   return Finding(row.name, what, advice, size)
 
 
-def _above_published(row) -> Finding | None:
+def _compare_published(row) -> Finding | None:
   published = typical(row)
   if row.n < FEWEST or published is None:
     return None

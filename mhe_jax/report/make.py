@@ -176,7 +176,7 @@ def compare(
   _check_output(output, opened, against)
   selected = select_layers(opened, rules)
   _refuse_adapters(opened, against)
-  selected, base_of = _in_both(selected, opened, against, rules)
+  selected, base_of = _match_layers(selected, opened, against, rules)
   header = _header(
     "comparison", options, rules, {"checkpoint": opened, "base": against}, output
   )
@@ -316,7 +316,7 @@ def _called(opened: Checkpoint, against: Checkpoint) -> dict[str, str]:
   return called
 
 
-def _in_both(
+def _match_layers(
   selected: Selected, opened: Checkpoint, against: Checkpoint, rules
 ) -> tuple[Selected, dict[str, StoredLayer]]:
   """The layers that are in both, with those of the base, perhaps stored otherwise.

@@ -237,7 +237,7 @@ class RedundancyReport(_Report[RedundancyRow]):
       [
         shown(row.name) + "*" * (row.evidence == ASSUMED),
         *_size(row),
-        _with_error(row.relative_excess, row.excess_error),
+        _format_error(row.relative_excess, row.excess_error),
         str(typical(row) or "-"),
         "-" if math.isnan(row.smallest_angle) else f"{row.smallest_angle:.4g} deg",
         "-" if row.closest is None else ", ".join(map(str, row.closest)),
@@ -346,7 +346,7 @@ class ComparisonReport(_Report[ComparisonRow]):
         *_size(row),
         number(row.excess_before),
         number(row.excess_after),
-        _with_error(row.excess_change, row.excess_error, "+"),
+        _format_error(row.excess_change, row.excess_error, "+"),
         "-" if math.isnan(row.energy_change) else f"{row.energy_change:+.2e}",
         number(row.cosine_change, 5),
         number(row.moved, 4),
@@ -377,7 +377,7 @@ def _size(row):
   return f"{row.sets} x {row.n}" if row.sets > 1 else str(row.n), str(row.d)
 
 
-def _with_error(x, error, sign=""):
+def _format_error(x, error, sign=""):
   if math.isnan(x):
     return "-"
   return f"{x:{sign}.3f}" + (f" +- {error:.3f}" if error > 0 else "")

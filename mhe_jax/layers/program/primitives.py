@@ -20,8 +20,8 @@ from mhe_jax.layers.program.uses import DEPTH, Use, Uses
 from mhe_jax.layers.program.values import (
   Value,
   View,
-  above_one,
   distinct,
+  long_axes,
   shape_of,
   union,
 )
@@ -212,7 +212,7 @@ def _made(uses, eqn, values):
   """Of iota: constant along all axes but its own."""
   del uses, values
   shape = shape_of(eqn.outvars[0])
-  axes = above_one(shape) - {eqn.params["dimension"]}
+  axes = long_axes(shape) - {eqn.params["dimension"]}
   return [Value(constant=axes)]
 
 
