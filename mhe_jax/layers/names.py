@@ -21,8 +21,13 @@ NOT_NEURONS = ("bias", "scale")
 
 UNKNOWN = "not a weight of Flax's modules; give a rule if it has neurons"
 DEPTHWISE = "a depthwise convolution, filters of single channels, not neurons"
-POSITIONS = "a relative position table, not neurons"
-_RELATIVE = re.compile(r"rel(ative)?_?(pos|attention)", re.IGNORECASE)
+POSITIONS = "a table of positions, not neurons"
+# As words of a name, in snake_case or CamelCase; relative ones anywhere.
+_POSITIONS = re.compile(
+  r"(?<![A-Za-z])(wpe|pos(emb(ed)?|itions?|itional)?)(?![a-z])"
+  r"|(?<![A-Z])Pos(emb(ed)?|itions?|itional)?(?![a-z])"
+  r"|(?i:rel(ative)?_?(pos|attention))"
+)
 _DEPTHWISE = re.compile(r"depthwise|dw_?conv", re.IGNORECASE)
 _PROJECTIONS = ("query", "key", "value")
 _DENSE = re.compile(r"(Dense|DenseGeneral|Einsum)_\d+")
@@ -90,8 +95,11 @@ def layout_from_names(
 
 
 def is_position_table(module: str) -> bool:
-  """Whether an embedding in a module of this name is of relative positions."""
-  return _RELATIVE.search(module) is not None
+  """Whether an embedding in a module of this name is of positions.
+
+  Neighbors are alike there because they are neighbors, and nothing else is told.
+  """
+  return _POSITIONS.search(module) is not None
 
 
 def _read_beside_bias(path, shapes, bias) -> NeuronAxes:
