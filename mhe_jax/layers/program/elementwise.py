@@ -93,7 +93,7 @@ def elementwise(uses, eqn, values) -> Value:
         linear = linear and not any(_varies_with(view, v) for v in others)
       added = view.added or (adds and not view.product)
       views.append(dataclasses.replace(view, free=now, linear=linear, added=added))
-  last = _last(name, values, shape)
+  last = _last(name, values)
   one_hot = _one_hot(name, values)
   return Value(
     data=True, views=distinct(views), last=last, constant=constant, one_hot=one_hot
@@ -157,12 +157,19 @@ def _weights(uses, views) -> tuple[tuple[View, ...], frozenset[int]]:
   return kept, scales
 
 
-def _last(name, values, shape):
+def _last(name, values):
   """Matrices that a sum, or another function of values, came through last."""
-  if not shape and name in ADDING:  # Terms of a loss: outputs of their own.
+  if name in ADDING and not any(map(_has_neurons, values)):
+    # Terms of a loss, of each sample or of all: outputs of their own.
     return frozenset(s for v in values for s in v.last)
   shifts = [v for v in values if name in ADDING and _is_shift(v, values)]
-  return union(v.last for v in values if v not in shifts)
+  found = [v.last for v in values if v.last and v not in shifts]
+  return found[0] if len(found) == 1 else union(found)
+
+
+def _has_neurons(value: Value) -> bool:
+  """Whether an axis is that of the neurons of a matrix that a value came through."""
+  return any(x.own for view in value.views if view.product for x in view.axes)
 
 
 def _is_shift(value: Value, values) -> bool:
