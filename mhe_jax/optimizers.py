@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import optax
 
-from mhe_jax.checks import is_plain_zero
+from mhe_jax.checks import check_params, is_plain_zero
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.relative import RECOMMENDED
@@ -72,6 +72,7 @@ def with_hyperspherical_energy(
     return regularizer.init(params), optimizer.init(params)
 
   def update_fn(updates, state, params=None, **extra_args):
+    check_params(params, "with_hyperspherical_energy")
     before, inner = state
     updates, after = regularizer.update(updates, before, params)
     if not is_plain_zero(weight):
@@ -140,7 +141,15 @@ def with_decoupled_hyperspherical_energy(
     rules=rules,
     key=key,
   )
-  return optax.chain(scaler, regularizer, optax.scale_by_learning_rate(learning_rate))
+  optimizer = optax.chain(
+    scaler, regularizer, optax.scale_by_learning_rate(learning_rate)
+  )
+
+  def update_fn(updates, state, params=None, **extra_args):
+    check_params(params, "with_decoupled_hyperspherical_energy")
+    return optimizer.update(updates, state, params, **extra_args)
+
+  return optax.GradientTransformationExtraArgs(optimizer.init, update_fn)
 
 
 def _add_energy(extra_args, scale, state):

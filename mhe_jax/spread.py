@@ -12,7 +12,7 @@ import optax
 
 from mhe_jax.arrays import compute_dtype, replicate_explicit
 from mhe_jax.by_layer import ByLayer
-from mhe_jax.checks import check_count, check_weight, is_plain_zero
+from mhe_jax.checks import check_count, check_params, check_weight, is_plain_zero
 from mhe_jax.layers.rules import LayerRule, check_rules
 from mhe_jax.layers.select import select, warn_of_unread
 from mhe_jax.network import Kind, counted_layers, kinds_of, sharding_of
@@ -196,11 +196,7 @@ def spread(
     )
 
   def update_fn(updates, state, params=None, **extra_args):
-    if params is None:
-      raise ValueError(
-        "spread needs the parameters: call update(updates, state, params), params was "
-        "None."
-      )
+    check_params(params, "spread")
     updates, inner = optimizer.update(updates, state.inner, params, **extra_args)
     selection = select(params, rules)
     warn_of_unread(selection)

@@ -347,7 +347,7 @@ class ComparisonReport(_Report[ComparisonRow]):
         number(row.excess_before),
         number(row.excess_after),
         _format_error(row.excess_change, row.excess_error, "+"),
-        "-" if math.isnan(row.energy_change) else f"{row.energy_change:+.2e}",
+        "-" if math.isnan(row.energy_change) else f"{row.energy_change:+z.2e}",
         number(row.cosine_change, 5),
         number(row.moved, 4),
         number(row.moved_unrotated, 4),
@@ -380,7 +380,7 @@ def _size(row):
 def _format_error(x, error, sign=""):
   if math.isnan(x):
     return "-"
-  return f"{x:{sign}.3f}" + (f" +- {error:.3f}" if error > 0 else "")
+  return f"{x:{sign}z.3f}" + (f" +- {error:.3f}" if error > 0 else "")
 
 
 def _layers(count, name="layers are"):
