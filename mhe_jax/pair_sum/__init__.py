@@ -1,6 +1,6 @@
 """How the double sum over pairs of neurons is evaluated.
 
-Every engine has the signature of :func:`mhe_jax.pair_sum.dense.pair_sum` and
+Every engine has the signature of :func:`mhe_jax.pair_sum.dense.dense_sum` and
 answers the same question; they differ in time and memory only.
 
 Between a call and its tile lie these, from the outside in; each does one thing that
