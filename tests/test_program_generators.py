@@ -7,7 +7,7 @@ import pytest
 from by_hand import last, second_last
 from jax import lax
 from programs import arrays, check_program
-from test_programs_convolutional import IMAGES, NHWC, conv
+from test_program_convolutional import IMAGES, NHWC, conv
 from trees import F32, normal
 
 # --- generators ---------------------------------------------------------------------
