@@ -104,7 +104,7 @@ def test_a_rule_without_axes_keeps_those_of_the_class(prefix):
     ]
     assert row.role == "output"
     rows = neuron_matrices(params, net_rules(rule))["up/kernel"]
-    np.testing.assert_array_equal(rows, second_last(4)(params["up"]["kernel"]))
+    np.testing.assert_array_equal(rows, second_last(params["up"]["kernel"]))
 
 
 def test_a_broad_rule_changes_weights_of_all_and_axes_of_none():
@@ -117,7 +117,7 @@ def test_a_broad_rule_changes_weights_of_all_and_axes_of_none():
     ("up/kernel", "hidden"),
   ]
   rows = neuron_matrices(params, rules)["up/kernel"]
-  np.testing.assert_array_equal(rows, second_last(4)(params["up"]["kernel"]))
+  np.testing.assert_array_equal(rows, second_last(params["up"]["kernel"]))
   plain = network_energy(params, rules=net_rules(head), output_weight=0.0)
   doubled = network_energy(params, rules=rules, output_weight=0.0)
   np.testing.assert_allclose(doubled, 2.0 * plain, rtol=1e-6)
@@ -168,7 +168,7 @@ def test_rules_of_the_user_come_first():
   )
   matrices = neuron_matrices(params, rules)
   assert list(matrices) == ["up/kernel"]
-  np.testing.assert_array_equal(matrices["up/kernel"], last(4)(params["up"]["kernel"]))
+  np.testing.assert_array_equal(matrices["up/kernel"], last(params["up"]["kernel"]))
 
 
 def test_rules_of_a_model_fit_parts_of_its_tree():
@@ -233,7 +233,7 @@ def test_a_rule_before_those_of_a_model_keeps_their_axes(pattern):
   params = init_net()
   rules = [LayerRule(pattern, role="output", weight=2.0), *net_rules()]
   rows = neuron_matrices(params, rules)["up/kernel"]
-  np.testing.assert_array_equal(rows, second_last(4)(params["up"]["kernel"]))
+  np.testing.assert_array_equal(rows, second_last(params["up"]["kernel"]))
   assert describe(params, rules=rules)["up/kernel"].role == "output"
 
 

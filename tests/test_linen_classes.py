@@ -1,13 +1,22 @@
 """Every kind of linen module, in stacks too, against matrices made by hand."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import OFF, check, first, heads, inputs_of, last, rows_of, second_last
+from by_hand import (
+  OFF,
+  check,
+  first,
+  heads,
+  heads_first,
+  in_groups,
+  inputs_of,
+  last,
+  second_last,
+  stacked,
+)
 from trees import F32, init, normal
 
 from mhe_jax import LayerRule, NeuronAxes, layer_rules, neuron_matrices
@@ -34,46 +43,46 @@ GATES_OF_LSTM = [f"{x}{g}/kernel" for x in "ih" for g in "ifgo"]
 
 
 LINEN = {
-  "Dense": (nn.Dense(5, **OFF), (2, 3), {"kernel": last(2)}),
-  "subclass": (MyDense(5, **OFF), (2, 3), {"kernel": last(2)}),
+  "Dense": (nn.Dense(5, **OFF), (2, 3), {"kernel": last}),
+  "subclass": (MyDense(5, **OFF), (2, 3), {"kernel": last}),
   "DenseGeneral out": (nn.DenseGeneral((2, 4), **OFF), (2, 8), {"kernel": heads}),
   "DenseGeneral in": (
     nn.DenseGeneral(4, axis=(-2, -1), **OFF),
     (2, 3, 5),
-    {"kernel": last(3)},
+    {"kernel": last},
   ),
   "DenseGeneral batch": (
     nn.DenseGeneral(4, batch_dims=(0,), **OFF),
     (3, 5),
-    {"kernel": functools.partial(rows_of, order=(0, 2, 1), batch=1)},
+    {"kernel": stacked(last)},
   ),
-  "Conv 1d": (nn.Conv(4, (3,), **OFF), (1, 5, 3), {"kernel": last(3)}),
-  "Conv 2d": (nn.Conv(4, (3, 2), **OFF), (1, 5, 5, 3), {"kernel": last(4)}),
-  "Conv 3d": (nn.Conv(4, (1, 2, 3), **OFF), (1, 4, 4, 4, 3), {"kernel": last(5)}),
+  "Conv 1d": (nn.Conv(4, (3,), **OFF), (1, 5, 3), {"kernel": last}),
+  "Conv 2d": (nn.Conv(4, (3, 2), **OFF), (1, 5, 5, 3), {"kernel": last}),
+  "Conv 3d": (nn.Conv(4, (1, 2, 3), **OFF), (1, 4, 4, 4, 3), {"kernel": last}),
   "Conv 1x1": (
     nn.Conv(8, (1, 1), name="query", **OFF),
     (1, 5, 5, 16),
-    {"kernel": last(4)},
+    {"kernel": last},
   ),
   "Conv groups": (
     nn.Conv(6, (3, 3), feature_group_count=2, **OFF),
     (1, 5, 5, 4),
-    {"kernel": last(4, groups=2)},
+    {"kernel": in_groups(2)},
   ),
   "ConvLocal": (
     nn.ConvLocal(4, (3,), padding="VALID", **OFF),
     (1, 5, 2),
-    {"kernel": functools.partial(rows_of, order=(0, 2, 1), batch=1)},
+    {"kernel": stacked(last)},
   ),
   "ConvTranspose": (
     nn.ConvTranspose(4, (2, 2), **OFF),
     (1, 5, 5, 4),
-    {"kernel": last(4)},
+    {"kernel": last},
   ),
   "ConvTranspose transposed": (
     nn.ConvTranspose(4, (2, 2), transpose_kernel=True, **OFF),
     (1, 5, 5, 4),
-    {"kernel": second_last(4)},
+    {"kernel": second_last},
   ),
   "Einsum": (
     nn.Einsum((3, 4, 5), "ac,cde->ade", **OFF),
@@ -83,13 +92,13 @@ LINEN = {
   "Einsum batch": (
     nn.Einsum((3, 4, 5), "bec,ecd->bed", **OFF),
     (2, 3, 4),
-    {"kernel": functools.partial(rows_of, order=(0, 2, 1), batch=1)},
+    {"kernel": stacked(last)},
   ),
-  "Embed": (nn.Embed(7, 3), "tokens", {"embedding": first(2)}),
+  "Embed": (nn.Embed(7, 3), "tokens", {"embedding": first}),
   "tied Embed": (
     Tied(),
     "tokens",
-    {"Embed_0/embedding": first(2), "Dense_0/kernel": last(2)},
+    {"Embed_0/embedding": first, "Dense_0/kernel": last},
   ),
   "attention": (
     nn.MultiHeadDotProductAttention(4, qkv_features=16, **OFF),
@@ -98,43 +107,43 @@ LINEN = {
       "query/kernel": heads,
       "key/kernel": heads,
       "value/kernel": heads,
-      "out/kernel": last(3),
+      "out/kernel": last,
     },
   ),
   "SimpleCell": (
     rnn(nn.SimpleCell(4)),
     (1, 5, 3),
-    {"cell/i/kernel": last(2), "cell/h/kernel": last(2)},
+    {"cell/i/kernel": last, "cell/h/kernel": last},
   ),
   "LSTMCell": (
     rnn(nn.LSTMCell(4)),
     (1, 5, 3),
-    {f"cell/{name}": last(2) for name in GATES_OF_LSTM},
+    {f"cell/{name}": last for name in GATES_OF_LSTM},
   ),
   "OptimizedLSTMCell": (
     rnn(nn.OptimizedLSTMCell(4)),
     (1, 5, 3),
-    {f"cell/{name}": last(2) for name in GATES_OF_LSTM},
+    {f"cell/{name}": last for name in GATES_OF_LSTM},
   ),
   "GRUCell": (
     rnn(nn.GRUCell(4)),
     (1, 5, 3),
-    {f"cell/{x}{g}/kernel": last(2) for x in "ih" for g in "rzn"},
+    {f"cell/{x}{g}/kernel": last for x in "ih" for g in "rzn"},
   ),
   "MGUCell": (
     rnn(nn.MGUCell(4)),
     (1, 5, 3),
-    {f"cell/{x}{g}/kernel": last(2) for x in "ih" for g in "fn"},
+    {f"cell/{x}{g}/kernel": last for x in "ih" for g in "fn"},
   ),
   "ConvLSTMCell": (
     rnn(nn.ConvLSTMCell(4, (3, 3))),
     (1, 2, 5, 5, 3),
-    {f"cell/{name}/kernel": last(4, groups=4) for name in ("ih", "hh")},
+    {f"cell/{name}/kernel": in_groups(4) for name in ("ih", "hh")},
   ),
   "norms": (
     nn.Sequential([nn.Dense(4), nn.LayerNorm(), nn.GroupNorm(2), nn.PReLU()]),
     (2, 3),
-    {"layers_0/kernel": last(2)},
+    {"layers_0/kernel": last},
   ),
 }
 
@@ -194,7 +203,7 @@ def test_linen_scan_along_any_axis(axis, stack_name, remat):
   assert kernels["q_proj"]["kernel"].shape == ((3, 8, 2, 4), (8, 3, 2, 4))[axis]
   matrices = neuron_matrices(params, layer_rules(module, x))
   assert len(matrices) == 3
-  readings = {"q_proj": heads, "o_proj": last(3), "square": last(2)}
+  readings = {"q_proj": heads, "o_proj": last, "square": last}
   for name, reading in readings.items():
     layers = np.moveaxis(np.asarray(kernels[name]["kernel"]), axis, 0)
     expected = np.stack([reading(layer) for layer in layers])
@@ -285,7 +294,7 @@ def test_a_subclass_with_a_kernel_of_other_rank():
   check(
     init(model, x)["params"],
     layer_rules(model, x),
-    {"kernel": functools.partial(rows_of, order=(0, 2, 1), neurons=2)},
+    {"kernel": heads_first},
   )
 
 

@@ -1,7 +1,5 @@
 """Every kind of nnx module, in all its trees, against matrices made by hand."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from by_hand import OFF, check, first, heads, last, rows_of, second_last
+from by_hand import OFF, check, first, heads, in_groups, last, second_last, stacked
 from flax import nnx
 from trees import init, nnx_init, normal
 
@@ -27,14 +25,14 @@ class MyConv(nnx.Conv):
 
 
 NNX = {
-  "Linear": (lambda r: nnx.Linear(3, 5, **OFF, rngs=r), {"kernel": last(2)}),
+  "Linear": (lambda r: nnx.Linear(3, 5, **OFF, rngs=r), {"kernel": last}),
   "LinearGeneral": (
     lambda r: nnx.LinearGeneral(3, (4, 5), **OFF, rngs=r),
     {"kernel": heads},
   ),
   "LinearGeneral batch": (
     lambda r: nnx.LinearGeneral(4, 5, batch_axis={0: 3}, **OFF, rngs=r),
-    {"kernel": functools.partial(rows_of, order=(0, 2, 1), batch=1)},
+    {"kernel": stacked(last)},
   ),
   "Einsum": (
     lambda r: nnx.Einsum("ntd,dhk->nthk", (3, 4, 5), rngs=r),
@@ -42,70 +40,70 @@ NNX = {
   ),
   "Einsum experts": (
     lambda r: nnx.Einsum("bed,edf->bef", (3, 4, 5), rngs=r),
-    {"kernel": functools.partial(rows_of, order=(0, 2, 1), batch=1)},
+    {"kernel": stacked(last)},
   ),
-  "Conv 1d": (lambda r: nnx.Conv(3, 4, 3, **OFF, rngs=r), {"kernel": last(3)}),
-  "Conv 2d": (lambda r: nnx.Conv(3, 4, (3, 2), **OFF, rngs=r), {"kernel": last(4)}),
+  "Conv 1d": (lambda r: nnx.Conv(3, 4, 3, **OFF, rngs=r), {"kernel": last}),
+  "Conv 2d": (lambda r: nnx.Conv(3, 4, (3, 2), **OFF, rngs=r), {"kernel": last}),
   "Conv groups": (
     lambda r: nnx.Conv(4, 6, (3, 3), feature_group_count=2, rngs=r),
-    {"kernel": last(4, groups=2)},
+    {"kernel": in_groups(2)},
   ),
-  "subclass": (lambda r: MyConv(3, 4, (3, 2), **OFF, rngs=r), {"kernel": last(4)}),
+  "subclass": (lambda r: MyConv(3, 4, (3, 2), **OFF, rngs=r), {"kernel": last}),
   "ConvTranspose": (
     lambda r: nnx.ConvTranspose(3, 3, 2, **OFF, rngs=r),
-    {"kernel": last(3)},
+    {"kernel": last},
   ),
   "ConvTranspose transposed": (
     lambda r: nnx.ConvTranspose(3, 3, 2, transpose_kernel=True, **OFF, rngs=r),
-    {"kernel": second_last(3)},
+    {"kernel": second_last},
   ),
-  "Embed": (lambda r: nnx.Embed(7, 3, rngs=r), {"embedding": first(2)}),
+  "Embed": (lambda r: nnx.Embed(7, 3, rngs=r), {"embedding": first}),
   "attention": (
     lambda r: nnx.MultiHeadAttention(4, 4, 16, decode=False, **OFF, rngs=r),
     {
       "query/kernel": heads,
       "key/kernel": heads,
       "value/kernel": heads,
-      "out/kernel": last(3),
+      "out/kernel": last,
     },
   ),
   "SimpleCell": (
     lambda r: nnx.SimpleCell(3, 4, rngs=r),
-    {f"dense_{x}/kernel": last(2) for x in "ih"},
+    {f"dense_{x}/kernel": last for x in "ih"},
   ),
   "LSTMCell": (
     lambda r: nnx.LSTMCell(3, 4, rngs=r),
     {
-      f"{x}{g}/kernel": last(2)
+      f"{x}{g}/kernel": last
       for x in "ih"
       for g in ("i", "f_" if x == "i" else "f", "g", "o")
     },
   ),
   "OptimizedLSTMCell": (
     lambda r: nnx.OptimizedLSTMCell(3, 4, rngs=r),
-    {f"dense_{x}/kernel": last(2, groups=4) for x in "ih"},
+    {f"dense_{x}/kernel": in_groups(4) for x in "ih"},
   ),
   "GRUCell": (
     lambda r: nnx.GRUCell(3, 4, rngs=r),
-    {f"dense_{x}/kernel": last(2, groups=3) for x in "ih"},
+    {f"dense_{x}/kernel": in_groups(3) for x in "ih"},
   ),
   "LoRA": (
     lambda r: nnx.LoRA(5, 2, 6, rngs=r),
-    {"lora_a": last(2), "lora_b": last(2)},
+    {"lora_a": last, "lora_b": last},
   ),
   "LoRALinear": (
     lambda r: nnx.LoRALinear(5, 6, lora_rank=2, rngs=r),
-    {"kernel": last(2), "lora/lora_a": last(2), "lora/lora_b": last(2)},
+    {"kernel": last, "lora/lora_a": last, "lora/lora_b": last},
   ),
   "norms": (
     lambda r: nnx.Sequential(
       nnx.Linear(4, 6, rngs=r), nnx.BatchNorm(6, rngs=r), nnx.RMSNorm(6, rngs=r)
     ),
-    {"layers/0/kernel": last(2)},
+    {"layers/0/kernel": last},
   ),
   "WeightNorm": (
     lambda r: nnx.WeightNorm(nnx.Linear(4, 6, rngs=r), rngs=r),
-    {"layer_instance/kernel": last(2)},
+    {"layer_instance/kernel": last},
   ),
 }
 

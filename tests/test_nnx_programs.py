@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import OFF, check, last
+from by_hand import OFF, check, last, stacked
 from flax import nnx
 from programs import inputs_of, outputs
 from test_nnx_classes import NNX
@@ -79,10 +79,10 @@ class Net(nnx.Module):
 
 
 NET = {
-  "conv/kernel": last(4),
-  "blocks/0/kernel": last(2),
-  "blocks/1/kernel": last(2),
-  "head/kernel": last(2),
+  "conv/kernel": last,
+  "blocks/0/kernel": last,
+  "blocks/1/kernel": last,
+  "head/kernel": last,
 }
 
 
@@ -126,9 +126,8 @@ def test_nnx_scan_over_layers():
 
   model = nnx_init(Stack)
   rules = layer_rules(model, normal((2, 4)))
-  stack = lambda w: np.asarray(w).transpose(0, 2, 1)  # noqa: E731
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-  check(params, rules, {"layers/kernel": stack, "head/kernel": last(2)})
+  check(params, rules, {"layers/kernel": stacked(last), "head/kernel": last})
   assert outputs(model, rules) == {"head/kernel"}
 
 
@@ -143,7 +142,7 @@ def test_two_nnx_modules_and_one_that_is_an_input():
   }
   rules = layer_rules(lambda g, d, z: d(g(z)).sum(), g, d, normal((2, 3)))
   assert [rule.axes is not None for rule in rules] == [True]
-  check(nnx.to_pure_dict(nnx.state(g)), rules, {"kernel": last(2)})
+  check(nnx.to_pure_dict(nnx.state(g)), rules, {"kernel": last})
 
 
 def test_nnx_states():
@@ -177,7 +176,7 @@ def test_linen_modules_in_nnx():
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   paths = [p for p in neuron_matrices(params, rules) if "inner" in p]
   assert len(paths) == 1
-  check(params, rules, {paths[0]: last(2), "head/kernel": last(2)})
+  check(params, rules, {paths[0]: last, "head/kernel": last})
   assert outputs(params, rules) == {"head/kernel"}
 
 
@@ -191,5 +190,5 @@ def test_nnx_modules_in_linen():
   model, x = Mixed(), normal((2, 3))
   params = nn.meta.unbox(model.init(jax.random.key(0), x))["params"]
   rules = layer_rules(model, x)
-  check(params, rules, {"inner/kernel": last(2), "head/kernel": last(2)})
+  check(params, rules, {"inner/kernel": last, "head/kernel": last})
   assert outputs(params, rules) == {"head/kernel"}

@@ -1,13 +1,21 @@
 """Every kind of module of Equinox and Haiku, against matrices made by hand."""
 
-import functools
-
 import equinox as eqx
 import haiku as hk
 import jax
 import numpy as np
 import pytest
-from by_hand import K, check, core, first, inputs_of, last, rows_of, second_last
+from by_hand import (
+  K,
+  check,
+  core,
+  first,
+  in_groups,
+  inputs_of,
+  last,
+  second_last,
+  stacked,
+)
 from trees import F32, init, normal
 
 from mhe_jax import layer_rules, neuron_matrices
@@ -18,35 +26,35 @@ class MyLinear(eqx.nn.Linear):
 
 
 EQUINOX = {
-  "Linear": (lambda: eqx.nn.Linear(3, 5, **K), {"weight": first(2)}),
-  "Linear scalar": (lambda: eqx.nn.Linear("scalar", 5, **K), {"weight": first(2)}),
-  "subclass": (lambda: MyLinear(3, 5, **K), {"weight": first(2)}),
-  "Conv1d": (lambda: eqx.nn.Conv1d(3, 4, 3, **K), {"weight": first(3)}),
-  "Conv2d": (lambda: eqx.nn.Conv2d(3, 4, (3, 2), **K), {"weight": first(4)}),
+  "Linear": (lambda: eqx.nn.Linear(3, 5, **K), {"weight": first}),
+  "Linear scalar": (lambda: eqx.nn.Linear("scalar", 5, **K), {"weight": first}),
+  "subclass": (lambda: MyLinear(3, 5, **K), {"weight": first}),
+  "Conv1d": (lambda: eqx.nn.Conv1d(3, 4, 3, **K), {"weight": first}),
+  "Conv2d": (lambda: eqx.nn.Conv2d(3, 4, (3, 2), **K), {"weight": first}),
   "Conv2d groups": (
     lambda: eqx.nn.Conv2d(4, 6, 3, groups=2, **K),
-    {"weight": first(4, groups=2)},
+    {"weight": in_groups(2, first)},
   ),
   "ConvTranspose2d": (
     lambda: eqx.nn.ConvTranspose2d(3, 4, 3, **K),
-    {"weight": first(4)},
+    {"weight": first},
   ),
-  "Embedding": (lambda: eqx.nn.Embedding(7, 3, **K), {"weight": first(2)}),
+  "Embedding": (lambda: eqx.nn.Embedding(7, 3, **K), {"weight": first}),
   "MLP": (
     lambda: eqx.nn.MLP(3, 2, 5, depth=2, **K),
-    {f"layers/{i}/weight": first(2) for i in range(3)},
+    {f"layers/{i}/weight": first for i in range(3)},
   ),
   "MultiheadAttention": (
     lambda: eqx.nn.MultiheadAttention(2, 8, **K),
-    {f"{n}_proj/weight": first(2) for n in ("query", "key", "value", "output")},
+    {f"{n}_proj/weight": first for n in ("query", "key", "value", "output")},
   ),
   "GRUCell": (
     lambda: eqx.nn.GRUCell(3, 4, **K),
-    {"weight_ih": first(2, groups=3), "weight_hh": first(2, groups=3)},
+    {"weight_ih": in_groups(3, first), "weight_hh": in_groups(3, first)},
   ),
   "LSTMCell": (
     lambda: eqx.nn.LSTMCell(3, 4, **K),
-    {"weight_ih": first(2, groups=4), "weight_hh": first(2, groups=4)},
+    {"weight_ih": in_groups(4, first), "weight_hh": in_groups(4, first)},
   ),
   "norms": (
     lambda: [
@@ -54,11 +62,11 @@ EQUINOX = {
       eqx.nn.LayerNorm((5, 2)),
       eqx.nn.GroupNorm(2, 4),
     ],
-    {"0/weight": first(2)},
+    {"0/weight": first},
   ),
   "WeightNorm": (
     lambda: eqx.nn.WeightNorm(eqx.nn.Linear(3, 5, **K)),
-    {"layer/weight": first(2)},
+    {"layer/weight": first},
   ),
 }
 
@@ -105,58 +113,55 @@ def applied(make):
 
 
 HAIKU = {
-  "Linear": (applied(lambda: hk.Linear(5)), (2, 3), {"linear/w": last(2)}),
-  "Conv1D": (applied(lambda: hk.Conv1D(4, 3)), (1, 5, 3), {"conv1_d/w": last(3)}),
-  "Conv2D": (applied(lambda: hk.Conv2D(4, 3)), (1, 5, 5, 3), {"conv2_d/w": last(4)}),
+  "Linear": (applied(lambda: hk.Linear(5)), (2, 3), {"linear/w": last}),
+  "Conv1D": (applied(lambda: hk.Conv1D(4, 3)), (1, 5, 3), {"conv1_d/w": last}),
+  "Conv2D": (applied(lambda: hk.Conv2D(4, 3)), (1, 5, 5, 3), {"conv2_d/w": last}),
   "Conv2D channels first": (
     applied(lambda: hk.Conv2D(4, 3, data_format="NCHW")),
     (1, 3, 5, 5),
-    {"conv2_d/w": last(4)},
+    {"conv2_d/w": last},
   ),
   "Conv2D groups": (
     applied(lambda: hk.Conv2D(6, 3, feature_group_count=2)),
     (1, 5, 5, 4),
-    {"conv2_d/w": last(4, groups=2)},
+    {"conv2_d/w": in_groups(2)},
   ),
   "Conv2DTranspose": (
     applied(lambda: hk.Conv2DTranspose(4, 3)),
     (1, 5, 5, 4),
-    {"conv2_d_transpose/w": second_last(4)},
+    {"conv2_d_transpose/w": second_last},
   ),
-  "Embed": (applied(lambda: hk.Embed(7, 3)), "tokens", {"embed/embeddings": first(2)}),
+  "Embed": (applied(lambda: hk.Embed(7, 3)), "tokens", {"embed/embeddings": first}),
   "MLP": (
     applied(lambda: hk.nets.MLP([5, 4])),
     (2, 3),
-    {"mlp/~/linear_0/w": last(2), "mlp/~/linear_1/w": last(2)},
+    {"mlp/~/linear_0/w": last, "mlp/~/linear_1/w": last},
   ),
   "attention": (
     lambda x: hk.MultiHeadAttention(
       2, 4, model_size=6, w_init=hk.initializers.RandomNormal()
     )(x, x, x),
     (1, 5, 3),
-    {
-      f"multi_head_attention/{n}/w": last(2)
-      for n in ("query", "key", "value", "linear")
-    },
+    {f"multi_head_attention/{n}/w": last for n in ("query", "key", "value", "linear")},
   ),
   "VanillaRNN": (
     core(lambda: hk.VanillaRNN(4)),
     (2, 3),
     {
-      "vanilla_rnn/linear/w": last(2),
-      "vanilla_rnn/linear_1/w": last(2),
+      "vanilla_rnn/linear/w": last,
+      "vanilla_rnn/linear_1/w": last,
     },
   ),
-  "LSTM": (core(lambda: hk.LSTM(4)), (2, 3), {"lstm/linear/w": last(2, groups=4)}),
+  "LSTM": (core(lambda: hk.LSTM(4)), (2, 3), {"lstm/linear/w": in_groups(4)}),
   "GRU": (
     core(lambda: hk.GRU(4)),
     (2, 3),
-    {"gru/w_i": last(2, groups=3), "gru/w_h": last(2, groups=3)},
+    {"gru/w_i": in_groups(3), "gru/w_h": in_groups(3)},
   ),
   "norms": (
     lambda x: hk.LayerNorm(-1, True, True)(hk.Linear(5)(x)),
     (2, 3),
-    {"linear/w": last(2)},
+    {"linear/w": last},
   ),
 }
 
@@ -176,7 +181,7 @@ def test_haiku_with_state():
 
   model, x = hk.transform_with_state(forward), normal((2, 3))
   params, _ = model.init(jax.random.key(0), x)
-  check(params, layer_rules(model, x), {"linear/w": last(2)})
+  check(params, layer_rules(model, x), {"linear/w": last})
 
 
 def test_haiku_modules_of_one_name_in_and_out_of_a_lifted_function():
@@ -185,8 +190,8 @@ def test_haiku_modules_of_one_name_in_and_out_of_a_lifted_function():
     return hk.Linear(5)(x)
 
   model, x = hk.transform(forward), normal((2, 4))
-  params, stacked = init(model, x), functools.partial(rows_of, order=(0, 2, 1), batch=1)
-  layers = {"linear/w": last(2), "__layer_stack_no_per_layer/linear/w": stacked}
+  params = init(model, x)
+  layers = {"linear/w": last, "__layer_stack_no_per_layer/linear/w": stacked(last)}
   check(params, layer_rules(model, x), layers)
 
 
@@ -200,7 +205,7 @@ def test_a_projection_in_a_subclass_of_an_lstm_has_no_gates():
   x = normal((2, 3))
   with jax.numpy_dtype_promotion("standard"):
     params, rules = init(model, x), layer_rules(model, x)
-  check(params, rules, {"cell/linear/w": last(2, groups=4), "cell/proj/w": last(2)})
+  check(params, rules, {"cell/linear/w": in_groups(4), "cell/proj/w": last})
 
 
 def test_multi_transform():
@@ -211,7 +216,7 @@ def test_multi_transform():
   model, x = hk.multi_transform(forward), normal((2, 3))
   params = model.init(jax.random.key(0), x)
   (apply,) = model.apply
-  check(params, layer_rules(apply, params, None, x), {"linear/w": last(2)})
+  check(params, layer_rules(apply, params, None, x), {"linear/w": last})
   with pytest.raises(TypeError, match=r"model must be .* got MultiTransformed"):
     layer_rules(model, x)
 
@@ -219,7 +224,7 @@ def test_multi_transform():
 def test_transform_without_a_key():
   model = hk.without_apply_rng(hk.transform(applied(lambda: hk.nets.MLP([5, 4]))))
   x = normal((2, 3))
-  layers = {f"mlp/~/linear_{i}/w": last(2) for i in (0, 1)}
+  layers = {f"mlp/~/linear_{i}/w": last for i in (0, 1)}
   rules = layer_rules(model, x)
   check(init(model, x), rules, layers)
   assert [rule.role for rule in rules if rule.axes] == [None, "output"]

@@ -21,7 +21,7 @@ from mhe_jax import layer_rules, neuron_matrices
 X = normal((8, 16), 9)
 LABELS = jnp.arange(8) % 5
 PARAMS = arrays(w1=(16, 24), b=(24,), w2=(24, 8), head=(8, 5))
-LAYERS = dict.fromkeys(("w1", "w2", "head"), last(2))
+LAYERS = dict.fromkeys(("w1", "w2", "head"), last)
 
 
 def forward(params, x):
@@ -217,7 +217,7 @@ def test_trees_of_any_kind(tree):
 def test_lists():
   function = lambda p, x: jnp.tanh(x @ p[0]) @ p[1]  # noqa: E731
   params = [normal((16, 6)), normal((6, 5))]
-  layers = {"0": last(2), "1": last(2)}
+  layers = {"0": last, "1": last}
   check_program(function, params, (X,), layers, output=["1"])
 
 
@@ -318,7 +318,7 @@ def test_parts_of_a_projection_in_shard_map():
     rows = np.asarray(kernel).T.reshape(2, 2, 2, 16)
     return rows.swapaxes(0, 1).reshape(2, 4, 16)
 
-  layers = {"up": turns, "down": last(2)}
+  layers = {"up": turns, "down": last}
   check_program(sharded, params, (X,), layers, output=["down"])
 
 
