@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
 from mhe_jax import neuron_matrices
 
@@ -65,7 +66,7 @@ def check(params, rules, readings):
 
 
 def inputs_of(shape):
-  return jnp.arange(6) % 7 if shape == "tokens" else normal(shape, seed=9)
+  return jnp.arange(6) % 7 if shape == "tokens" else normal32(*shape, seed=9)
 
 
 class TwoTables(nn.Module):

@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 from by_hand import check
-from trees import normal
+from sets import normal32, normals
 
 from mhe_jax import layer_rules, neuron_matrices
 
 
 def arrays(**shapes):
   """``{name: array}``, all different."""
-  return {name: normal(shape, i) for i, (name, shape) in enumerate(shapes.items())}
+  return normals(shapes)
 
 
 def check_program(
@@ -79,4 +79,4 @@ def inputs_of(kind):
   is_shape = isinstance(kind, tuple) and all(isinstance(n, int) for n in kind)
   if isinstance(kind, list):
     return tuple(x for one in kind for x in inputs_of(one))
-  return (normal(kind, seed=9) if is_shape else kind,)
+  return (normal32(*kind, seed=9) if is_shape else kind,)

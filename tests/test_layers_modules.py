@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from by_hand import OFF, K, check, first, last, second_last
 from programs import inputs_of, outputs
+from sets import normal32
 from test_other_classes import EQUINOX
-from trees import F32, init, normal
+from trees import F32, init
 
 from mhe_jax import layer_rules, neuron_matrices
 
@@ -29,7 +30,7 @@ def test_variables_that_are_mapped():
       )
       return nn.Dense(3, name="head", **OFF)(dense(4, name="square", **OFF)(x))
 
-  model, x = Transposed(), normal((2, 4))
+  model, x = Transposed(), normal32(2, 4)
   params = init(model, x)["params"]
   layers = {"square/kernel": first, "head/kernel": last}
   check(params, layer_rules(model, x), layers)
@@ -39,7 +40,7 @@ def test_boxed_parameters():
   dense = nn.Dense(
     6, **OFF, kernel_init=nn.with_partitioning(nn.initializers.normal(), ("a", "b"))
   )
-  model, x = nn.Sequential([dense, nn.relu, nn.Dense(4, **OFF)]), normal((2, 3))
+  model, x = nn.Sequential([dense, nn.relu, nn.Dense(4, **OFF)]), normal32(2, 3)
   boxed = model.init(jax.random.key(0), x)["params"]
   unboxed = nn.meta.unbox(boxed)
   rules = layer_rules(model, x)
@@ -58,7 +59,7 @@ def test_tied_transposed_kernels_of_linen():
       w = self.param("w", nn.initializers.normal(), (8, 4), F32)
       return nn.relu(x @ w) @ w.T
 
-  model, x = Tied(), normal((2, 8))
+  model, x = Tied(), normal32(2, 8)
   check(init(model, x)["params"], layer_rules(model, x), {"w": last})
 
 
@@ -79,7 +80,7 @@ def test_methods_and_collections_of_linen():
     def decode(self, z):
       return self.decoder(z)
 
-  model, x, rngs = Auto(), normal((2, 8)), {"dropout": jax.random.key(1)}
+  model, x, rngs = Auto(), normal32(2, 8), {"dropout": jax.random.key(1)}
   params = model.init({"params": jax.random.key(0), **rngs}, x)["params"]
   keys = {"params": jax.random.key(0), **rngs}
   with jax.numpy_dtype_promotion("standard"):
@@ -105,7 +106,7 @@ EQUINOX_INPUTS = {
   "MLP": (3,),
   "MultiheadAttention": [(5, 8)] * 3,
   "GRUCell": [(3,), (4,)],
-  "LSTMCell": [(3,), (normal((4,)), normal((4,)))],
+  "LSTMCell": [(3,), (normal32(4), normal32(4))],
   "WeightNorm": (3,),
 }
 
@@ -142,7 +143,7 @@ def test_equinox_ensemble():
   def make(key):
     return eqx.nn.MLP(3, 2, 5, depth=2, dtype=F32, key=key)
 
-  model, x = make(jax.random.split(jax.random.key(0), 7)), normal((3,))
+  model, x = make(jax.random.split(jax.random.key(0), 7)), normal32(3)
   call = eqx.filter_vmap(lambda m, x: m(x), in_axes=(eqx.if_array(0), None))
   rules = layer_rules(call, model, x)
   params = eqx.filter(model, eqx.is_array)
@@ -177,7 +178,7 @@ def test_equinox_modules_with_a_state():
 
   keys = jax.random.split(jax.random.key(0), 2)
   with jax.numpy_dtype_promotion("standard"):
-    rules = layer_rules(loss, model, state, normal((2, 3, 6, 6)), keys)
+    rules = layer_rules(loss, model, state, normal32(2, 3, 6, 6), keys)
   params = eqx.filter(model, eqx.is_inexact_array)
   check(params, rules, {"conv/weight": first, "head/weight": first})
   assert outputs(params, rules) == {"head/weight"}
@@ -206,9 +207,9 @@ def test_haiku_nets(name):
   make, shape = HAIKU_NETS[name]
   options = () if name == "MLP" else (True,)
   net = lambda x: make()(x, *options)  # noqa: E731
-  model, x = hk.transform_with_state(net), normal(shape)
+  model, x = hk.transform_with_state(net), normal32(*shape)
   params, _ = jax.eval_shape(model.init, jax.random.key(0), x)
-  params = jax.tree.map(lambda s: normal(s.shape), params)
+  params = jax.tree.map(lambda s: normal32(*s.shape), params)
   kernels = {
     f"{module}/{name}": last
     for module, weights in params.items()
@@ -230,7 +231,7 @@ def test_haiku_vector_quantizer():
     out = hk.nets.VectorQuantizer(4, 9, commitment_cost=0.25)(z, is_training=True)
     return hk.Linear(3)(out["quantize"]), out["loss"]
 
-  model, x = hk.transform(forward), normal((2, 6))
+  model, x = hk.transform(forward), normal32(2, 6)
   params = init(model, x)
   layers = {"linear/w": last, "linear_1/w": last}
   layers["vector_quantizer/embeddings"] = last
@@ -243,7 +244,7 @@ def test_a_transposed_convolution_of_haiku_in_a_loss():
     y = hk.Conv2DTranspose(3, 2, with_bias=False)(jax.nn.relu(hk.Linear(4)(x)))
     return jnp.mean(y**2)
 
-  model, x = hk.transform(loss), normal((1, 5, 5, 3))
+  model, x = hk.transform(loss), normal32(1, 5, 5, 3)
   rules = layer_rules(model, x)
   params = init(model, x)
   check(params, rules, {"linear/w": last, "conv2_d_transpose/w": second_last})

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
-from trees import init, last, last_two, normal
+from sets import normal32
+from trees import init, last, last_two
 
 from experiments import models
 from mhe_jax import (
@@ -26,9 +27,9 @@ from mhe_jax import (
 
 def tree(path, shape, bias=None):
   """A tree with one kernel, and its bias if it has one."""
-  leaf = {"kernel": normal(shape)}
+  leaf = {"kernel": normal32(*shape)}
   if bias is not None:
-    leaf["bias"] = normal(bias)
+    leaf["bias"] = normal32(*bias)
   for name in reversed(path.split("/")):
     leaf = {name: leaf}
   return leaf
@@ -79,8 +80,8 @@ def test_what_names_and_biases_tell(path, shape, bias, expected):
 def test_gates_of_a_cell():
   params = {
     "cell": {
-      "dense_i": {"kernel": normal((5, 12))},
-      "dense_h": {"kernel": normal((4, 12)), "bias": normal((12,))},
+      "dense_i": {"kernel": normal32(5, 12)},
+      "dense_h": {"kernel": normal32(4, 12), "bias": normal32(12)},
     }
   }
   matrices = neuron_matrices(params)
@@ -145,7 +146,7 @@ def test_a_choice_is_an_error_with_rules_to_paste(path, shape, bias):
     shapes.add(rows.shape)
   assert len(rules) == len({*rules})
   # Skipping it is a choice, too.
-  params["head"] = {"kernel": normal((3, 4))}
+  params["head"] = {"kernel": normal32(3, 4)}
   skip = LayerRule(f"{path}/kernel", role="skip")
   assert list(neuron_matrices(params, [skip])) == ["head/kernel"]
 
@@ -165,8 +166,8 @@ def test_all_of_a_tree_are_in_one_error():
 def test_layers_of_a_scan_along_another_axis_are_an_error():
   # As nn.scan with variable_axes={"params": 1} makes them: the norm tells.
   block = {
-    "Dense_0": {"kernel": normal((8, 3, 6))},
-    "norm": {"scale": normal((6, 3))},
+    "Dense_0": {"kernel": normal32(8, 3, 6)},
+    "norm": {"scale": normal32(6, 3)},
   }
   with pytest.raises(
     ValueError, match="layers of 'ScanBlock_0' perhaps along another axis"
@@ -177,8 +178,8 @@ def test_layers_of_a_scan_along_another_axis_are_an_error():
 def test_kernels_that_are_stored_transposed_are_an_error():
   # GPT-2 in Flax: (out, in), where the bias tells; a square one beside them too.
   params = {
-    "c_attn": {"kernel": normal((12, 4)), "bias": normal((12,))},
-    "c_proj": {"kernel": normal((4, 4)), "bias": normal((4,))},
+    "c_attn": {"kernel": normal32(12, 4), "bias": normal32(12)},
+    "c_proj": {"kernel": normal32(4, 4), "bias": normal32(4)},
   }
   with pytest.raises(ValueError, match="2 parameters") as info:
     neuron_matrices(params)
@@ -196,7 +197,7 @@ def test_kernels_that_are_stored_transposed_are_an_error():
 
 
 def test_attention_by_its_four_names():
-  module, x = nn.MultiHeadDotProductAttention(2, use_bias=False), normal((1, 5, 6))
+  module, x = nn.MultiHeadDotProductAttention(2, use_bias=False), normal32(1, 5, 6)
   params = {"self": init(module, x)["params"]}
   matrices = neuron_matrices(params)
   kernels = params["self"]
@@ -230,12 +231,12 @@ def test_depthwise_convolutions_by_name(name):
 
 
 def test_lifted_layers_that_agree_along_two_axes_are_an_error():
-  block = {name: {"kernel": normal((8, 3, 8))} for name in ("gate", "up_proj")}
+  block = {name: {"kernel": normal32(8, 3, 8)} for name in ("gate", "up_proj")}
   with pytest.raises(ValueError, match="2 parameters"):
     neuron_matrices({"ScanBlock_0": block})
   # A class that only begins as a lifted one.
-  net = {"Conv_0": {"kernel": normal((3, 3, 3, 8))}}
-  net["Conv_1"] = {"kernel": normal((3, 3, 8, 8))}
+  net = {"Conv_0": {"kernel": normal32(3, 3, 3, 8)}}
+  net["Conv_1"] = {"kernel": normal32(3, 3, 8, 8)}
   with pytest.raises(ValueError, match="2 parameters"):
     neuron_matrices({"ScanNet_0": net})
 
@@ -255,7 +256,7 @@ def test_a_masked_bias_leaves_a_choice(path, shape, bias):
 
 
 def test_gates_of_a_cell_that_is_masked_in_part():
-  cell = {"dense_i": {"kernel": normal((5, 12))}}
+  cell = {"dense_i": {"kernel": normal32(5, 12)}}
   cell["dense_h"] = {"kernel": optax.MaskedNode()}
   with pytest.raises(ValueError, match="perhaps a cell's gates"):
     neuron_matrices(cell)
@@ -267,8 +268,8 @@ def test_gates_of_a_cell_that_is_masked_in_part():
 @pytest.mark.parametrize("sep", ["/", None])
 def test_flat_dicts_are_read_as_nested_ones(sep):
   params = {
-    "attention": {"query": {"kernel": normal((8, 2, 4)), "bias": normal((2, 4))}},
-    "blocks": {"kernel": normal((3, 5, 4)), "bias": normal((3, 4))},
+    "attention": {"query": {"kernel": normal32(8, 2, 4), "bias": normal32(2, 4)}},
+    "blocks": {"kernel": normal32(3, 5, 4), "bias": normal32(3, 4)},
   }
   flat = traverse_util.flatten_dict(params, sep=sep)
   nested, matrices = neuron_matrices(params), neuron_matrices(flat)
@@ -343,7 +344,7 @@ def test_an_optional_rule_may_match_nothing():
 
 
 def test_groups_are_sets_of_their_own():
-  kernel = normal((4, 6))
+  kernel = normal32(4, 6)
   rule = LayerRule("qkv/kernel", NeuronAxes(-1, groups=3))
   params = {"qkv": {"kernel": kernel}}
   rows = neuron_matrices(params, [rule])["qkv/kernel"]
@@ -379,7 +380,7 @@ def test_groups_that_do_not_divide_the_neurons():
 
 
 def with_unread(name):
-  return {**tree("a", (4, 6)), name: normal((5, 7)), "scale": normal((5, 7))}
+  return {**tree("a", (4, 6)), name: normal32(5, 7), "scale": normal32(5, 7)}
 
 
 @pytest.mark.parametrize("step", ["network_energy", "optax"])

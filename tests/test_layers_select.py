@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sets import normal
 
 from mhe_jax import (
   LayerRule,
@@ -14,11 +15,6 @@ from mhe_jax import (
   network_energy,
   neuron_matrices,
 )
-
-
-def normal(*shape):
-  return np.random.default_rng(len(shape)).normal(size=shape)
-
 
 KERNEL = normal(5, 4)
 PARAMS = {

@@ -4,7 +4,8 @@ import flax.linen as nn
 import numpy as np
 import pytest
 from flax import nnx
-from trees import init, last, last_two, nnx_init, normal, rows_of_units, units
+from sets import normal32
+from trees import init, last, last_two, nnx_init, rows_of_units, units
 
 from mhe_jax import (
   LayerRule,
@@ -90,8 +91,8 @@ def test_nnx_layers(zoo, form, by_class):
 )
 def test_nnx_recurrent_cell(cell):
   # Fused gates: kernel columns u, u + 4, u + 8, ... all belong to hidden unit u.
-  x, h = normal((1, 3)), normal((1, 4), seed=1)
-  carry = h if cell is nnx.GRUCell else (normal((1, 4), seed=2), h)
+  x, h = normal32(1, 3), normal32(1, 4, seed=1)
+  carry = h if cell is nnx.GRUCell else (normal32(1, 4, seed=2), h)
   graphdef, params, rest = nnx.split(
     nnx_init(lambda rngs: cell(3, 4, rngs=rngs)), nnx.Param, ...
   )
@@ -166,7 +167,7 @@ def test_linen_and_nnx_copies_of_a_network_have_equal_energies():
       nn.Dense(5),
     ]
   )
-  x = normal((1, 4, 4, 3))
+  x = normal32(1, 4, 4, 3)
   params = init(linen, x)["params"]
   copy = nnx_init(
     lambda rngs: nnx.Sequential(

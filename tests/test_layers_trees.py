@@ -5,7 +5,8 @@ import haiku as hk
 import jax
 import numpy as np
 import pytest
-from trees import F32, init, normal, rows_of_units, units
+from sets import normal32
+from trees import F32, init, rows_of_units, units
 
 from mhe_jax import LayerRule, NeuronAxes, neuron_matrices
 
@@ -20,7 +21,7 @@ from mhe_jax import LayerRule, NeuronAxes, neuron_matrices
   ids=["Linear", "Conv2D", "Conv2DTranspose"],
 )
 def test_haiku_layer(make, axes, input_shape):
-  x = normal(input_shape, seed=9)
+  x = normal32(*input_shape, seed=9)
   network = hk.without_apply_rng(hk.transform(lambda x: make()(x)))  # noqa: PLW0108
   owned = rows_of_units(
     lambda p: units(network.apply(p, x)), init(network, x), [LayerRule(r".*/w", axes)]
@@ -39,7 +40,7 @@ def test_haiku_layer(make, axes, input_shape):
   ids=["Linear", "Conv2d", "Conv1d"],
 )
 def test_equinox_layer(make, input_shape, key):
-  x = normal(input_shape, seed=9)
+  x = normal32(*input_shape, seed=9)
   params, static = eqx.partition(make(key), eqx.is_array)
   owned = rows_of_units(
     lambda p: units(eqx.combine(p, static)(x), (0,)),
@@ -51,7 +52,7 @@ def test_equinox_layer(make, input_shape, key):
 
 def test_equinox_gru_gates(key):
   params, static = eqx.partition(eqx.nn.GRUCell(3, 4, dtype=F32, key=key), eqx.is_array)
-  x, h = normal((3,)), normal((4,), seed=1)
+  x, h = normal32(3), normal32(4, seed=1)
   rules = [LayerRule("weight_[ih]h", NeuronAxes(0))]
   owned = rows_of_units(lambda p: eqx.combine(p, static)(x, h), params, rules)
   assert set(owned) == {"weight_ih", "weight_hh"}
@@ -79,6 +80,6 @@ class Projections(eqx.Module):
 @pytest.mark.parametrize("make", [dict, Projections], ids=["dict", "module"])
 def test_parameter_named_value(make):
   # Only the boxes of Flax lose a trailing ``value``.
-  params = {"attention": make(query=normal((5, 3)), value=normal((4, 3)))}
+  params = {"attention": make(query=normal32(5, 3), value=normal32(4, 3))}
   matrices = neuron_matrices(params, [LayerRule(r"attention/\w+", NeuronAxes(0))])
   assert list(matrices) == ["attention/query", "attention/value"]

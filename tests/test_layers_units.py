@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from trees import init, last, last_two, normal, rows_of_units, units
+from sets import normal32
+from trees import init, last, last_two, rows_of_units, units
 
 from mhe_jax import LayerRule, NeuronAxes, layer_rules, neuron_matrices
 
@@ -42,7 +43,7 @@ BARE = nn.Conv(4, (3, 3), use_bias=False)
   ids=lambda x: f"{type(x).__name__}" if isinstance(x, nn.Module) else "",
 )
 def test_linen_layer(module, input_shape, unit_axes):
-  x = normal(input_shape, seed=9)
+  x = normal32(*input_shape, seed=9)
   params = init(module, x)["params"]
   # Without a name and a bias, or with five axes, it could be a stack.
   is_open = params["kernel"].ndim == 5 or module == BARE
@@ -58,9 +59,9 @@ def test_linen_layer(module, input_shape, unit_axes):
   "cell", [nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell], ids=lambda c: c.__name__
 )
 def test_linen_recurrent_cell(cell):
-  module, x = cell(4), normal((1, 3))
+  module, x = cell(4), normal32(1, 3)
   carry = jax.tree.map(
-    lambda c: normal(c.shape, seed=7),
+    lambda c: normal32(*c.shape, seed=7),
     module.initialize_carry(jax.random.key(0), x.shape),
   )
   params = init(module, carry, x)["params"]
@@ -80,7 +81,7 @@ def test_linen_attention(use_bias, heads, width):
   module = nn.MultiHeadDotProductAttention(
     heads, qkv_features=heads * 4, use_bias=use_bias
   )
-  params = init(module, normal((1, 5, width)))["params"]
+  params = init(module, normal32(1, 5, width))["params"]
   matrices = neuron_matrices(params)
   assert list(matrices) == [f"{k}/kernel" for k in ("key", "out", "query", "value")]
   for name in ("query", "key", "value"):
@@ -90,7 +91,7 @@ def test_linen_attention(use_bias, heads, width):
 
 def test_linen_attention_that_could_be_stacks_is_not_guessed():
   module = nn.MultiHeadDotProductAttention(4, qkv_features=16, use_bias=False)
-  x = normal((1, 5, 4))
+  x = normal32(1, 5, 4)
   params = init(module, x)["params"]
   with pytest.raises(ValueError, match="4 parameters whose neurons could be"):
     neuron_matrices(params)
@@ -170,7 +171,7 @@ def assert_reads_as_its_layers(params, stack, depth, rules=None):
   ids=["scan", "scan remat", "remat scan", "nested"],
 )
 def test_linen_scan(lifted, stack, depth, use_bias):
-  params = init(Stack(lifted, {"use_bias": use_bias}), normal((1, 5, 6)))["params"]
+  params = init(Stack(lifted, {"use_bias": use_bias}), normal32(1, 5, 6))["params"]
   assert_reads_as_its_layers(params, stack, depth)
 
 
@@ -179,7 +180,7 @@ def test_linen_scan_with_a_name_of_its_own(attention):
   # Nothing in the name tells of a stack, but the biases do; attention's output
   # projection, whose heads could be units as well, is told by a rule.
   module = Stack(scan(Block, 3), {"attention": attention}, "blocks")
-  params = init(module, normal((1, 5, 6)))["params"]
+  params = init(module, normal32(1, 5, 6))["params"]
   rules = [LayerRule(r"blocks/.*/out/kernel", NeuronAxes(-1, batch=0))]
   assert_reads_as_its_layers(params, "blocks", 1, rules if attention else None)
 
@@ -190,7 +191,7 @@ def test_linen_vmap_without_bias():
     def __call__(self, x):
       return VmapDense(4, use_bias=False)(x)
 
-  params = init(Heads(), normal((2, 5)))["params"]
+  params = init(Heads(), normal32(2, 5))["params"]
   kernel = params["VmapDense_0"]["kernel"]
   matrices = neuron_matrices(params)
   assert np.array_equal(matrices["VmapDense_0/kernel"], kernel.transpose(0, 2, 1))
@@ -199,7 +200,7 @@ def test_linen_vmap_without_bias():
 def test_linen_stack_along_another_axis_is_not_misread():
   # Layers on axis 1: the bias (6, 3) fits no reading of the kernel (8, 3, 6) whose
   # stack leads. An answer would mix the layers, so there must be none.
-  params = {"blocks": {"kernel": normal((8, 3, 6)), "bias": normal((6, 3))}}
+  params = {"blocks": {"kernel": normal32(8, 3, 6), "bias": normal32(6, 3)}}
   with pytest.raises(ValueError, match=r"blocks/kernel.*\(8, 3, 6\).*LayerRule"):
     neuron_matrices(params)
   rules = [LayerRule("blocks/kernel", NeuronAxes(-1, batch=1))]
@@ -223,7 +224,7 @@ class Annotated(nn.Module):
   "convert", [lambda v: v, flax.core.freeze, nn.unbox], ids=["boxed", "frozen", "plain"]
 )
 def test_linen_variables(convert):
-  variables = init(Annotated(), normal((2, 5)))
+  variables = init(Annotated(), normal32(2, 5))
   matrices = neuron_matrices(convert(variables))
   plain = nn.unbox(variables)["params"]
   assert list(matrices) == ["params/Dense_0/kernel", "params/Dense_1/kernel"]

@@ -17,7 +17,8 @@ from by_hand import (
   second_last,
   stacked,
 )
-from trees import F32, init, normal
+from sets import normal32
+from trees import F32, init
 
 from mhe_jax import LayerRule, NeuronAxes, layer_rules, neuron_matrices
 
@@ -196,7 +197,7 @@ class Scanned(nn.Module):
 @pytest.mark.parametrize("stack_name", [None, "blocks"])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_linen_scan_along_any_axis(axis, stack_name, remat):
-  module, x = Scanned(axis, stack_name, remat), normal((1, 5, 8))
+  module, x = Scanned(axis, stack_name, remat), normal32(1, 5, 8)
   params = init(module, x)["params"]
   (stack,) = params
   kernels = params[stack]
@@ -212,7 +213,7 @@ def test_linen_scan_along_any_axis(axis, stack_name, remat):
 
 @pytest.mark.usefixtures("as_users")
 def test_names_alone_do_not_tell_the_axis_of_a_scan():
-  module, x = Scanned(1), normal((1, 5, 8))
+  module, x = Scanned(1), normal32(1, 5, 8)
   params = init(module, x)["params"]
   with pytest.raises(ValueError, match="3 parameters whose neurons could be"):
     neuron_matrices(params)
@@ -239,7 +240,7 @@ def ensemble(axis, num, **options):
 @pytest.mark.parametrize("num", [3, 4])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_linen_vmap(axis, num):
-  module, x = ensemble(axis, num)(), normal((2, 4))
+  module, x = ensemble(axis, num)(), normal32(2, 4)
   params = init(module, x)["params"]
   matrices = neuron_matrices(params, layer_rules(module, x))
   assert len(matrices) == 2
@@ -254,7 +255,7 @@ def test_members_of_one_layer_are_one_layer_unless_a_rule_says_otherwise():
     nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None,
     axis_size=3,
   )  # fmt: skip
-  module, x = lifted(4, **OFF), normal((2, 5))
+  module, x = lifted(4, **OFF), normal32(2, 5)
   params = init(module, x)["params"]
   kernel = np.asarray(params["kernel"])
   expected = kernel.transpose(0, 2, 1)
@@ -272,7 +273,7 @@ def test_two_stacks_of_one_length_along_different_axes():
       y = ensemble(0, 4)(name="enc")(x).mean(0)
       return ensemble(1, 4)(name="dec")(y)
 
-  x = normal((2, 4))
+  x = normal32(2, 4)
   params = init(Two(), x)["params"]
   matrices = neuron_matrices(params, layer_rules(Two(), x))
   assert len(matrices) == 4
@@ -290,7 +291,7 @@ def test_a_subclass_with_a_kernel_of_other_rank():
       kernel = self.param("kernel", nn.initializers.normal(), (3, 4, 5), F32)
       return jnp.einsum("bd,edf->bef", x, kernel)
 
-  model, x = Experts(5), normal((2, 4))
+  model, x = Experts(5), normal32(2, 4)
   check(
     init(model, x)["params"],
     layer_rules(model, x),
@@ -308,7 +309,7 @@ def test_a_subclass_with_a_kernel_of_other_rank():
   ],
 )
 def test_einsums_that_say_more_or_less(subscripts, shape, expected):
-  model, x = nn.Einsum(shape, subscripts, **OFF), normal((2, 4))
+  model, x = nn.Einsum(shape, subscripts, **OFF), normal32(2, 4)
   params, rules = init(model, x)["params"], layer_rules(model, x)
   if expected is None:  # Nothing is summed.
     (rule,) = rules

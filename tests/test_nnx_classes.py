@@ -9,7 +9,8 @@ import orbax.checkpoint as ocp
 import pytest
 from by_hand import OFF, check, first, heads, in_groups, last, second_last, stacked
 from flax import nnx
-from trees import init, nnx_init, normal
+from sets import normal32
+from trees import init, nnx_init
 
 from mhe_jax import (
   LayerRule,
@@ -141,7 +142,7 @@ def test_nnx_stack_along_any_axis(name, axis):
 
 @pytest.mark.parametrize("name", ["OptimizedLSTMCell", "GRUCell"])
 def test_linen_and_nnx_cells_have_equal_energies(name):
-  linen, x = nn.RNN(getattr(nn, name)(4)), normal((1, 5, 3))
+  linen, x = nn.RNN(getattr(nn, name)(4)), normal32(1, 5, 3)
   params = init(linen, x)["params"]["cell"]
   cell = nnx_init(lambda r: getattr(nnx, name)(3, 4, rngs=r))
   gates = "rzn" if name == "GRUCell" else "ifgo"

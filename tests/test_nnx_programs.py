@@ -8,8 +8,9 @@ import pytest
 from by_hand import OFF, check, last, stacked
 from flax import nnx
 from programs import inputs_of, outputs
+from sets import normal32
 from test_nnx_classes import NNX
-from trees import F32, nnx_init, normal
+from trees import F32, nnx_init
 
 from mhe_jax import layer_rules, neuron_matrices
 
@@ -99,7 +100,7 @@ NET = {
   ids=["call", "loss", "jit", "value and gradient", "remat"],
 )
 def test_nnx_modules_that_a_call_changes(function):
-  model, x = nnx_init(Net), normal((2, 6, 6, 3))
+  model, x = nnx_init(Net), normal32(2, 6, 6, 3)
   before = jax.tree.map(jnp.copy, nnx.state(model, nnx.BatchStat))
   rules = layer_rules(function, model, x)
   check(nnx.to_pure_dict(nnx.state(model, nnx.Param)), rules, NET)
@@ -125,7 +126,7 @@ def test_nnx_scan_over_layers():
       return self.head(step(x, self.layers))
 
   model = nnx_init(Stack)
-  rules = layer_rules(model, normal((2, 4)))
+  rules = layer_rules(model, normal32(2, 4))
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   check(params, rules, {"layers/kernel": stacked(last), "head/kernel": last})
   assert outputs(model, rules) == {"head/kernel"}
@@ -135,12 +136,12 @@ def test_two_nnx_modules_and_one_that_is_an_input():
   g = nnx_init(lambda r: nnx.Linear(3, 4, **OFF, rngs=r))
   d = nnx_init(lambda r: nnx.Linear(4, 2, **OFF, rngs=r))
   both = {"g": g, "d": d}
-  rules = layer_rules(lambda m, z: m["d"](m["g"](z)), both, normal((2, 3)))
+  rules = layer_rules(lambda m, z: m["d"](m["g"](z)), both, normal32(2, 3))
   assert {k: w.shape for k, w in neuron_matrices(both, rules).items()} == {
     "d/kernel": (2, 4),
     "g/kernel": (4, 3),
   }
-  rules = layer_rules(lambda g, d, z: d(g(z)).sum(), g, d, normal((2, 3)))
+  rules = layer_rules(lambda g, d, z: d(g(z)).sum(), g, d, normal32(2, 3))
   assert [rule.axes is not None for rule in rules] == [True]
   check(nnx.to_pure_dict(nnx.state(g)), rules, {"kernel": last})
 
@@ -154,7 +155,7 @@ def test_nnx_states():
     return jnp.mean(model(x) ** 2)
 
   with jax.numpy_dtype_promotion("standard"):
-    rules = layer_rules(loss, params, rest, normal((2, 6, 6, 3)))
+    rules = layer_rules(loss, params, rest, normal32(2, 6, 6, 3))
   check(nnx.to_pure_dict(params), rules, NET)
 
 
@@ -172,7 +173,7 @@ def test_linen_modules_in_nnx():
       return self.head(nnx.relu(self.inner(x)))
 
   model = Mixed(nnx.Rngs(0))
-  rules = layer_rules(model, normal((2, 3)))
+  rules = layer_rules(model, normal32(2, 3))
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   paths = [p for p in neuron_matrices(params, rules) if "inner" in p]
   assert len(paths) == 1
@@ -187,7 +188,7 @@ def test_nnx_modules_in_linen():
       inner = nnx.bridge.to_linen(nnx.Linear, 3, 6, use_bias=False, name="inner")
       return nn.Dense(4, name="head", **OFF)(nn.relu(inner(x)))
 
-  model, x = Mixed(), normal((2, 3))
+  model, x = Mixed(), normal32(2, 3)
   params = nn.meta.unbox(model.init(jax.random.key(0), x))["params"]
   rules = layer_rules(model, x)
   check(params, rules, {"inner/kernel": last, "head/kernel": last})

@@ -16,7 +16,8 @@ from by_hand import (
   second_last,
   stacked,
 )
-from trees import F32, init, normal
+from sets import normal32
+from trees import F32, init
 
 from mhe_jax import layer_rules, neuron_matrices
 
@@ -179,7 +180,7 @@ def test_haiku_with_state():
   def forward(x):
     return hk.BatchNorm(True, True, 0.9)(hk.Linear(5)(x), is_training=True)
 
-  model, x = hk.transform_with_state(forward), normal((2, 3))
+  model, x = hk.transform_with_state(forward), normal32(2, 3)
   params, _ = model.init(jax.random.key(0), x)
   check(params, layer_rules(model, x), {"linear/w": last})
 
@@ -189,7 +190,7 @@ def test_haiku_modules_of_one_name_in_and_out_of_a_lifted_function():
     x = hk.experimental.layer_stack(3)(lambda x: hk.Linear(4)(x))(x)  # noqa: PLW0108
     return hk.Linear(5)(x)
 
-  model, x = hk.transform(forward), normal((2, 4))
+  model, x = hk.transform(forward), normal32(2, 4)
   params = init(model, x)
   layers = {"linear/w": last, "__layer_stack_no_per_layer/linear/w": stacked(last)}
   check(params, layer_rules(model, x), layers)
@@ -202,7 +203,7 @@ def test_a_projection_in_a_subclass_of_an_lstm_has_no_gates():
       return hk.Linear(8, name="proj")(y), state
 
   model = hk.transform(core(lambda: Projected(4, name="cell")))
-  x = normal((2, 3))
+  x = normal32(2, 3)
   with jax.numpy_dtype_promotion("standard"):
     params, rules = init(model, x), layer_rules(model, x)
   check(params, rules, {"cell/linear/w": in_groups(4), "cell/proj/w": last})
@@ -213,7 +214,7 @@ def test_multi_transform():
     linear = hk.Linear(5)
     return linear, (linear,)
 
-  model, x = hk.multi_transform(forward), normal((2, 3))
+  model, x = hk.multi_transform(forward), normal32(2, 3)
   params = model.init(jax.random.key(0), x)
   (apply,) = model.apply
   check(params, layer_rules(apply, params, None, x), {"linear/w": last})
@@ -223,7 +224,7 @@ def test_multi_transform():
 
 def test_transform_without_a_key():
   model = hk.without_apply_rng(hk.transform(applied(lambda: hk.nets.MLP([5, 4]))))
-  x = normal((2, 3))
+  x = normal32(2, 3)
   layers = {f"mlp/~/linear_{i}/w": last for i in (0, 1)}
   rules = layer_rules(model, x)
   check(init(model, x), rules, layers)

@@ -6,10 +6,11 @@ import pytest
 from by_hand import first, in_groups, last, second_last, stacked
 from jax import lax
 from programs import arrays, check_program, cross_entropy, norm
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-IMAGES = normal((2, 8, 8, 3))
+IMAGES = normal32(2, 8, 8, 3)
 LABELS = jnp.array([0, 3])
 
 

@@ -7,9 +7,10 @@ import pytest
 from by_hand import first, heads_first, in_groups, last, stacked
 from jax import lax
 from programs import arrays, check_program, cross_entropy
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
-X = normal((6, 8), 9)
+X = normal32(6, 8, seed=9)
 members = stacked(last)
 
 
@@ -132,7 +133,7 @@ def test_ensembles(axis, shared):
   else:
     params = arrays(w1=(8, 3, 10), b=(3, 10), w2=(5, 3, 7))
   layers = {"w1": by_gates(axis), "w2": stacked(last, axis)}
-  x = X if shared else normal((3, 6, 8))
+  x = X if shared else normal32(3, 6, 8)
   check_program(forward, params, (x,), layers, output=["w2"])
 
 
@@ -140,7 +141,7 @@ def test_equal_sizes_do_not_confuse_ensembles():
   forward = jax.vmap(lambda p, x: jnp.tanh(x @ p["w1"]) @ p["w2"], in_axes=(0, None))
   params = arrays(w1=(4, 4, 4), w2=(4, 4, 4))
   layers = dict.fromkeys(params, members)
-  check_program(forward, params, (normal((4, 4)),), layers, output=["w2"])
+  check_program(forward, params, (normal32(4, 4),), layers, output=["w2"])
 
 
 def test_ensemble_of_convolutions():
@@ -155,7 +156,7 @@ def test_ensemble_of_convolutions():
   windows = stacked(last)
   layers = {"w1": windows, "w2": windows, "head": members}
   forward = jax.vmap(one, in_axes=(0, None))
-  check_program(forward, params, (normal((2, 6, 6, 3)),), layers, output=["head"])
+  check_program(forward, params, (normal32(2, 6, 6, 3),), layers, output=["head"])
 
 
 def test_ensemble_of_losses():
@@ -209,7 +210,7 @@ def test_attention_head_by_head():
 
   params = {
     "heads": arrays(q=(2, 8, 4), k=(2, 8, 4), v=(2, 8, 4)),
-    "out": normal((8, 8)),
+    "out": normal32(8, 8),
   }
   layers = {f"heads/{k}": members for k in "qk"}
   # Values meet scores, not a parameter of each head: one set of all.

@@ -7,9 +7,10 @@ import pytest
 from by_hand import first, last
 from jax import lax
 from programs import arrays, check_program
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
-X = normal((2, 8), 9)
+X = normal32(2, 8, seed=9)
 PARAMS = arrays(w=(8, 6), b=(6,), head=(6, 5))
 LAYERS = dict.fromkeys(("w", "head"), last)
 

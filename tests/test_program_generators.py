@@ -7,8 +7,9 @@ import pytest
 from by_hand import in_groups, last, second_last
 from jax import lax
 from programs import arrays, check_program
+from sets import normal32
 from test_program_convolutional import IMAGES, NHWC, conv
-from trees import F32, normal
+from trees import F32
 
 # --- generators ---------------------------------------------------------------------
 
@@ -126,13 +127,13 @@ def gan_params():
 def test_adversaries(loss):
   layers = {f"0/{k}": reading for k, reading in GENERATOR.items()}
   layers |= {f"1/{k}": reading for k, reading in DISCRIMINATOR.items()}
-  inputs = normal((2, 4)), IMAGES
+  inputs = normal32(2, 4), IMAGES
   check_program(loss, gan_params(), inputs, layers, output=["1/score"])
 
 
 def test_adversaries_one_by_one():
   g, d = gan_params()
-  check_program(generator, g, (normal((2, 4)),), GENERATOR, output=["up2"])
+  check_program(generator, g, (normal32(2, 4),), GENERATOR, output=["up2"])
   check_program(discriminator, d, (IMAGES,), DISCRIMINATOR, output=["score"])
 
 
@@ -148,7 +149,7 @@ def test_variational_autoencoder():
 
   params = arrays(encoder=(12, 8), posterior=(8, 6), decoder=(3, 8), out=(8, 12))
   layers = dict.fromkeys(params, last) | {"posterior": in_groups(2)}
-  inputs = normal((2, 12)), jax.random.key(0)
+  inputs = normal32(2, 12), jax.random.key(0)
   check_program(loss, params, inputs, layers, output=["out"])
 
 
@@ -163,7 +164,7 @@ def test_deep_sets():
 
   params = arrays(each=(3, 6), all=(12, 8), head=(8, 5))
   layers = dict.fromkeys(params, last)
-  check_program(forward, params, (normal((2, 7, 3)),), layers, output=["head"])
+  check_program(forward, params, (normal32(2, 7, 3),), layers, output=["head"])
 
 
 def test_messages_on_a_graph():
@@ -180,7 +181,7 @@ def test_messages_on_a_graph():
     **arrays(head=(6, 5)),
   }
   layers = {f"layers/{i}/{k}": last for i in (0, 1) for k in ("message", "update")}
-  inputs = normal((4, 6)), jnp.array([0, 1, 2, 3, 0]), jnp.array([1, 2, 3, 0, 2])
+  inputs = normal32(4, 6), jnp.array([0, 1, 2, 3, 0]), jnp.array([1, 2, 3, 0, 2])
   check_program(forward, params, inputs, {**layers, "head": last}, output=["head"])
 
 
@@ -192,7 +193,7 @@ def test_fourier_features_and_implicit_images():
       x = jnp.sin(30.0 * (x @ w))
     return x @ params["out"]
 
-  params = {"hidden": [normal((8, 6)), normal((6, 6), 1)], **arrays(out=(6, 3))}
+  params = {"hidden": [normal32(8, 6), normal32(6, 6, seed=1)], **arrays(out=(6, 3))}
   layers = dict.fromkeys(("hidden/0", "hidden/1", "out"), last)
-  inputs = normal((5, 2)), np.ones((2, 4), np.float32)
+  inputs = normal32(5, 2), np.ones((2, 4), np.float32)
   check_program(forward, params, inputs, layers, output=["out"])

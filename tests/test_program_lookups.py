@@ -7,9 +7,10 @@ import pytest
 from by_hand import first, in_groups, last
 from jax import lax
 from programs import arrays, check_program, cross_entropy
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
-X = normal((2, 8), 9)
+X = normal32(2, 8, seed=9)
 TOKENS = jnp.arange(10).reshape(2, 5) % 7
 
 
@@ -84,7 +85,7 @@ def test_positions_are_no_neurons():
     return jax.nn.softmax(scores) @ x @ params["head"]
 
   params = arrays(absolute=(9, 8), other=(6, 8), relative=(9, 1), head=(8, 5))
-  check_program(forward, params, (normal((2, 5, 8)),), {"head": last}, output=["head"])
+  check_program(forward, params, (normal32(2, 5, 8),), {"head": last}, output=["head"])
 
 
 def test_factorization_of_a_matrix():
@@ -297,7 +298,7 @@ def test_several_heads():
     h = jax.nn.relu(x @ params["trunk"])
     return {k: h @ w for k, w in params["heads"].items()}
 
-  params = {"trunk": normal((8, 6)), "heads": arrays(a=(6, 3), b=(6, 4))}
+  params = {"trunk": normal32(8, 6), "heads": arrays(a=(6, 3), b=(6, 4))}
   layers = dict.fromkeys(("trunk", "heads/a", "heads/b"), last)
   check_program(forward, params, (X,), layers, output=["heads/a", "heads/b"])
 
@@ -308,7 +309,7 @@ def test_a_residual_stream_without_a_head():
       x = x + jax.nn.relu(x @ w[0]) @ w[1]
     return x
 
-  params = {"blocks": [[normal((8, 6)), normal((6, 8))] for _ in range(2)]}
+  params = {"blocks": [[normal32(8, 6), normal32(6, 8)] for _ in range(2)]}
   layers = {f"blocks/{i}/{k}": last for i in (0, 1) for k in (0, 1)}
   check_program(forward, params, (X,), layers)
 

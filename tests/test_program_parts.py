@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from by_hand import heads, in_groups, last
 from programs import arrays, attend, check_program, heads_of
-from trees import normal
+from sets import normal32
 
-SEQUENCE = normal((2, 5, 8), 9)
+SEQUENCE = normal32(2, 5, 8, seed=9)
 
 
 def parts_by_index(y):

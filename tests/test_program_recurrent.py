@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import pytest
 from by_hand import first, in_groups, last, stacked
 from programs import arrays, check_program, cross_entropy, norm
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
-SEQUENCE = normal((2, 5, 8), 9)
+SEQUENCE = normal32(2, 5, 8, seed=9)
 STATE = jnp.zeros((2, 4), F32)
 
 
@@ -153,7 +154,7 @@ def test_fixed_points(form):
 
   params = arrays(inject=(8, 6), w=(6, 6), scale=(6,), head=(6, 3))
   layers = dict.fromkeys(("inject", "w", "head"), last)
-  check_program(forward, params, (normal((2, 8)),), layers, output=["head"])
+  check_program(forward, params, (normal32(2, 8),), layers, output=["head"])
 
 
 def test_differentiable_solver():
@@ -166,7 +167,7 @@ def test_differentiable_solver():
 
   params = arrays(inject=(8, 6), w=(6, 5), head=(6, 3))
   layers = dict.fromkeys(params, last)
-  check_program(forward, params, (normal((2, 8)),), layers, output=["head"])
+  check_program(forward, params, (normal32(2, 8),), layers, output=["head"])
 
 
 def test_branches_with_weights_of_their_own():
@@ -177,7 +178,7 @@ def test_branches_with_weights_of_their_own():
   params = arrays(a=(8, 6), b=(8, 6), c=(8, 6), head=(6, 3))
   layers = dict.fromkeys(params, last)
   check_program(
-    forward, params, (normal((2, 8)), jnp.array(1)), layers, output=["head"]
+    forward, params, (normal32(2, 8), jnp.array(1)), layers, output=["head"]
   )
 
 

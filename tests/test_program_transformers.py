@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import pytest
 from by_hand import first, in_groups, last, stacked
 from programs import arrays, attend, check_program, cross_entropy, heads_of, norm
-from trees import normal
+from sets import normal32
 
 TOKENS = jnp.arange(10).reshape(2, 5) % 7
-SEQUENCE = normal((2, 5, 8), 9)
+SEQUENCE = normal32(2, 5, 8, seed=9)
 
 
 def decoder_params(**blocks):
@@ -163,7 +163,7 @@ def test_vision_transformer_with_patches_by_reshape():
   )  # fmt: skip
   layers = dict.fromkeys(("patches", "out", "head"), last)
   layers["qkv"] = in_groups(3)
-  check_program(forward, params, (normal((2, 8, 8, 3)),), layers, output=["head"])
+  check_program(forward, params, (normal32(2, 8, 8, 3),), layers, output=["head"])
 
 
 @pytest.mark.parametrize("form", ["einsum", "swapaxes"])
@@ -224,7 +224,7 @@ def test_two_towers(function, output):
   )
   layers = dict.fromkeys(("image", "image_head", "text_head"), last)
   layers["table"] = first
-  check_program(function, params, (normal((2, 12)), TOKENS), layers, output=output)
+  check_program(function, params, (normal32(2, 12), TOKENS), layers, output=output)
 
 
 # --- stacks -------------------------------------------------------------------------

@@ -8,9 +8,10 @@ import pytest
 from by_hand import last
 from jax import lax
 from programs import arrays, check_program, cross_entropy
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
-X = normal((2, 8), 9)
+X = normal32(2, 8, seed=9)
 PARAMS = arrays(w=(8, 6), b=(6,), head=(6, 5))
 LAYERS = dict.fromkeys(("w", "head"), last)
 
@@ -156,7 +157,7 @@ def test_standardized_convolution():
 
   params = arrays(w=(3, 3, 3, 6), gain=(6,), head=(6, 5))
   layers = {"w": last, "head": last}
-  check_program(forward, params, (normal((2, 8, 8, 3)),), layers, output=["head"])
+  check_program(forward, params, (normal32(2, 8, 8, 3),), layers, output=["head"])
 
 
 @pytest.mark.parametrize("given", ["mask", "vectors"])
@@ -247,7 +248,7 @@ def test_weights_of_a_hypernetwork_are_no_parameters():
 
   params = arrays(hidden=(3, 4), w=(4, 48), b=(48,), head=(6, 5))
   layers = dict.fromkeys(("hidden", "w", "head"), last)
-  check_program(forward, params, (normal((3,)), X), layers, output=["head"])
+  check_program(forward, params, (normal32(3), X), layers, output=["head"])
 
 
 def test_a_hypernetwork_of_learned_tasks():

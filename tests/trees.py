@@ -10,21 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from sets import normal32
 
 from mhe_jax import neuron_matrices
 
 F32 = jnp.float32
 
 
-def normal(shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), F32)
-
-
 def filled(abstract):
   """A tree of shapes, as an abstract init gives it for free, full of numbers."""
   leaves, treedef = jax.tree.flatten(abstract)
   return treedef.unflatten(
-    normal(x.shape, i) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    jnp.asarray(normal32(*x.shape, seed=i))
+    if jnp.issubdtype(x.dtype, jnp.floating)
+    else x
     for i, x in enumerate(leaves)
   )
 
