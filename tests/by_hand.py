@@ -1,10 +1,7 @@
 """Matrices of neurons made by hand, to compare with what is read by class."""
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-from sets import normal32
 from trees import F32
 
 from mhe_jax import neuron_matrices
@@ -65,24 +62,4 @@ def check(params, rules, readings):
     np.testing.assert_array_equal(matrices[path], expected, err_msg=path)
 
 
-def inputs_of(shape):
-  return jnp.arange(6) % 7 if shape == "tokens" else normal32(*shape, seed=9)
-
-
-class TwoTables(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    x = nn.Conv(6, (3, 3), feature_group_count=3, name="depthwise")(x)
-    bias = nn.Embed(4, 5, name="relative_attention_bias")(jnp.arange(4))
-    return nn.Dense(5)(x) + bias[None, 0, None, None]
-
-
 K = {"key": jax.random.key(0), "dtype": F32}
-
-
-def core(make):
-  def forward(x):
-    cell = make()
-    return cell(x, cell.initial_state(len(x)))
-
-  return forward

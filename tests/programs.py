@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from by_hand import check
-from sets import normal32, normals
+from sets import normals
 
 from mhe_jax import layer_rules, neuron_matrices
 
@@ -72,11 +72,3 @@ def attend(q, k, v):
 def cross_entropy(logits, labels):
   logs = jax.nn.log_softmax(logits)
   return -jnp.take_along_axis(logs, labels[..., None], -1).mean()
-
-
-def inputs_of(kind):
-  """Inputs: of a shape, an array, or a list of these."""
-  is_shape = isinstance(kind, tuple) and all(isinstance(n, int) for n in kind)
-  if isinstance(kind, list):
-    return tuple(x for one in kind for x in inputs_of(one))
-  return (normal32(*kind, seed=9) if is_shape else kind,)

@@ -10,12 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from by_hand import OFF, K, TwoTables, last, second_last
+from by_hand import OFF, K, last, second_last
 from flax import nnx
+from kinds import KINDS
 from sets import normal32
-from test_linen_classes import LINEN
-from test_nnx_classes import NNX
-from test_other_classes import EQUINOX, HAIKU
 from trees import F32, filled, init, nnx_init
 
 from mhe_jax import (
@@ -30,7 +28,15 @@ from mhe_jax import (
 
 
 def test_at_least_forty_kinds_of_modules():
-  assert len(LINEN) + len(NNX) + len(EQUINOX) + len(HAIKU) >= 40
+  assert sum(map(len, KINDS.values())) >= 40
+
+
+class TwoTables(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Conv(6, (3, 3), feature_group_count=3, name="depthwise")(x)
+    bias = nn.Embed(4, 5, name="relative_attention_bias")(jnp.arange(4))
+    return nn.Dense(5)(x) + bias[None, 0, None, None]
 
 
 @pytest.mark.parametrize("library", ["linen", "nnx", "equinox", "haiku"])

@@ -1,21 +1,29 @@
-"""Modules of linen, Equinox and Haiku read by what they compute."""
+"""Modules of linen, Equinox and Haiku as programs: what is no kind of layer."""
 
 import equinox as eqx
 import flax.linen as nn
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from by_hand import OFF, K, check, first, last, second_last
-from programs import inputs_of, outputs
+from by_hand import (
+  OFF,
+  K,
+  check,
+  first,
+  heads_first,
+  in_groups,
+  last,
+  second_last,
+)
+from kinds import called, from_rest
+from programs import outputs
 from sets import normal32
-from test_other_classes import EQUINOX
 from trees import F32, init
 
 from mhe_jax import layer_rules, neuron_matrices
 
-# --- linen --------------------------------------------------------------------------
+# --- linen ------------------------------------------------------------------------
 
 
 def test_variables_that_are_mapped():
@@ -92,63 +100,41 @@ def test_methods_and_collections_of_linen():
   assert outputs({"encoder": params["encoder"]}, encode) == {"encoder/kernel"}
 
 
-# --- Equinox ------------------------------------------------------------------------
+def test_a_subclass_with_a_kernel_of_other_rank():
+  class Experts(nn.Dense):
+    @nn.compact
+    def __call__(self, x):
+      kernel = self.param("kernel", nn.initializers.normal(), (3, 4, 5), F32)
+      return jnp.einsum("bd,edf->bef", x, kernel)
 
-EQUINOX_INPUTS = {
-  "Linear": (3,),
-  "Linear scalar": (),
-  "subclass": (3,),
-  "Conv1d": (3, 5),
-  "Conv2d": (3, 5, 5),
-  "Conv2d groups": (4, 5, 5),
-  "ConvTranspose2d": (3, 5, 5),
-  "Embedding": jnp.array(3),
-  "MLP": (3,),
-  "MultiheadAttention": [(5, 8)] * 3,
-  "GRUCell": [(3,), (4,)],
-  "LSTMCell": [(3,), (normal32(4), normal32(4))],
-  "WeightNorm": (3,),
-}
+  model, x = Experts(5), normal32(2, 4)
+  check(
+    init(model, x)["params"],
+    layer_rules(model, x),
+    {"kernel": heads_first},
+  )
 
 
-def test_every_kind_of_equinox_has_inputs():
-  assert EQUINOX_INPUTS.keys() == EQUINOX.keys() - {"norms"}  # A list, no function.
-
-
-@pytest.mark.parametrize("name", EQUINOX_INPUTS)
-@pytest.mark.parametrize("form", ["module", "loss", "batch", "jit", "partitioned"])
-def test_equinox(name, form):
-  make, readings = EQUINOX[name]
-  model, inputs = make(), inputs_of(EQUINOX_INPUTS[name])
-  call = lambda m, *inputs: m(*inputs)  # noqa: E731
-  batch = jax.tree.map(lambda x: jnp.stack([x, x]), inputs)
-  if form == "module":
-    rules = layer_rules(model, *inputs)
-  elif form == "loss":
-    loss = lambda m, *x: sum(jnp.sum(y) for y in jax.tree.leaves(m(*x)))  # noqa: E731
-    rules = layer_rules(eqx.filter_value_and_grad(loss), model, *inputs)
-  elif form == "batch":
-    axes = (None, *[0] * len(inputs))
-    rules = layer_rules(eqx.filter_vmap(call, in_axes=axes), model, *batch)
-  elif form == "jit":
-    rules = layer_rules(eqx.filter_jit(call), model, *inputs)
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize(
+  ("subscripts", "shape", "expected"),
+  [
+    ("...d,...hd->...h", (6, 4), (6, 4)),
+    ("bd,dh->bdh", (4, 6), None),
+    ("bd,df->bf", (4, 6), (6, 4)),
+  ],
+)
+def test_einsums_that_say_more_or_less(subscripts, shape, expected):
+  model, x = nn.Einsum(shape, subscripts, **OFF), normal32(2, 4)
+  params, rules = init(model, x)["params"], layer_rules(model, x)
+  if expected is None:  # Nothing is summed.
+    (rule,) = rules
+    assert rule.role == "skip" and "multiplied" in rule.reason
   else:
-    arrays, static = eqx.partition(model, eqx.is_array)
-    rules = layer_rules(lambda p, *x: eqx.combine(p, static)(*x), arrays, *inputs)
-  check(eqx.filter(model, eqx.is_array), rules, readings)
+    assert neuron_matrices(params, rules)["kernel"].shape == expected
 
 
-def test_equinox_ensemble():
-  @eqx.filter_vmap
-  def make(key):
-    return eqx.nn.MLP(3, 2, 5, depth=2, dtype=F32, key=key)
-
-  model, x = make(jax.random.split(jax.random.key(0), 7)), normal32(3)
-  call = eqx.filter_vmap(lambda m, x: m(x), in_axes=(eqx.if_array(0), None))
-  rules = layer_rules(call, model, x)
-  params = eqx.filter(model, eqx.is_array)
-  check(params, rules, {f"layers/{i}/weight": np.asarray for i in range(3)})
-  assert outputs(params, rules) == {"layers/2/weight"}
+# --- Equinox ----------------------------------------------------------------------
 
 
 def test_equinox_modules_with_a_state():
@@ -184,7 +170,7 @@ def test_equinox_modules_with_a_state():
   assert outputs(params, rules) == {"head/weight"}
 
 
-# --- Haiku --------------------------------------------------------------------------
+# --- Haiku ------------------------------------------------------------------------
 
 
 def residual_network(bottleneck):
@@ -249,3 +235,48 @@ def test_a_transposed_convolution_of_haiku_in_a_loss():
   params = init(model, x)
   check(params, rules, {"linear/w": last, "conv2_d_transpose/w": second_last})
   assert outputs(params, rules) == {"conv2_d_transpose/w"}
+
+
+@pytest.mark.usefixtures("as_users")
+def test_haiku_with_state():
+  def forward(x):
+    return hk.BatchNorm(True, True, 0.9)(hk.Linear(5)(x), is_training=True)
+
+  model, x = hk.transform_with_state(forward), normal32(2, 3)
+  params, _ = model.init(jax.random.key(0), x)
+  check(params, layer_rules(model, x), {"linear/w": last})
+
+
+def test_a_projection_in_a_subclass_of_an_lstm_has_no_gates():
+  class Projected(hk.LSTM):
+    def __call__(self, x, state):
+      y, state = super().__call__(x, state)
+      return hk.Linear(8, name="proj")(y), state
+
+  model = hk.transform(called(lambda: from_rest(Projected, 4, name="cell")))
+  x = normal32(2, 3)
+  with jax.numpy_dtype_promotion("standard"):
+    params, rules = init(model, x), layer_rules(model, x)
+  check(params, rules, {"cell/linear/w": in_groups(4), "cell/proj/w": last})
+
+
+def test_multi_transform():
+  def forward():
+    linear = hk.Linear(5)
+    return linear, (linear,)
+
+  model, x = hk.multi_transform(forward), normal32(2, 3)
+  params = model.init(jax.random.key(0), x)
+  (apply,) = model.apply
+  check(params, layer_rules(apply, params, None, x), {"linear/w": last})
+  with pytest.raises(TypeError, match=r"model must be .* got MultiTransformed"):
+    layer_rules(model, x)
+
+
+def test_transform_without_a_key():
+  model = hk.without_apply_rng(hk.transform(called(lambda: hk.nets.MLP([5, 4]))))
+  x = normal32(2, 3)
+  layers = {f"mlp/~/linear_{i}/w": last for i in (0, 1)}
+  rules = layer_rules(model, x)
+  check(init(model, x), rules, layers)
+  assert [rule.role for rule in rules if rule.axes] == [None, "output"]

@@ -1,108 +1,241 @@
-"""The rows of a neuron matrix are the units of the layer, in all forms of nnx."""
+"""Stacks and ensembles, as libraries make them, are read as their layers."""
 
+import functools
+
+import equinox as eqx
 import flax.linen as nn
+import haiku as hk
+import jax
 import numpy as np
 import pytest
+from by_hand import OFF, check, heads, last, second_last, stacked
 from flax import nnx
+from programs import outputs
 from sets import normal32
-from trees import init, last, last_two, nnx_init, rows_of_units, units
+from trees import F32, FORMS, VmapDense, forms, init, nnx_arrays, nnx_init
 
 from mhe_jax import (
   LayerRule,
   NeuronAxes,
-  Riesz,
-  layer_energies,
   layer_rules,
-  network_energy,
   neuron_matrices,
 )
 
-FORMS = {
-  "module": lambda module: module,
-  "params": lambda module: nnx.state(module, nnx.Param),
-  "split": lambda module: nnx.split(module)[1],
-  "dict": lambda module: nnx.to_pure_dict(nnx.split(module)[1]),
-}
-forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+# --- of linen, by names -----------------------------------------------------------
 
 
-def nnx_arrays(module):
-  flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
-  return {"/".join(map(str, path)): np.asarray(v[...]) for path, v in flat}
+class Block(nn.Module):
+  use_bias: bool = True
+  attention: bool = True
+
+  @nn.compact
+  def __call__(self, x, _=None):
+    x = nn.LayerNorm()(x)
+    if self.attention:
+      x = nn.MultiHeadDotProductAttention(2, use_bias=self.use_bias)(x)
+    x = nn.Dense(8, use_bias=self.use_bias)(x)
+    return nn.Dense(6, use_bias=self.use_bias)(x), None
 
 
-def second_last(kernel):
-  return np.moveaxis(kernel, -2, 0).reshape(kernel.shape[-2], -1)
+def scan(module, length, axis=0):
+  return nn.scan(
+    module, variable_axes={"params": axis}, split_rngs={"params": True}, length=length
+  )
 
 
-class Zoo(nnx.Module):
-  def __init__(self, rngs):
-    self.attention = nnx.MultiHeadAttention(2, 6, 8, decode=False, rngs=rngs)
-    self.conv = nnx.Conv(3, 4, (3, 3), rngs=rngs)
-    self.dropout = nnx.Dropout(0.5, rngs=rngs)
-    self.embed = nnx.Embed(7, 3, rngs=rngs)
-    self.general = nnx.LinearGeneral((3, 2), (4, 5), axis=(-2, -1), rngs=rngs)
-    self.gru = nnx.GRUCell(3, 4, rngs=rngs)
-    self.layers = nnx.List([nnx.Linear(3, 5, rngs=rngs), nnx.relu])
-    self.linear = nnx.LoRALinear(3, 5, lora_rank=2, rngs=rngs)
-    self.norm = nnx.BatchNorm(5, rngs=rngs)
-    self.up = nnx.ConvTranspose(3, 4, (2, 2), rngs=rngs)
-    self.up_transposed = nnx.ConvTranspose(
-      3, 4, (2, 2), transpose_kernel=True, rngs=rngs
-    )
+class Outer(nn.Module):
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x, _=None):
+    return scan(Block, 3)(self.use_bias)(x, None)
 
 
-ZOO_READINGS = {
-  "attention/key/kernel": last_two,
-  "attention/out/kernel": last,
-  "attention/query/kernel": last_two,
-  "attention/value/kernel": last_two,
-  "conv/kernel": last,
-  "embed/embedding": lambda table: table,
-  "general/kernel": last_two,
-  "gru/dense_h/kernel": lambda kernel: last(kernel).reshape(3, 4, 4),
-  "gru/dense_i/kernel": lambda kernel: last(kernel).reshape(3, 4, 3),
-  "layers/0/kernel": last,
-  "linear/kernel": last,
-  "linear/lora/lora_a": last,
-  "linear/lora/lora_b": last,
-  "up/kernel": last,
-  "up_transposed/kernel": second_last,
-}
+class Stack(nn.Module):
+  lifted: type
+  kwargs: dict
+  stack_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    x, _ = self.lifted(**self.kwargs, name=self.stack_name)(x, None)
+    return nn.Dense(4)(x)
 
 
-@pytest.fixture(scope="module")
-def zoo():
-  return nnx_init(Zoo)
+def assert_reads_as_its_layers(params, stack, depth, rules=None):
+  """Every slice of a stack, a tree of its own, has the stack's matrices."""
+  whole = neuron_matrices(params, rules)
+  assert whole["Dense_0/kernel"].shape == (4, 6)
+  assert len(whole) > 1
+  block = functools.reduce(dict.__getitem__, stack.split("/"), params)
+  for index in np.ndindex(jax.tree.leaves(block)[0].shape[:depth]):
+    matrices = neuron_matrices(jax.tree.map(lambda x: x[index], block))  # noqa: B023
+    assert len(matrices) == len(whole) - 1
+    for path, matrix in matrices.items():
+      assert np.array_equal(whole[f"{stack}/{path}"][index], matrix), path
 
 
-@pytest.mark.parametrize("by_class", [False, True])
-@forms
-def test_nnx_layers(zoo, form, by_class):
-  rules = layer_rules(zoo) if by_class else None
-  arrays, matrices = nnx_arrays(zoo), neuron_matrices(form(zoo), rules)
-  assert list(matrices) == list(ZOO_READINGS)
-  for path, reading in ZOO_READINGS.items():
-    assert np.array_equal(matrices[path], reading(arrays[path])), path
-
-
+@pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize(
-  "cell", [nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell], ids=lambda c: c.__name__
+  ("lifted", "stack", "depth"),
+  [
+    (scan(Block, 3), "ScanBlock_0", 1),
+    (scan(nn.remat(Block), 3), "ScanCheckpointBlock_0", 1),
+    (nn.remat(scan(Block, 3)), "CheckpointScanBlock_0", 1),
+    (scan(Outer, 2), "ScanOuter_0/ScanBlock_0", 2),
+  ],
+  ids=["scan", "scan remat", "remat scan", "nested"],
 )
-def test_nnx_recurrent_cell(cell):
-  # Fused gates: kernel columns u, u + 4, u + 8, ... all belong to hidden unit u.
-  x, h = normal32(1, 3), normal32(1, 4, seed=1)
-  carry = h if cell is nnx.GRUCell else (normal32(1, 4, seed=2), h)
-  graphdef, params, rest = nnx.split(
-    nnx_init(lambda rngs: cell(3, 4, rngs=rngs)), nnx.Param, ...
-  )
-  owned = rows_of_units(
-    lambda p: units(nnx.merge(graphdef, p, rest)(carry, x)[1]), params
-  )
-  assert owned
-  for path, used in owned.items():
-    gates = used.shape[1] // 4
-    assert np.array_equal(used, np.tile(np.eye(4, dtype=bool), gates)), path
+def test_linen_scan(lifted, stack, depth, use_bias):
+  params = init(Stack(lifted, {"use_bias": use_bias}), normal32(1, 5, 6))["params"]
+  assert_reads_as_its_layers(params, stack, depth)
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_linen_scan_with_a_name_of_its_own(attention):
+  # Nothing in the name tells of a stack, but the biases do; attention's output
+  # projection, whose heads could be units as well, is told by a rule.
+  module = Stack(scan(Block, 3), {"attention": attention}, "blocks")
+  params = init(module, normal32(1, 5, 6))["params"]
+  rules = [LayerRule(r"blocks/.*/out/kernel", NeuronAxes(-1, batch=0))]
+  assert_reads_as_its_layers(params, "blocks", 1, rules if attention else None)
+
+
+def test_linen_vmap_without_bias():
+  class Heads(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return VmapDense(4, use_bias=False)(x)
+
+  params = init(Heads(), normal32(2, 5))["params"]
+  kernel = params["VmapDense_0"]["kernel"]
+  matrices = neuron_matrices(params)
+  assert np.array_equal(matrices["VmapDense_0/kernel"], kernel.transpose(0, 2, 1))
+
+
+def test_linen_stack_along_another_axis_is_not_misread():
+  # Layers on axis 1: the bias (6, 3) fits no reading of the kernel (8, 3, 6) whose
+  # stack leads. An answer would mix the layers, so there must be none.
+  params = {"blocks": {"kernel": normal32(8, 3, 6), "bias": normal32(6, 3)}}
+  with pytest.raises(ValueError, match=r"blocks/kernel.*\(8, 3, 6\).*LayerRule"):
+    neuron_matrices(params)
+  rules = [LayerRule("blocks/kernel", NeuronAxes(-1, batch=1))]
+  assert neuron_matrices(params, rules)["blocks/kernel"].shape == (3, 6, 8)
+
+
+# --- of linen, by programs --------------------------------------------------------
+
+
+class Projections(nn.Module):
+  """As of a language model: no biases, and names of its own."""
+
+  @nn.compact
+  def __call__(self, x, _=None):
+    x = nn.LayerNorm(use_bias=False)(x)
+    y = nn.DenseGeneral((2, 4), name="q_proj", **OFF)(x)
+    y = nn.DenseGeneral(8, axis=(-2, -1), name="o_proj", **OFF)(y)
+    return x + nn.Dense(8, name="square", **OFF)(y), None
+
+
+class Scanned(nn.Module):
+  axis: int
+  name_of_stack: str | None = None
+  remat: bool = False
+
+  @nn.compact
+  def __call__(self, x):
+    block = nn.remat(Projections) if self.remat else Projections
+    return scan(block, 3, self.axis)(name=self.name_of_stack)(x, None)[0]
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("stack_name", [None, "blocks"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_linen_scan_along_any_axis(axis, stack_name, remat):
+  module, x = Scanned(axis, stack_name, remat), normal32(1, 5, 8)
+  params = init(module, x)["params"]
+  (stack,) = params
+  kernels = params[stack]
+  assert kernels["q_proj"]["kernel"].shape == ((3, 8, 2, 4), (8, 3, 2, 4))[axis]
+  matrices = neuron_matrices(params, layer_rules(module, x))
+  assert len(matrices) == 3
+  readings = {"q_proj": heads, "o_proj": last, "square": last}
+  for name, reading in readings.items():
+    expected = stacked(reading, axis)(kernels[name]["kernel"])
+    np.testing.assert_array_equal(matrices[f"{stack}/{name}/kernel"], expected)
+
+
+@pytest.mark.usefixtures("as_users")
+def test_names_alone_do_not_tell_the_axis_of_a_scan():
+  module, x = Scanned(1), normal32(1, 5, 8)
+  params = init(module, x)["params"]
+  with pytest.raises(ValueError, match="3 parameters whose neurons could be"):
+    neuron_matrices(params)
+
+
+class Member(nn.Module):
+  """Of an ensemble, whose sizes are all equal."""
+
+  width: int = 4
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.tanh(nn.Dense(self.width, name="first", **OFF)(x))
+    return nn.Dense(self.width, name="second", **OFF)(x)
+
+
+def ensemble(axis, num):
+  return nn.vmap(
+    Member, variable_axes={"params": axis}, split_rngs={"params": True},
+    in_axes=None, axis_size=num,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("num", [3, 4])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_linen_vmap(axis, num):
+  module, x = ensemble(axis, num)(), normal32(2, 4)
+  params = init(module, x)["params"]
+  matrices = neuron_matrices(params, layer_rules(module, x))
+  assert len(matrices) == 2
+  for path, rows in matrices.items():
+    kernel = np.moveaxis(np.asarray(params[path.split("/")[0]]["kernel"]), axis, 0)
+    np.testing.assert_array_equal(rows, kernel.transpose(0, 2, 1), err_msg=path)
+
+
+def test_members_of_one_layer_are_one_layer_unless_a_rule_says_otherwise():
+  """The same program as a projection to heads."""
+  module, x = VmapDense(4, **OFF), normal32(2, 5)
+  params = init(module, x)["params"]
+  kernel = np.asarray(params["kernel"])
+  expected = kernel.transpose(0, 2, 1)
+  rows = neuron_matrices(params, layer_rules(module, x))["kernel"]
+  np.testing.assert_array_equal(rows, expected.reshape(12, 5))
+  rule = LayerRule("kernel", NeuronAxes(-1, batch=0))
+  rows = neuron_matrices(params, layer_rules(module, x, rules=[rule]))["kernel"]
+  np.testing.assert_array_equal(rows, expected)
+
+
+def test_two_stacks_of_one_length_along_different_axes():
+  class Two(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      y = ensemble(0, 4)(name="enc")(x).mean(0)
+      return ensemble(1, 4)(name="dec")(y)
+
+  x = normal32(2, 4)
+  params = init(Two(), x)["params"]
+  matrices = neuron_matrices(params, layer_rules(Two(), x))
+  assert len(matrices) == 4
+  for axis, part in enumerate(("enc", "dec")):
+    for layer in ("first", "second"):
+      kernel = np.moveaxis(np.asarray(params[part][layer]["kernel"]), axis, 0)
+      rows = matrices[f"{part}/{layer}/kernel"]
+      np.testing.assert_array_equal(rows, kernel.transpose(0, 2, 1))
+
+
+# --- of others --------------------------------------------------------------------
 
 
 def nnx_stack(make):
@@ -144,45 +277,59 @@ def test_nnx_stack_without_bias(form):
   rules = None if form is FORMS["module"] else WITHOUT_BIAS_RULES
   matrices = neuron_matrices(form(module), rules)
   readings = {
-    "stack/attention/key/kernel": last_two,
+    "stack/attention/key/kernel": heads,
     "stack/attention/out/kernel": last,
-    "stack/attention/query/kernel": last_two,
-    "stack/attention/value/kernel": last_two,
-    "stack/general/kernel": last_two,
+    "stack/attention/query/kernel": heads,
+    "stack/attention/value/kernel": heads,
+    "stack/general/kernel": heads,
     "stack/linear/kernel": last,
     "stack/up/kernel": second_last,
   }
   assert list(matrices) == list(readings)
   for path, reading in readings.items():
-    expected = np.stack([reading(kernel) for kernel in arrays[path]])
-    assert np.array_equal(matrices[path], expected), path
+    assert np.array_equal(matrices[path], stacked(reading)(arrays[path])), path
 
 
-def test_linen_and_nnx_copies_of_a_network_have_equal_energies():
-  linen = nn.Sequential(
-    [
-      nn.Conv(4, (3, 3)),
-      nn.ConvTranspose(6, (2, 2), transpose_kernel=True),
-      nn.MultiHeadDotProductAttention(2),
-      nn.Dense(5),
-    ]
-  )
-  x = normal32(1, 4, 4, 3)
-  params = init(linen, x)["params"]
-  copy = nnx_init(
-    lambda rngs: nnx.Sequential(
-      nnx.Conv(3, 4, (3, 3), rngs=rngs),
-      nnx.ConvTranspose(4, 6, (2, 2), transpose_kernel=True, rngs=rngs),
-      nnx.MultiHeadAttention(2, 6, decode=False, rngs=rngs),
-      nnx.Linear(6, 5, rngs=rngs),
-    )
-  )
-  for i, layer in enumerate(copy.layers):
-    nnx.update(layer, params[f"layers_{i}"])
-  np.testing.assert_allclose(copy(x), linen.apply({"params": params}, x), atol=1e-3)
-  energies = layer_energies(params, Riesz(2.0))
-  assert len(energies) == 7
-  for form in FORMS.values():
-    copied = layer_energies(form(copy), Riesz(2.0))
-    assert {k.replace("layers/", "layers_"): v for k, v in copied.items()} == energies
-  assert network_energy(copy) == network_energy(params)
+def test_nnx_scan_over_layers():
+  class Stack(nnx.Module):
+    def __init__(self, rngs):
+      make = nnx.split_rngs(splits=3)(
+        nnx.vmap(lambda r: nnx.Linear(4, 4, **OFF, rngs=r), in_axes=0, out_axes=0)
+      )
+      self.layers = make(rngs)
+      self.head = nnx.Linear(4, 5, **OFF, rngs=rngs)
+
+    def __call__(self, x):
+      step = nnx.scan(lambda x, m: nnx.tanh(m(x)), in_axes=(nnx.Carry, 0),
+                      out_axes=nnx.Carry)  # fmt: skip
+      return self.head(step(x, self.layers))
+
+  model = nnx_init(Stack)
+  rules = layer_rules(model, normal32(2, 4))
+  params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+  check(params, rules, {"layers/kernel": stacked(last), "head/kernel": last})
+  assert outputs(model, rules) == {"head/kernel"}
+
+
+def test_equinox_ensemble():
+  @eqx.filter_vmap
+  def make(key):
+    return eqx.nn.MLP(3, 2, 5, depth=2, dtype=F32, key=key)
+
+  model, x = make(jax.random.split(jax.random.key(0), 7)), normal32(3)
+  call = eqx.filter_vmap(lambda m, x: m(x), in_axes=(eqx.if_array(0), None))
+  rules = layer_rules(call, model, x)
+  params = eqx.filter(model, eqx.is_array)
+  check(params, rules, {f"layers/{i}/weight": np.asarray for i in range(3)})
+  assert outputs(params, rules) == {"layers/2/weight"}
+
+
+def test_haiku_modules_of_one_name_in_and_out_of_a_lifted_function():
+  def forward(x):
+    x = hk.experimental.layer_stack(3)(lambda x: hk.Linear(4)(x))(x)  # noqa: PLW0108
+    return hk.Linear(5)(x)
+
+  model, x = hk.transform(forward), normal32(2, 4)
+  params = init(model, x)
+  layers = {"linear/w": last, "__layer_stack_no_per_layer/linear/w": stacked(last)}
+  check(params, layer_rules(model, x), layers)

@@ -1,22 +1,25 @@
-"""The rows of a neuron matrix are the units of the layer, in the trees of linen."""
+"""The rows of a matrix are the units of the layer: its own function is the judge."""
 
-import functools
-
-import flax
+import equinox as eqx
 import flax.linen as nn
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from sets import normal32
-from trees import init, last, last_two, rows_of_units, units
+from trees import F32, FORMS, VmapDense, init, nnx_init, rows_of_units, units
 
-from mhe_jax import LayerRule, NeuronAxes, layer_rules, neuron_matrices
-
-VmapDense = nn.vmap(
-  nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None,
-  axis_size=3,
-)  # fmt: skip
+from mhe_jax import (
+  LayerRule,
+  NeuronAxes,
+  Riesz,
+  layer_energies,
+  layer_rules,
+  network_energy,
+  neuron_matrices,
+)
 
 BARE = nn.Conv(4, (3, 3), use_bias=False)
 
@@ -73,34 +76,6 @@ def test_linen_recurrent_cell(cell):
     assert np.array_equal(used, np.eye(4, dtype=bool)), path
 
 
-@pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize(("heads", "width"), [(2, 6), (4, 4)])
-def test_linen_attention(use_bias, heads, width):
-  if not use_bias and heads == width:
-    width = 5  # Or its names could be of stacks of dense layers: see below.
-  module = nn.MultiHeadDotProductAttention(
-    heads, qkv_features=heads * 4, use_bias=use_bias
-  )
-  params = init(module, normal32(1, 5, width))["params"]
-  matrices = neuron_matrices(params)
-  assert list(matrices) == [f"{k}/kernel" for k in ("key", "out", "query", "value")]
-  for name in ("query", "key", "value"):
-    assert np.array_equal(matrices[f"{name}/kernel"], last_two(params[name]["kernel"]))
-  assert np.array_equal(matrices["out/kernel"], last(params["out"]["kernel"]))
-
-
-def test_linen_attention_that_could_be_stacks_is_not_guessed():
-  module = nn.MultiHeadDotProductAttention(4, qkv_features=16, use_bias=False)
-  x = normal32(1, 5, 4)
-  params = init(module, x)["params"]
-  with pytest.raises(ValueError, match="4 parameters whose neurons could be"):
-    neuron_matrices(params)
-  matrices = neuron_matrices(params, layer_rules(module, x))
-  for name in ("query", "key", "value"):
-    assert np.array_equal(matrices[f"{name}/kernel"], last_two(params[name]["kernel"]))
-  assert np.array_equal(matrices["out/kernel"], last(params["out"]["kernel"]))
-
-
 def test_linen_embedding_rows_are_tokens():
   module, tokens = nn.Embed(7, 3), jnp.arange(7)
   params = init(module, tokens)["params"]
@@ -108,126 +83,118 @@ def test_linen_embedding_rows_are_tokens():
   assert np.array_equal(rows, module.apply({"params": params}, tokens))
 
 
-class Block(nn.Module):
-  use_bias: bool = True
-  attention: bool = True
-
-  @nn.compact
-  def __call__(self, x, _=None):
-    x = nn.LayerNorm()(x)
-    if self.attention:
-      x = nn.MultiHeadDotProductAttention(2, use_bias=self.use_bias)(x)
-    x = nn.Dense(8, use_bias=self.use_bias)(x)
-    return nn.Dense(6, use_bias=self.use_bias)(x), None
-
-
-def scan(module, length):
-  return nn.scan(
-    module, variable_axes={"params": 0}, split_rngs={"params": True}, length=length
+@pytest.mark.parametrize(
+  "cell", [nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell], ids=lambda c: c.__name__
+)
+def test_nnx_recurrent_cell(cell):
+  # Fused gates: kernel columns u, u + 4, u + 8, ... all belong to hidden unit u.
+  x, h = normal32(1, 3), normal32(1, 4, seed=1)
+  carry = h if cell is nnx.GRUCell else (normal32(1, 4, seed=2), h)
+  graphdef, params, rest = nnx.split(
+    nnx_init(lambda rngs: cell(3, 4, rngs=rngs)), nnx.Param, ...
   )
+  owned = rows_of_units(
+    lambda p: units(nnx.merge(graphdef, p, rest)(carry, x)[1]), params
+  )
+  assert owned
+  for path, used in owned.items():
+    gates = used.shape[1] // 4
+    assert np.array_equal(used, np.tile(np.eye(4, dtype=bool), gates)), path
 
 
-class Outer(nn.Module):
-  use_bias: bool = True
-
-  @nn.compact
-  def __call__(self, x, _=None):
-    return scan(Block, 3)(self.use_bias)(x, None)
-
-
-class Stack(nn.Module):
-  lifted: type
-  kwargs: dict
-  stack_name: str | None = None
-
-  @nn.compact
-  def __call__(self, x):
-    x, _ = self.lifted(**self.kwargs, name=self.stack_name)(x, None)
-    return nn.Dense(4)(x)
-
-
-def assert_reads_as_its_layers(params, stack, depth, rules=None):
-  """Every slice of a stack, a tree of its own, has the stack's matrices."""
-  whole = neuron_matrices(params, rules)
-  assert whole["Dense_0/kernel"].shape == (4, 6)
-  assert len(whole) > 1
-  block = functools.reduce(dict.__getitem__, stack.split("/"), params)
-  for index in np.ndindex(jax.tree.leaves(block)[0].shape[:depth]):
-    matrices = neuron_matrices(jax.tree.map(lambda x: x[index], block))  # noqa: B023
-    assert len(matrices) == len(whole) - 1
-    for path, matrix in matrices.items():
-      assert np.array_equal(whole[f"{stack}/{path}"][index], matrix), path
-
-
-@pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize(
-  ("lifted", "stack", "depth"),
+  ("make", "axes", "input_shape"),
   [
-    (scan(Block, 3), "ScanBlock_0", 1),
-    (scan(nn.remat(Block), 3), "ScanCheckpointBlock_0", 1),
-    (nn.remat(scan(Block, 3)), "CheckpointScanBlock_0", 1),
-    (scan(Outer, 2), "ScanOuter_0/ScanBlock_0", 2),
+    (lambda: hk.Linear(5), None, (2, 3)),
+    (lambda: hk.Conv2D(4, 3), None, (1, 5, 5, 3)),
+    (lambda: hk.Conv2DTranspose(4, 3), NeuronAxes(-2), (1, 5, 5, 3)),
   ],
-  ids=["scan", "scan remat", "remat scan", "nested"],
+  ids=["Linear", "Conv2D", "Conv2DTranspose"],
 )
-def test_linen_scan(lifted, stack, depth, use_bias):
-  params = init(Stack(lifted, {"use_bias": use_bias}), normal32(1, 5, 6))["params"]
-  assert_reads_as_its_layers(params, stack, depth)
-
-
-@pytest.mark.parametrize("attention", [True, False])
-def test_linen_scan_with_a_name_of_its_own(attention):
-  # Nothing in the name tells of a stack, but the biases do; attention's output
-  # projection, whose heads could be units as well, is told by a rule.
-  module = Stack(scan(Block, 3), {"attention": attention}, "blocks")
-  params = init(module, normal32(1, 5, 6))["params"]
-  rules = [LayerRule(r"blocks/.*/out/kernel", NeuronAxes(-1, batch=0))]
-  assert_reads_as_its_layers(params, "blocks", 1, rules if attention else None)
-
-
-def test_linen_vmap_without_bias():
-  class Heads(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-      return VmapDense(4, use_bias=False)(x)
-
-  params = init(Heads(), normal32(2, 5))["params"]
-  kernel = params["VmapDense_0"]["kernel"]
-  matrices = neuron_matrices(params)
-  assert np.array_equal(matrices["VmapDense_0/kernel"], kernel.transpose(0, 2, 1))
-
-
-def test_linen_stack_along_another_axis_is_not_misread():
-  # Layers on axis 1: the bias (6, 3) fits no reading of the kernel (8, 3, 6) whose
-  # stack leads. An answer would mix the layers, so there must be none.
-  params = {"blocks": {"kernel": normal32(8, 3, 6), "bias": normal32(6, 3)}}
-  with pytest.raises(ValueError, match=r"blocks/kernel.*\(8, 3, 6\).*LayerRule"):
-    neuron_matrices(params)
-  rules = [LayerRule("blocks/kernel", NeuronAxes(-1, batch=1))]
-  assert neuron_matrices(params, rules)["blocks/kernel"].shape == (3, 6, 8)
-
-
-class Annotated(nn.Module):
-  """Kernels boxed in sharding metadata, and norms with state."""
-
-  @nn.compact
-  def __call__(self, x):
-    normal_init = nn.initializers.normal()
-    boxed = nn.with_partitioning(normal_init, ("in", "out"))
-    x = nn.Dense(6, kernel_init=boxed)(x)
-    x = nn.LayerNorm()(nn.BatchNorm(use_running_average=True)(x))
-    logical = nn.with_logical_partitioning(normal_init, ("in", "out"))
-    return nn.Dense(4, kernel_init=logical)(x)
+def test_haiku_layer(make, axes, input_shape):
+  x = normal32(*input_shape, seed=9)
+  network = hk.without_apply_rng(hk.transform(lambda x: make()(x)))  # noqa: PLW0108
+  owned = rows_of_units(
+    lambda p: units(network.apply(p, x)), init(network, x), [LayerRule(r".*/w", axes)]
+  )
+  (used,) = owned.values()
+  assert np.array_equal(used, np.eye(len(used), dtype=bool))
 
 
 @pytest.mark.parametrize(
-  "convert", [lambda v: v, flax.core.freeze, nn.unbox], ids=["boxed", "frozen", "plain"]
+  ("make", "input_shape"),
+  [
+    (lambda key: eqx.nn.Linear(3, 5, dtype=F32, key=key), (3,)),
+    (lambda key: eqx.nn.Conv2d(4, 6, 3, groups=2, dtype=F32, key=key), (4, 5, 5)),
+    (lambda key: eqx.nn.Conv1d(3, 4, 3, use_bias=False, dtype=F32, key=key), (3, 5)),
+  ],
+  ids=["Linear", "Conv2d", "Conv1d"],
 )
-def test_linen_variables(convert):
-  variables = init(Annotated(), normal32(2, 5))
-  matrices = neuron_matrices(convert(variables))
-  plain = nn.unbox(variables)["params"]
-  assert list(matrices) == ["params/Dense_0/kernel", "params/Dense_1/kernel"]
-  for name in ("Dense_0", "Dense_1"):
-    expected = plain[name]["kernel"].T
-    assert np.array_equal(matrices[f"params/{name}/kernel"], expected)
+def test_equinox_layer(make, input_shape, key):
+  x = normal32(*input_shape, seed=9)
+  params, static = eqx.partition(make(key), eqx.is_array)
+  owned = rows_of_units(
+    lambda p: units(eqx.combine(p, static)(x), (0,)),
+    params,
+    [LayerRule("weight", NeuronAxes(0))],
+  )
+  assert np.array_equal(owned["weight"], np.eye(len(owned["weight"]), dtype=bool))
+
+
+def test_equinox_gru_gates(key):
+  params, static = eqx.partition(eqx.nn.GRUCell(3, 4, dtype=F32, key=key), eqx.is_array)
+  x, h = normal32(3), normal32(4, seed=1)
+  rules = [LayerRule("weight_[ih]h", NeuronAxes(0))]
+  owned = rows_of_units(lambda p: eqx.combine(p, static)(x, h), params, rules)
+  assert set(owned) == {"weight_ih", "weight_hh"}
+  for used in owned.values():
+    assert np.array_equal(used, np.tile(np.eye(4, dtype=bool), 3))
+
+
+# --- copies in another library ----------------------------------------------------
+
+
+def test_linen_and_nnx_copies_of_a_network_have_equal_energies():
+  linen = nn.Sequential(
+    [
+      nn.Conv(4, (3, 3)),
+      nn.ConvTranspose(6, (2, 2), transpose_kernel=True),
+      nn.MultiHeadDotProductAttention(2),
+      nn.Dense(5),
+    ]
+  )
+  x = normal32(1, 4, 4, 3)
+  params = init(linen, x)["params"]
+  copy = nnx_init(
+    lambda rngs: nnx.Sequential(
+      nnx.Conv(3, 4, (3, 3), rngs=rngs),
+      nnx.ConvTranspose(4, 6, (2, 2), transpose_kernel=True, rngs=rngs),
+      nnx.MultiHeadAttention(2, 6, decode=False, rngs=rngs),
+      nnx.Linear(6, 5, rngs=rngs),
+    )
+  )
+  for i, layer in enumerate(copy.layers):
+    nnx.update(layer, params[f"layers_{i}"])
+  np.testing.assert_allclose(copy(x), linen.apply({"params": params}, x), atol=1e-3)
+  energies = layer_energies(params, Riesz(2.0))
+  assert len(energies) == 7
+  for form in FORMS.values():
+    copied = layer_energies(form(copy), Riesz(2.0))
+    assert {k.replace("layers/", "layers_"): v for k, v in copied.items()} == energies
+  assert network_energy(copy) == network_energy(params)
+
+
+@pytest.mark.parametrize("name", ["OptimizedLSTMCell", "GRUCell"])
+def test_linen_and_nnx_cells_have_equal_energies(name):
+  linen, x = nn.RNN(getattr(nn, name)(4)), normal32(1, 5, 3)
+  params = init(linen, x)["params"]["cell"]
+  cell = nnx_init(lambda r: getattr(nnx, name)(3, 4, rngs=r))
+  gates = "rzn" if name == "GRUCell" else "ifgo"
+  for part in "ih":
+    kernels = [params[f"{part}{gate}"]["kernel"] for gate in gates]
+    getattr(cell, f"dense_{part}").kernel[...] = jnp.concatenate(kernels, axis=1)
+  expected = network_energy({"cell": params}, rules=layer_rules(linen, x))
+  for tree in (cell, nnx.state(cell, nnx.Param)):
+    for rules in (None, layer_rules(cell)):
+      energy = network_energy(tree, rules=rules)
+      np.testing.assert_allclose(energy, expected, rtol=1e-6)
