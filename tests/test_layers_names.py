@@ -79,13 +79,11 @@ def test_gates_of_a_cell():
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize(("heads", "width"), [(2, 6), (4, 4)])
-def test_linen_attention(use_bias, heads, width):
-  if not use_bias and heads == width:
+@pytest.mark.parametrize(("num", "width"), [(2, 6), (4, 4)])
+def test_linen_attention(use_bias, num, width):
+  if not use_bias and num == width:
     width = 5  # Or its names could be of stacks of dense layers: see below.
-  module = nn.MultiHeadDotProductAttention(
-    heads, qkv_features=heads * 4, use_bias=use_bias
-  )
+  module = nn.MultiHeadDotProductAttention(num, qkv_features=num * 4, use_bias=use_bias)
   params = init(module, normal32(1, 5, width))["params"]
   matrices = neuron_matrices(params)
   assert list(matrices) == [f"{k}/kernel" for k in ("key", "out", "query", "value")]
