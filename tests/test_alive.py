@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from trees import normal
+from sets import normal32
 
 from mhe_jax import (
   Gaussian,
@@ -29,7 +29,7 @@ ROLES = [
 
 
 def with_dead(dead, dtype=np.float32):
-  rows = np.array(normal((N, D)), dtype)
+  rows = np.array(normal32(N, D), dtype)
   rows[dead] = 0.0
   return rows
 
@@ -103,7 +103,7 @@ def test_stacks_and_groups():
 
 
 def test_many_neurons():
-  rows = np.array(normal((3000, D)), np.float64)
+  rows = np.array(normal32(3000, D), np.float64)
   rows[1:2000] = 0.0
   alone = np.delete(rows, range(1, 2000), axis=0)
   for half_space in (True, False):
@@ -114,7 +114,7 @@ def test_many_neurons():
 
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_few_dimensions_have_a_scale_by_default(d):
-  params = {"layer": {"kernel": normal((d, N))}}
+  params = {"layer": {"kernel": normal32(d, N)}}
   report = describe(params)
   row = report["layer/kernel"]
   assert row.potential == Riesz(float(max(d - 2, 0)))

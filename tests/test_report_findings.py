@@ -5,16 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from sets import normal
 
 from mhe_jax import Riesz
 from mhe_jax.report import redundancy
 from mhe_jax.report.findings import likes
 from mhe_jax.report.plots import plot_angles
 from mhe_jax.report.typical import kind_of, typical
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape)
 
 
 def stack(changed=None, blocks=6):

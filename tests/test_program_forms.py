@@ -7,11 +7,12 @@ import pytest
 from by_hand import first, last
 from jax import lax
 from programs import arrays, check_program
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
-X = normal((2, 8), 9)
+X = normal32(2, 8, seed=9)
 PARAMS = arrays(w=(8, 6), b=(6,), head=(6, 5))
-LAYERS = dict.fromkeys(("w", "head"), last(2))
+LAYERS = dict.fromkeys(("w", "head"), last)
 
 
 # --- dtypes -------------------------------------------------------------------------
@@ -38,7 +39,7 @@ def test_weights_in_eight_bits():
   params = arrays(w=(8, 6), direct=(8, 5), head=(6, 5))
   params |= {k: params[k].astype(jnp.float8_e4m3fn) for k in ("w", "direct")}
   params["scale"] = jnp.ones((1, 6), jnp.bfloat16)
-  layers = dict.fromkeys(("w", "direct", "head"), last(2))
+  layers = dict.fromkeys(("w", "direct", "head"), last)
   check_program(forward, params, (X,), layers)
 
 
@@ -49,7 +50,7 @@ def test_codes_of_eight_bits_are_no_neurons():
 
   params = arrays(codes=(8, 6), scale=(6,), head=(6, 5))
   params["codes"] = params["codes"].astype(jnp.int8)
-  check_program(forward, params, (X,), {"head": last(2)}, output=["head"])
+  check_program(forward, params, (X,), {"head": last}, output=["head"])
 
 
 # --- transposed and sparse ----------------------------------------------------------
@@ -70,9 +71,7 @@ def test_rows_as_neurons(form):
     return jnp.tanh(y) @ params["head"]
 
   params = arrays(w=(6, 8), head=(6, 5))
-  check_program(
-    forward, params, (X,), {"w": first(2), "head": last(2)}, output=["head"]
-  )
+  check_program(forward, params, (X,), {"w": first, "head": last}, output=["head"])
 
 
 def test_blocks_on_a_diagonal():
@@ -81,7 +80,7 @@ def test_blocks_on_a_diagonal():
     return y.reshape(2, -1) @ params["head"]
 
   params = arrays(w=(4, 2, 3), head=(12, 5))
-  layers = {"w": lambda w: np.asarray(w).swapaxes(1, 2), "head": last(2)}
+  layers = {"w": lambda w: np.asarray(w).swapaxes(1, 2), "head": last}
   check_program(forward, params, (X,), layers, output=["head"])
 
 
@@ -101,4 +100,4 @@ def test_kronecker_products():
     return jax.nn.relu(x @ jnp.kron(params["a"], params["b"])) @ params["head"]
 
   params = arrays(a=(2, 2), b=(4, 3), head=(6, 5))
-  check_program(forward, params, (X,), dict.fromkeys(params, last(2)), output=["head"])
+  check_program(forward, params, (X,), dict.fromkeys(params, last), output=["head"])

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import last, second_last
+from by_hand import in_groups, last, second_last
 from jax import lax
 from programs import arrays, check_program
-from test_programs_convolutional import IMAGES, NHWC, conv
-from trees import F32, normal
+from sets import normal32
+from test_program_convolutional import IMAGES, NHWC, conv
+from trees import F32
 
 # --- generators ---------------------------------------------------------------------
 
@@ -40,9 +41,9 @@ def u_net_params(**more):
 
 
 U_NET = {
-  **{f"down/{i}/w": last(4) for i in (0, 1)},
-  **{f"up/{i}/{k}": last(4) for i in (0, 1) for k in ("up", "w")},
-  **dict.fromkeys(("middle", "out"), last(4)),
+  **{f"down/{i}/w": last for i in (0, 1)},
+  **{f"up/{i}/{k}": last for i in (0, 1) for k in ("up", "w")},
+  **dict.fromkeys(("middle", "out"), last),
 }
 
 
@@ -58,7 +59,7 @@ def test_transposed_convolution_with_a_transposed_kernel():
       x, params["w"], (2, 2), "SAME", dimension_numbers=NHWC, transpose_kernel=True
     )
 
-  layers = {"w": second_last(4)}
+  layers = {"w": second_last}
   check_program(forward, arrays(w=(2, 2, 5, 3)), (IMAGES,), layers, output=["w"])
 
 
@@ -75,8 +76,8 @@ def test_diffusion():
     return jnp.mean((u_net(params, noisy, hidden) - noise) ** 2)
 
   params = {**u_net_params(film=()), **arrays(time1=(6, 9), time2=(9, 9))}
-  layers = {**U_NET, "time1": last(2), "time2": last(2)}
-  layers |= {f"down/{i}/film": last(2, groups=2) for i in (0, 1)}
+  layers = {**U_NET, "time1": last, "time2": last}
+  layers |= {f"down/{i}/film": in_groups(2) for i in (0, 1)}
   for key in (jax.random.key(0), jax.random.PRNGKey(0)):
     check_program(loss, params, (IMAGES, key), layers, output=["out"])
 
@@ -92,8 +93,8 @@ def generator(p, z):
   return jnp.tanh(lax.conv_transpose(x, p["up2"], (2, 2), "SAME"))
 
 
-GENERATOR = {"dense": last(2), "up1": last(4), "up2": last(4)}
-DISCRIMINATOR = {"w1": last(4), "w2": last(4), "score": last(2)}
+GENERATOR = {"dense": last, "up1": last, "up2": last}
+DISCRIMINATOR = {"w1": last, "w2": last, "score": last}
 
 
 def critic_loss(trees, z, x):
@@ -126,13 +127,13 @@ def gan_params():
 def test_adversaries(loss):
   layers = {f"0/{k}": reading for k, reading in GENERATOR.items()}
   layers |= {f"1/{k}": reading for k, reading in DISCRIMINATOR.items()}
-  inputs = normal((2, 4)), IMAGES
+  inputs = normal32(2, 4), IMAGES
   check_program(loss, gan_params(), inputs, layers, output=["1/score"])
 
 
 def test_adversaries_one_by_one():
   g, d = gan_params()
-  check_program(generator, g, (normal((2, 4)),), GENERATOR, output=["up2"])
+  check_program(generator, g, (normal32(2, 4),), GENERATOR, output=["up2"])
   check_program(discriminator, d, (IMAGES,), DISCRIMINATOR, output=["score"])
 
 
@@ -147,8 +148,8 @@ def test_variational_autoencoder():
     return nll - 0.5 * jnp.sum(1.0 + log_var - mean**2 - jnp.exp(log_var))
 
   params = arrays(encoder=(12, 8), posterior=(8, 6), decoder=(3, 8), out=(8, 12))
-  layers = dict.fromkeys(params, last(2)) | {"posterior": last(2, groups=2)}
-  inputs = normal((2, 12)), jax.random.key(0)
+  layers = dict.fromkeys(params, last) | {"posterior": in_groups(2)}
+  inputs = normal32(2, 12), jax.random.key(0)
   check_program(loss, params, inputs, layers, output=["out"])
 
 
@@ -162,8 +163,8 @@ def test_deep_sets():
     return jax.nn.relu(pooled @ params["all"]) @ params["head"]
 
   params = arrays(each=(3, 6), all=(12, 8), head=(8, 5))
-  layers = dict.fromkeys(params, last(2))
-  check_program(forward, params, (normal((2, 7, 3)),), layers, output=["head"])
+  layers = dict.fromkeys(params, last)
+  check_program(forward, params, (normal32(2, 7, 3),), layers, output=["head"])
 
 
 def test_messages_on_a_graph():
@@ -179,9 +180,9 @@ def test_messages_on_a_graph():
     "layers": [arrays(message=(12, 8), update=(8, 6))] * 2,
     **arrays(head=(6, 5)),
   }
-  layers = {f"layers/{i}/{k}": last(2) for i in (0, 1) for k in ("message", "update")}
-  inputs = normal((4, 6)), jnp.array([0, 1, 2, 3, 0]), jnp.array([1, 2, 3, 0, 2])
-  check_program(forward, params, inputs, {**layers, "head": last(2)}, output=["head"])
+  layers = {f"layers/{i}/{k}": last for i in (0, 1) for k in ("message", "update")}
+  inputs = normal32(4, 6), jnp.array([0, 1, 2, 3, 0]), jnp.array([1, 2, 3, 0, 2])
+  check_program(forward, params, inputs, {**layers, "head": last}, output=["head"])
 
 
 def test_fourier_features_and_implicit_images():
@@ -192,7 +193,7 @@ def test_fourier_features_and_implicit_images():
       x = jnp.sin(30.0 * (x @ w))
     return x @ params["out"]
 
-  params = {"hidden": [normal((8, 6)), normal((6, 6), 1)], **arrays(out=(6, 3))}
-  layers = dict.fromkeys(("hidden/0", "hidden/1", "out"), last(2))
-  inputs = normal((5, 2)), np.ones((2, 4), np.float32)
+  params = {"hidden": [normal32(8, 6), normal32(6, 6, seed=1)], **arrays(out=(6, 3))}
+  layers = dict.fromkeys(("hidden/0", "hidden/1", "out"), last)
+  inputs = normal32(5, 2), np.ones((2, 4), np.float32)
   check_program(forward, params, inputs, layers, output=["out"])

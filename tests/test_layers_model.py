@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from by_hand import OFF, K, TwoTables, last, second_last
+from by_hand import OFF, K, last, second_last
 from flax import nnx
-from test_linen_classes import LINEN
-from test_nnx_classes import NNX
-from test_other_classes import EQUINOX, HAIKU
-from trees import F32, filled, init, nnx_init, normal
+from kinds import KINDS
+from sets import normal32
+from trees import F32, filled, init, nnx_init
 
 from mhe_jax import (
   LayerRule,
@@ -29,13 +28,21 @@ from mhe_jax import (
 
 
 def test_at_least_forty_kinds_of_modules():
-  assert len(LINEN) + len(NNX) + len(EQUINOX) + len(HAIKU) >= 40
+  assert sum(map(len, KINDS.values())) >= 40
+
+
+class TwoTables(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Conv(6, (3, 3), feature_group_count=3, name="depthwise")(x)
+    bias = nn.Embed(4, 5, name="relative_attention_bias")(jnp.arange(4))
+    return nn.Dense(5)(x) + bias[None, 0, None, None]
 
 
 @pytest.mark.parametrize("library", ["linen", "nnx", "equinox", "haiku"])
 def test_depthwise_convolutions_are_reported_and_skipped(library):
   if library == "linen":
-    model, x = TwoTables(), normal((1, 5, 5, 3))
+    model, x = TwoTables(), normal32(1, 5, 5, 3)
     params, rules = init(model, x)["params"], layer_rules(model, x)
     path, left = "depthwise/kernel", "Dense_0/kernel"
   elif library == "nnx":
@@ -50,7 +57,7 @@ def test_depthwise_convolutions_are_reported_and_skipped(library):
     rules, path, left = layer_rules(params), "0/weight", "1/weight"
   else:
     model = hk.transform(lambda x: hk.Linear(5)(hk.DepthwiseConv2D(2, 3)(x)))
-    x = normal((1, 5, 5, 3))
+    x = normal32(1, 5, 5, 3)
     params, rules = init(model, x), layer_rules(model, x)
     path, left = "depthwise_conv2_d/w", "linear/w"
   report = describe(params, rules=rules)
@@ -66,7 +73,7 @@ def test_depthwise_convolutions_are_reported_and_skipped(library):
 
 
 def test_tables_of_relative_positions():
-  model, x = TwoTables(), normal((1, 5, 5, 3))
+  model, x = TwoTables(), normal32(1, 5, 5, 3)
   params, path = init(model, x)["params"], "relative_attention_bias/embedding"
   for rules, reason in (
     (None, "table of positions"),
@@ -85,7 +92,7 @@ class Net(nn.Module):
     return nn.Dense(3, name="head")(x)
 
 
-NET_INPUT = normal((1, 5, 5, 4))
+NET_INPUT = normal32(1, 5, 5, 4)
 
 
 def net_rules(*rules):
@@ -104,7 +111,7 @@ def test_a_rule_without_axes_keeps_those_of_the_class(prefix):
     ]
     assert row.role == "output"
     rows = neuron_matrices(params, net_rules(rule))["up/kernel"]
-    np.testing.assert_array_equal(rows, second_last(4)(params["up"]["kernel"]))
+    np.testing.assert_array_equal(rows, second_last(params["up"]["kernel"]))
 
 
 def test_a_broad_rule_changes_weights_of_all_and_axes_of_none():
@@ -117,14 +124,14 @@ def test_a_broad_rule_changes_weights_of_all_and_axes_of_none():
     ("up/kernel", "hidden"),
   ]
   rows = neuron_matrices(params, rules)["up/kernel"]
-  np.testing.assert_array_equal(rows, second_last(4)(params["up"]["kernel"]))
+  np.testing.assert_array_equal(rows, second_last(params["up"]["kernel"]))
   plain = network_energy(params, rules=net_rules(head), output_weight=0.0)
   doubled = network_energy(params, rules=rules, output_weight=0.0)
   np.testing.assert_allclose(doubled, 2.0 * plain, rtol=1e-6)
 
 
 def test_a_rule_without_axes_for_what_is_no_set_of_neurons():
-  x = normal((1, 5, 5, 3))
+  x = normal32(1, 5, 5, 3)
   rule = LayerRule("depthwise/kernel", role="output")
   with pytest.raises(ValueError, match=r"matches no neurons.*depthwise convolution"):
     layer_rules(TwoTables(), x, rules=[rule])
@@ -137,7 +144,7 @@ class WithTable(nn.Module):
 
 
 def test_parameters_of_unknown_names_are_read_by_the_program_alone():
-  x = normal((2, 4))
+  x = normal32(2, 4)
   params = init(WithTable(), x)["params"]
   with pytest.warns(UserWarning, match="1 of 2 parameters.*'table'"):
     network_energy(params)
@@ -168,7 +175,7 @@ def test_rules_of_the_user_come_first():
   )
   matrices = neuron_matrices(params, rules)
   assert list(matrices) == ["up/kernel"]
-  np.testing.assert_array_equal(matrices["up/kernel"], last(4)(params["up"]["kernel"]))
+  np.testing.assert_array_equal(matrices["up/kernel"], last(params["up"]["kernel"]))
 
 
 def test_rules_of_a_model_fit_parts_of_its_tree():
@@ -206,7 +213,7 @@ def test_a_rule_that_never_wins():
     net_rules(LayerRule(".*/kernel"), LayerRule("head/kernel", role="output"))
 
 
-@pytest.mark.parametrize("model", [3, None, {"kernel": normal((3, 4))}, nn.Dense])
+@pytest.mark.parametrize("model", [3, None, {"kernel": normal32(3, 4)}, nn.Dense])
 def test_what_is_no_model(model):
   with pytest.raises(TypeError, match="model must be"):
     layer_rules(model)
@@ -215,9 +222,9 @@ def test_what_is_no_model(model):
 @pytest.mark.parametrize("library", ["nnx", "equinox"])
 def test_inputs_of_a_module_that_has_its_parameters_tell_its_output_layer(library):
   if library == "nnx":
-    model, x = nnx.Linear(3, 4, rngs=nnx.Rngs(0)), normal((1, 3))
+    model, x = nnx.Linear(3, 4, rngs=nnx.Rngs(0)), normal32(1, 3)
   else:
-    model, x = eqx.nn.Linear(3, 4, **K), normal((3,))
+    model, x = eqx.nn.Linear(3, 4, **K), normal32(3)
   (by_class,), (by_program,) = layer_rules(model), layer_rules(model, x)
   assert (by_class.role, by_program.role) == (None, "output")
   assert by_class.axes == by_program.axes
@@ -233,12 +240,12 @@ def test_a_rule_before_those_of_a_model_keeps_their_axes(pattern):
   params = init_net()
   rules = [LayerRule(pattern, role="output", weight=2.0), *net_rules()]
   rows = neuron_matrices(params, rules)["up/kernel"]
-  np.testing.assert_array_equal(rows, second_last(4)(params["up"]["kernel"]))
+  np.testing.assert_array_equal(rows, second_last(params["up"]["kernel"]))
   assert describe(params, rules=rules)["up/kernel"].role == "output"
 
 
 def test_a_rule_before_those_of_a_model_wakes_nothing_that_is_no_neurons():
-  model, x = TwoTables(), normal((1, 5, 5, 3))
+  model, x = TwoTables(), normal32(1, 5, 5, 3)
   params = init(model, x)["params"]
   rules = [LayerRule(".*", weight=2.0), *layer_rules(model, x)]
   assert list(neuron_matrices(params, rules)) == ["Dense_0/kernel"]
@@ -272,10 +279,10 @@ def test_rules_of_the_user_fit_every_tree_too(rule):
 def test_a_class_that_the_tree_contradicts_is_an_error(library):
   if library == "nnx":
     model = nnx_init(lambda r: nnx.Linear(3, 5, rngs=r))
-    model.kernel = nnx.Param(normal((5, 3)))
+    model.kernel = nnx.Param(normal32(5, 3))
   else:
     model = eqx.nn.Linear(3, 5, **K)
-    model = eqx.tree_at(lambda m: m.weight, model, normal((3, 5)))
+    model = eqx.tree_at(lambda m: m.weight, model, normal32(3, 5))
   for function in (layer_rules, neuron_matrices):
     with pytest.raises(ValueError, match="by its class"):
       function(model)
@@ -287,7 +294,7 @@ def test_keyword_arguments_of_init():
     def __call__(self, x, *, train):
       return nn.Dropout(0.5, deterministic=not train)(nn.Dense(3)(x))
 
-  (rule,) = layer_rules(Keyword(), normal((2, 4)), train=False)
+  (rule,) = layer_rules(Keyword(), normal32(2, 4), train=False)
   assert rule.matches("params/Dense_0/kernel")
   with pytest.raises(TypeError, match="unexpected keyword argument 'train'"):
-    layer_rules(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), normal((1, 3)), train=False)
+    layer_rules(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), normal32(1, 3), train=False)

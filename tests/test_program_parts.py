@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import heads, last
+from by_hand import heads, in_groups, last
 from programs import arrays, attend, check_program, heads_of
-from trees import normal
+from sets import normal32
 
-SEQUENCE = normal((2, 5, 8), 9)
+SEQUENCE = normal32(2, 5, 8, seed=9)
 
 
 def parts_by_index(y):
@@ -41,7 +41,7 @@ def test_queries_keys_and_values_head_by_head(parts):
     return np.stack([rows[:, part].reshape(8, 8) for part in range(3)])
 
   params = arrays(qkv=(8, 24), out=(8, 8))
-  layers = {"qkv": by_head, "out": last(2)}
+  layers = {"qkv": by_head, "out": last}
   check_program(forward, params, (SEQUENCE,), layers, output=["out"])
 
 
@@ -61,7 +61,7 @@ def test_parts_on_an_axis_of_their_own():
     return np.stack([heads(kernel[p]) for p in range(3)])
 
   params = arrays(qkv=(8, 3, 2, 4), out=(8, 8), other=(3, 8, 2, 4), head=(8, 6))
-  layers = {"qkv": parts, "out": last(2), "other": stacked, "head": last(2)}
+  layers = {"qkv": parts, "out": last, "other": stacked, "head": last}
   check_program(forward, params, (SEQUENCE,), layers, output=["head"])
 
 
@@ -72,7 +72,7 @@ def test_parts_of_unequal_sizes_are_one_set():
     return attend(heads_of(q, 2), k, v) @ params["out"]
 
   params = arrays(qkv=(8, 16), out=(8, 8))
-  layers = dict.fromkeys(params, last(2))
+  layers = dict.fromkeys(params, last)
   check_program(forward, params, (SEQUENCE,), layers, output=["out"])
 
 
@@ -87,7 +87,7 @@ def test_interleaved_gates():
     return np.stack([np.asarray(kernel).T[part::2] for part in range(2)])
 
   params = arrays(gate_up=(8, 12), down=(6, 8))
-  layers = {"gate_up": turns, "down": last(2)}
+  layers = {"gate_up": turns, "down": last}
   check_program(forward, params, (SEQUENCE,), layers, output=["down"])
 
 
@@ -97,7 +97,7 @@ def test_weights_that_are_sliced_before_the_product():
     return attend(q, k, v) @ params["out"]
 
   params = arrays(qkv=(8, 24), out=(8, 8))
-  layers = {"qkv": last(2, groups=3), "out": last(2)}
+  layers = {"qkv": in_groups(3), "out": last}
   check_program(forward, params, (SEQUENCE,), layers, output=["out"])
 
 
@@ -108,5 +108,5 @@ def test_weights_that_are_joined_before_the_product():
     return attend(q, k, v) @ params["out"]
 
   params = arrays(q=(8, 8), k=(8, 8), v=(8, 8), out=(8, 8))
-  layers = dict.fromkeys(params, last(2))
+  layers = dict.fromkeys(params, last)
   check_program(forward, params, (SEQUENCE,), layers, output=["out"])

@@ -1,64 +1,23 @@
-"""Modules of nnx read by what they compute, as by their classes."""
+"""Modules of nnx as programs: a call changes them, and they hold those of linen."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from by_hand import OFF, check, last
 from flax import nnx
-from programs import inputs_of, outputs
-from test_nnx_classes import NNX
-from trees import F32, nnx_init, normal
+from programs import outputs
+from sets import normal32
+from trees import F32, nnx_init
 
-from mhe_jax import layer_rules, neuron_matrices
-
-STATE = jnp.zeros((2, 4), F32)
-INPUTS = {
-  "Linear": (2, 3),
-  "LinearGeneral": (2, 3),
-  "LinearGeneral batch": (3, 4),
-  "Einsum": (2, 5, 3),
-  "Einsum experts": (2, 3, 4),
-  "Conv 1d": (1, 5, 3),
-  "Conv 2d": (1, 5, 5, 3),
-  "Conv groups": (1, 5, 5, 4),
-  "subclass": (1, 5, 5, 3),
-  "ConvTranspose": (1, 5, 3),
-  "ConvTranspose transposed": (1, 5, 3),
-  "Embed": jnp.arange(6),
-  "attention": (1, 5, 4),
-  "SimpleCell": [STATE, (2, 3)],
-  "LSTMCell": [(STATE, STATE), (2, 3)],
-  "OptimizedLSTMCell": [(STATE, STATE), (2, 3)],
-  "GRUCell": [STATE, (2, 3)],
-  "LoRA": (2, 5),
-  "LoRALinear": (2, 5),
-  "norms": (2, 4),
-  "WeightNorm": (2, 4),
-}
-
-
-def test_every_kind_has_inputs():
-  assert INPUTS.keys() == NNX.keys()
-
-
-@pytest.mark.usefixtures("as_users")
-@pytest.mark.parametrize("name", NNX)
-@pytest.mark.parametrize("by_loss", [False, True])
-def test_nnx(name, by_loss):
-  make, readings = NNX[name]
-  module, inputs = make(nnx.Rngs(0)), inputs_of(INPUTS[name])
-  if by_loss:
-    loss = lambda m, *inputs: sum(  # noqa: E731
-      jnp.sum(y**2) for y in jax.tree.leaves(m(*inputs))
-    )
-    rules = layer_rules(loss, module, *inputs)
-  else:
-    rules = layer_rules(module, *inputs)
-  check(nnx.to_pure_dict(nnx.state(module, nnx.Param)), rules, readings)
-  for tree in (module, nnx.state(module, nnx.Param)):
-    assert set(neuron_matrices(tree, rules)) == set(readings)
+from mhe_jax import (
+  layer_rules,
+  network_energy,
+  neuron_matrices,
+  with_hyperspherical_energy,
+)
 
 
 class Net(nnx.Module):
@@ -79,10 +38,10 @@ class Net(nnx.Module):
 
 
 NET = {
-  "conv/kernel": last(4),
-  "blocks/0/kernel": last(2),
-  "blocks/1/kernel": last(2),
-  "head/kernel": last(2),
+  "conv/kernel": last,
+  "blocks/0/kernel": last,
+  "blocks/1/kernel": last,
+  "head/kernel": last,
 }
 
 
@@ -99,7 +58,7 @@ NET = {
   ids=["call", "loss", "jit", "value and gradient", "remat"],
 )
 def test_nnx_modules_that_a_call_changes(function):
-  model, x = nnx_init(Net), normal((2, 6, 6, 3))
+  model, x = nnx_init(Net), normal32(2, 6, 6, 3)
   before = jax.tree.map(jnp.copy, nnx.state(model, nnx.BatchStat))
   rules = layer_rules(function, model, x)
   check(nnx.to_pure_dict(nnx.state(model, nnx.Param)), rules, NET)
@@ -110,40 +69,18 @@ def test_nnx_modules_that_a_call_changes(function):
   assert neuron_matrices(model, rules).keys() == NET.keys()
 
 
-def test_nnx_scan_over_layers():
-  class Stack(nnx.Module):
-    def __init__(self, rngs):
-      make = nnx.split_rngs(splits=3)(
-        nnx.vmap(lambda r: nnx.Linear(4, 4, **OFF, rngs=r), in_axes=0, out_axes=0)
-      )
-      self.layers = make(rngs)
-      self.head = nnx.Linear(4, 5, **OFF, rngs=rngs)
-
-    def __call__(self, x):
-      step = nnx.scan(lambda x, m: nnx.tanh(m(x)), in_axes=(nnx.Carry, 0),
-                      out_axes=nnx.Carry)  # fmt: skip
-      return self.head(step(x, self.layers))
-
-  model = nnx_init(Stack)
-  rules = layer_rules(model, normal((2, 4)))
-  stack = lambda w: np.asarray(w).transpose(0, 2, 1)  # noqa: E731
-  params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-  check(params, rules, {"layers/kernel": stack, "head/kernel": last(2)})
-  assert outputs(model, rules) == {"head/kernel"}
-
-
 def test_two_nnx_modules_and_one_that_is_an_input():
   g = nnx_init(lambda r: nnx.Linear(3, 4, **OFF, rngs=r))
   d = nnx_init(lambda r: nnx.Linear(4, 2, **OFF, rngs=r))
   both = {"g": g, "d": d}
-  rules = layer_rules(lambda m, z: m["d"](m["g"](z)), both, normal((2, 3)))
+  rules = layer_rules(lambda m, z: m["d"](m["g"](z)), both, normal32(2, 3))
   assert {k: w.shape for k, w in neuron_matrices(both, rules).items()} == {
     "d/kernel": (2, 4),
     "g/kernel": (4, 3),
   }
-  rules = layer_rules(lambda g, d, z: d(g(z)).sum(), g, d, normal((2, 3)))
+  rules = layer_rules(lambda g, d, z: d(g(z)).sum(), g, d, normal32(2, 3))
   assert [rule.axes is not None for rule in rules] == [True]
-  check(nnx.to_pure_dict(nnx.state(g)), rules, {"kernel": last(2)})
+  check(nnx.to_pure_dict(nnx.state(g)), rules, {"kernel": last})
 
 
 def test_nnx_states():
@@ -155,11 +92,28 @@ def test_nnx_states():
     return jnp.mean(model(x) ** 2)
 
   with jax.numpy_dtype_promotion("standard"):
-    rules = layer_rules(loss, params, rest, normal((2, 6, 6, 3)))
+    rules = layer_rules(loss, params, rest, normal32(2, 6, 6, 3))
   check(nnx.to_pure_dict(params), rules, NET)
 
 
-# --- bridges between libraries ------------------------------------------------------
+def test_an_optimizer_reads_what_the_module_says():
+  make = nnx.split_rngs(splits=4)(
+    nnx.vmap(lambda r: nnx.Linear(8, 16, **OFF, rngs=r), out_axes=0)
+  )
+  model = nnx_init(make)
+  assert neuron_matrices(model)["kernel"].shape == (4, 16, 8)
+  with pytest.raises(ValueError, match=r"'kernel', shape \(4, 8, 16\).*batch=0"):
+    nnx.Optimizer(model, with_hyperspherical_energy(optax.sgd(1.0), 1.0), wrt=nnx.Param)
+  rules = layer_rules(model)
+  tx = with_hyperspherical_energy(optax.sgd(1.0), 1.0, rules=rules)
+  optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+  before = model.kernel[...]
+  gradient = jax.grad(lambda k: network_energy({"kernel": k}, rules=rules))(before)
+  optimizer.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
+  np.testing.assert_allclose(model.kernel[...], before - gradient, rtol=1e-5, atol=1e-7)
+
+
+# --- bridges between libraries ----------------------------------------------------
 
 
 def test_linen_modules_in_nnx():
@@ -173,11 +127,11 @@ def test_linen_modules_in_nnx():
       return self.head(nnx.relu(self.inner(x)))
 
   model = Mixed(nnx.Rngs(0))
-  rules = layer_rules(model, normal((2, 3)))
+  rules = layer_rules(model, normal32(2, 3))
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   paths = [p for p in neuron_matrices(params, rules) if "inner" in p]
   assert len(paths) == 1
-  check(params, rules, {paths[0]: last(2), "head/kernel": last(2)})
+  check(params, rules, {paths[0]: last, "head/kernel": last})
   assert outputs(params, rules) == {"head/kernel"}
 
 
@@ -188,8 +142,8 @@ def test_nnx_modules_in_linen():
       inner = nnx.bridge.to_linen(nnx.Linear, 3, 6, use_bias=False, name="inner")
       return nn.Dense(4, name="head", **OFF)(nn.relu(inner(x)))
 
-  model, x = Mixed(), normal((2, 3))
+  model, x = Mixed(), normal32(2, 3)
   params = nn.meta.unbox(model.init(jax.random.key(0), x))["params"]
   rules = layer_rules(model, x)
-  check(params, rules, {"inner/kernel": last(2), "head/kernel": last(2)})
+  check(params, rules, {"inner/kernel": last, "head/kernel": last})
   assert outputs(params, rules) == {"head/kernel"}

@@ -4,14 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from by_hand import first, last
+from by_hand import first, in_groups, last, stacked
 from programs import arrays, attend, check_program, cross_entropy, heads_of, norm
-from trees import normal
+from sets import normal32
 
 TOKENS = jnp.arange(10).reshape(2, 5) % 7
-SEQUENCE = normal((2, 5, 8), 9)
+SEQUENCE = normal32(2, 5, 8, seed=9)
 
 
 def decoder_params(**blocks):
@@ -48,12 +47,12 @@ def test_decoder_with_tied_head(function):
     norm1=(8,), norm2=(8,), qkv=(8, 24), out=(8, 8), gate_up=(8, 12), down=(6, 8)
   )
   layers = {
-    "qkv": last(2, groups=3),
-    "out": last(2),
-    "gate_up": last(2, groups=2),
-    "down": last(2),
+    "qkv": in_groups(3),
+    "out": last,
+    "gate_up": in_groups(2),
+    "down": last,
   }
-  layers = {"table": first(2), **in_blocks(layers)}
+  layers = {"table": first, **in_blocks(layers)}
   check_program(function, params, (TOKENS,), layers, output=["table"])
 
 
@@ -108,7 +107,7 @@ def test_grouped_queries_with_rotary_positions(rotary):
     return x @ params["head"]
 
   params = arrays(q=(8, 32), k=(8, 16), v=(8, 16), out=(32, 8), head=(8, 5))
-  layers = dict.fromkeys(params, last(2))
+  layers = dict.fromkeys(params, last)
   check_program(forward, params, (SEQUENCE,), layers, output=["head"])
 
 
@@ -122,7 +121,7 @@ def test_rotary_positions_of_fused_projections():
     return attend(turn(q), turn(k), v) @ params["out"]
 
   params = arrays(qkv=(8, 24), out=(8, 8))
-  layers = {"qkv": last(2, groups=3), "out": last(2)}
+  layers = {"qkv": in_groups(3), "out": last}
   check_program(forward, params, (SEQUENCE,), layers, output=["out"])
 
 
@@ -142,8 +141,8 @@ def test_cross_attention():
     source=(9, 8), target=(7, 8), encoder=(8, 8), kv=(8, 16), q=(8, 8), out=(8, 8),
     head=(8, 7),
   )  # fmt: skip
-  layers = dict.fromkeys(params, last(2))
-  layers |= dict.fromkeys(("source", "target"), first(2)) | {"kv": last(2, groups=2)}
+  layers = dict.fromkeys(params, last)
+  layers |= dict.fromkeys(("source", "target"), first) | {"kv": in_groups(2)}
   inputs = jnp.arange(12).reshape(2, 6) % 9, TOKENS
   check_program(forward, params, inputs, layers, output=["head"])
 
@@ -162,9 +161,9 @@ def test_vision_transformer_with_patches_by_reshape():
     patches=(12, 8), bias=(8,), token=(1, 1, 8), positions=(1, 17, 8), qkv=(8, 24),
     out=(8, 8), norm=(8,), head=(8, 5),
   )  # fmt: skip
-  layers = dict.fromkeys(("patches", "out", "head"), last(2))
-  layers["qkv"] = last(2, groups=3)
-  check_program(forward, params, (normal((2, 8, 8, 3)),), layers, output=["head"])
+  layers = dict.fromkeys(("patches", "out", "head"), last)
+  layers["qkv"] = in_groups(3)
+  check_program(forward, params, (normal32(2, 8, 8, 3),), layers, output=["head"])
 
 
 @pytest.mark.parametrize("form", ["einsum", "swapaxes"])
@@ -186,7 +185,7 @@ def test_mixer(form):
   params = arrays(
     tokens1=(5, 6), tokens2=(6, 5), channels1=(8, 12), channels2=(12, 8), head=(8, 3)
   )
-  layers = dict.fromkeys(params, last(2))
+  layers = dict.fromkeys(params, last)
   check_program(forward, params, (SEQUENCE,), layers, output=["head"])
 
 
@@ -197,7 +196,7 @@ def test_spatial_gating():
     return (u * (v + params["bias"][:, None])) @ params["down"]
 
   params = arrays(up=(8, 12), norm=(6,), space=(5, 5), bias=(5,), down=(6, 8))
-  layers = {"up": last(2, groups=2), "space": last(2), "down": last(2)}
+  layers = {"up": in_groups(2), "space": last, "down": last}
   check_program(forward, params, (SEQUENCE,), layers, output=["down"])
 
 
@@ -223,9 +222,9 @@ def test_two_towers(function, output):
   params = arrays(
     image=(12, 8), image_head=(8, 6), table=(7, 8), text_head=(8, 6), scale=()
   )
-  layers = dict.fromkeys(("image", "image_head", "text_head"), last(2))
-  layers["table"] = first(2)
-  check_program(function, params, (normal((2, 12)), TOKENS), layers, output=output)
+  layers = dict.fromkeys(("image", "image_head", "text_head"), last)
+  layers["table"] = first
+  check_program(function, params, (normal32(2, 12), TOKENS), layers, output=output)
 
 
 # --- stacks -------------------------------------------------------------------------
@@ -258,18 +257,11 @@ REMAT = {
 @pytest.mark.parametrize("axis", [0, 1])
 def test_scanned_stack_along_any_axis(axis, remat):
   shapes = {"qkv": (8, 24), "out": (8, 8), "gate_up": (8, 8), "down": (4, 8)}
-  stacked = {k: (*s[:axis], 4, *s[axis:]) for k, s in shapes.items()}
-  groups = {"qkv": 3, "gate_up": 2}
-
-  def stack(kernel, groups):
-    layers = np.moveaxis(np.asarray(kernel), axis, 0)
-    return np.stack([last(2, groups=groups)(layer) for layer in layers])
-
-  params = {"blocks": arrays(**stacked), **arrays(head=(8, 5))}
-  layers = {
-    f"blocks/{k}": functools.partial(stack, groups=groups.get(k, 1)) for k in shapes
-  }
-  layers["head"] = last(2)
+  stacks = {k: (*s[:axis], 4, *s[axis:]) for k, s in shapes.items()}
+  groups = {"qkv": in_groups(3), "gate_up": in_groups(2)}
+  params = {"blocks": arrays(**stacks), **arrays(head=(8, 5))}
+  layers = {f"blocks/{k}": stacked(groups.get(k, last), axis) for k in shapes}
+  layers["head"] = last
   forward = stack_forward(axis, REMAT[remat])
   check_program(forward, params, (SEQUENCE,), layers, output=["head"])
 
@@ -289,5 +281,5 @@ def test_layers_taken_out_of_a_stack(form):
     return x @ params["head"]
 
   params = arrays(w=(3, 8, 8), head=(8, 5))
-  layers = {"w": lambda w: np.asarray(w).transpose(0, 2, 1), "head": last(2)}
+  layers = {"w": stacked(last), "head": last}
   check_program(forward, params, (SEQUENCE,), layers, output=["head"])

@@ -1,28 +1,22 @@
 """Experts and ensembles, written by hand, against matrices made by hand."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import first, last, rows_of
+from by_hand import first, heads_first, in_groups, last, stacked
 from jax import lax
 from programs import arrays, check_program, cross_entropy
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
-X = normal((6, 8), 9)
-members = functools.partial(rows_of, order=(0, 2, 1), batch=1)
+X = normal32(6, 8, seed=9)
+members = stacked(last)
 
 
 def by_gates(axis):
   """Members along an axis, each in two parts."""
-
-  def read(kernel):
-    layers = np.moveaxis(np.asarray(kernel), axis, 0)
-    return np.stack([last(2, groups=2)(layer) for layer in layers])
-
-  return read
+  return stacked(in_groups(2), axis)
 
 
 # --- mixtures of experts ------------------------------------------------------------
@@ -102,7 +96,7 @@ def test_experts_with_a_router(mixture):
     return cross_entropy(x @ params["head"], labels) + 1e-3 * z_loss
 
   params = arrays(router=(8, 3), w1=(3, 8, 10), w2=(3, 5, 8), head=(8, 7))
-  layers = {"router": last(2), "w1": by_gates(0), "w2": members, "head": last(2)}
+  layers = {"router": last, "w1": by_gates(0), "w2": members, "head": last}
   inputs = X, jnp.arange(6)
   check_program(loss, params, inputs, layers, output=["head"])
 
@@ -116,7 +110,7 @@ def test_experts_whose_outputs_are_summed_in_the_product():
     return jnp.einsum("etg,egd->td", h, params["w3"]) @ params["head"]
 
   params = arrays(w1=(3, 8, 5), w2=(3, 5, 6), w3=(3, 6, 8), head=(8, 7))
-  layers = dict.fromkeys(("w1", "w2", "w3"), members) | {"head": last(2)}
+  layers = dict.fromkeys(("w1", "w2", "w3"), members) | {"head": last}
   check_program(forward, params, (X,), layers, output=["head"])
 
 
@@ -138,11 +132,8 @@ def test_ensembles(axis, shared):
     params = arrays(w1=(3, 8, 10), b=(3, 10), w2=(3, 5, 7))
   else:
     params = arrays(w1=(8, 3, 10), b=(3, 10), w2=(5, 3, 7))
-  along = functools.partial(
-    rows_of, order=(0, 2, 1) if axis == 0 else (1, 2, 0), batch=1
-  )
-  layers = {"w1": by_gates(axis), "w2": along}
-  x = X if shared else normal((3, 6, 8))
+  layers = {"w1": by_gates(axis), "w2": stacked(last, axis)}
+  x = X if shared else normal32(3, 6, 8)
   check_program(forward, params, (x,), layers, output=["w2"])
 
 
@@ -150,7 +141,7 @@ def test_equal_sizes_do_not_confuse_ensembles():
   forward = jax.vmap(lambda p, x: jnp.tanh(x @ p["w1"]) @ p["w2"], in_axes=(0, None))
   params = arrays(w1=(4, 4, 4), w2=(4, 4, 4))
   layers = dict.fromkeys(params, members)
-  check_program(forward, params, (normal((4, 4)),), layers, output=["w2"])
+  check_program(forward, params, (normal32(4, 4),), layers, output=["w2"])
 
 
 def test_ensemble_of_convolutions():
@@ -162,10 +153,10 @@ def test_ensemble_of_convolutions():
     return x.mean((1, 2)) @ p["head"]
 
   params = arrays(w1=(5, 3, 3, 3, 4), w2=(5, 3, 3, 4, 6), head=(5, 6, 7))
-  windows = functools.partial(rows_of, order=(0, 4, 1, 2, 3), batch=1)
+  windows = stacked(last)
   layers = {"w1": windows, "w2": windows, "head": members}
   forward = jax.vmap(one, in_axes=(0, None))
-  check_program(forward, params, (normal((2, 6, 6, 3)),), layers, output=["head"])
+  check_program(forward, params, (normal32(2, 6, 6, 3),), layers, output=["head"])
 
 
 def test_ensemble_of_losses():
@@ -188,7 +179,7 @@ def test_twin_critics():
     return sum(((v - targets) ** 2).mean() for v in values)
 
   params = [arrays(w=(8, 6), head=(6, 2)) for _ in range(2)]
-  layers = {f"{i}/{k}": last(2) for i in (0, 1) for k in ("w", "head")}
+  layers = {f"{i}/{k}": last for i in (0, 1) for k in ("w", "head")}
   inputs = X, np.ones((6, 2), np.float32)
   check_program(loss, params, inputs, layers, output=["0/head", "1/head"])
 
@@ -202,7 +193,7 @@ def test_rank_one_members():
     return jax.nn.relu(x) @ params["head"]
 
   params = arrays(r=(3, 8), s=(3, 6), w=(8, 6), head=(6, 5))
-  layers = dict.fromkeys(("w", "head"), last(2))
+  layers = dict.fromkeys(("w", "head"), last)
   check_program(forward, params, (X,), layers, output=["head"])
 
 
@@ -219,12 +210,12 @@ def test_attention_head_by_head():
 
   params = {
     "heads": arrays(q=(2, 8, 4), k=(2, 8, 4), v=(2, 8, 4)),
-    "out": normal((8, 8)),
+    "out": normal32(8, 8),
   }
   layers = {f"heads/{k}": members for k in "qk"}
   # Values meet scores, not a parameter of each head: one set of all.
-  layers["heads/v"] = functools.partial(rows_of, order=(0, 2, 1), neurons=2)
-  layers["out"] = last(2)
+  layers["heads/v"] = heads_first
+  layers["out"] = last
   layers |= {f"heads/{k}": layers["heads/v"] for k in "qk"}
   check_program(forward, params, (X,), layers, output=["out"])
 
@@ -235,7 +226,7 @@ def test_tables_of_members():
     return jax.vmap(one)(params)
 
   params = arrays(table=(3, 7, 4), head=(3, 4, 5))
-  layers = {"table": first(3, batch=1), "head": members}
+  layers = {"table": stacked(first), "head": members}
   tokens = jnp.array([[0, 6]])
   check_program(forward, params, (tokens,), layers, output=["head"])
 
@@ -252,5 +243,5 @@ def test_codebooks_of_parts():
     return ((x - y) ** 2).mean() + ((z - q) ** 2).mean()
 
   params = arrays(encoder=(8, 8), codes=(2, 5, 4), decoder=(8, 8))
-  layers = {"encoder": last(2), "codes": first(3, batch=1), "decoder": last(2)}
+  layers = {"encoder": last, "codes": stacked(first), "decoder": last}
   check_program(loss, params, (X,), layers, output=["decoder"])

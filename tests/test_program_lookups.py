@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import first, last
+from by_hand import first, in_groups, last
 from jax import lax
 from programs import arrays, check_program, cross_entropy
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
-X = normal((2, 8), 9)
+X = normal32(2, 8, seed=9)
 TOKENS = jnp.arange(10).reshape(2, 5) % 7
 
 
@@ -62,7 +63,7 @@ def test_lookups(lookup):
     return jnp.tanh(lookup(params["table"], tokens)) @ params["head"]
 
   params = arrays(table=(7, 8), head=(8, 5))
-  layers = {"table": first(2), "head": last(2)}
+  layers = {"table": first, "head": last}
   check_program(forward, params, (TOKENS,), layers, output=["head"])
 
 
@@ -71,7 +72,7 @@ def test_a_table_of_columns():
     return jnp.tanh(params["table"][:, tokens].T) @ params["head"]
 
   params = arrays(table=(8, 7), head=(8, 5))
-  layers = {"table": last(2), "head": last(2)}
+  layers = {"table": last, "head": last}
   check_program(forward, params, (TOKENS[0],), layers, output=["head"])
 
 
@@ -84,9 +85,7 @@ def test_positions_are_no_neurons():
     return jax.nn.softmax(scores) @ x @ params["head"]
 
   params = arrays(absolute=(9, 8), other=(6, 8), relative=(9, 1), head=(8, 5))
-  check_program(
-    forward, params, (normal((2, 5, 8)),), {"head": last(2)}, output=["head"]
-  )
+  check_program(forward, params, (normal32(2, 5, 8),), {"head": last}, output=["head"])
 
 
 def test_factorization_of_a_matrix():
@@ -97,7 +96,7 @@ def test_factorization_of_a_matrix():
     return (u * v).sum(-1) + params["bias"][users]
 
   params = arrays(users=(6, 4), items=(9, 4), bias=(6,))
-  layers = dict.fromkeys(("users", "items"), first(2))
+  layers = dict.fromkeys(("users", "items"), first)
   inputs = jnp.array([0, 3]), jnp.array([8, 1])
   check_program(forward, params, inputs, layers)
 
@@ -113,7 +112,7 @@ def test_one_table_that_is_looked_up_and_one_that_is_sampled():
 
   params = arrays(table=(7, 4), head=(9, 4))
   inputs = TOKENS, jnp.array([0, 8]), jnp.array([1, 2, 3])
-  check_program(loss, params, inputs, dict.fromkeys(params, first(2)))
+  check_program(loss, params, inputs, dict.fromkeys(params, first))
 
 
 # --- codebooks ----------------------------------------------------------------------
@@ -152,7 +151,7 @@ def test_codebook(distances, lookup):
     return ((x - y) ** 2).mean() + codebook + 0.25 * commitment
 
   params = arrays(encoder=(8, 4), codes=(9, 4), decoder=(4, 6), out=(6, 8))
-  layers = dict.fromkeys(("encoder", "decoder", "out"), last(2)) | {"codes": first(2)}
+  layers = dict.fromkeys(("encoder", "decoder", "out"), last) | {"codes": first}
   with jax.numpy_rank_promotion("allow"):
     check_program(loss, params, (X,), layers, output=["out"])
 
@@ -164,7 +163,7 @@ def test_prototypes(distances):
     return cross_entropy(-distances(z, params["prototypes"]), labels)
 
   params = arrays(encoder=(8, 4), prototypes=(5, 4))
-  layers = {"encoder": last(2), "prototypes": first(2)}
+  layers = {"encoder": last, "prototypes": first}
   inputs = X, jnp.array([0, 4])
   check_program(loss, params, inputs, layers, output=["prototypes"])
 
@@ -175,7 +174,7 @@ def test_radial_functions():
     return jnp.exp(-(params["widths"] ** 2) * distances) @ params["head"]
 
   params = arrays(centers=(9, 8), widths=(9,), head=(9, 3))
-  layers = {"centers": first(2), "head": last(2)}
+  layers = {"centers": first, "head": last}
   check_program(forward, params, (X,), layers, output=["head"])
 
 
@@ -186,7 +185,7 @@ def test_distances_of_each_channel_to_its_own_means_are_no_product():
     return jnp.exp(-((x[..., None] - params["means"]) ** 2)).max(-1) @ params["head"]
 
   params = arrays(means=(8, 3), head=(8, 3))
-  check_program(forward, params, (X,), {"head": last(2)}, output=["head"])
+  check_program(forward, params, (X,), {"head": last}, output=["head"])
 
 
 # --- dictionaries -------------------------------------------------------------------
@@ -199,7 +198,7 @@ def test_sparse_autoencoder_with_tied_decoder():
     return ((x - y) ** 2).sum(-1).mean() + jnp.abs(h).sum(-1).mean()
 
   params = arrays(w=(8, 16), center=(8,), bias=(16,))
-  check_program(loss, params, (X,), {"w": last(2)}, output=["w"])
+  check_program(loss, params, (X,), {"w": last}, output=["w"])
 
 
 @pytest.mark.parametrize("sparsity", ["l1", "top k"])
@@ -219,7 +218,7 @@ def test_sparse_autoencoder_with_its_own_decoder(sparsity):
     return ((x - y) ** 2).sum(-1).mean() + jnp.abs(h).sum(-1).mean()
 
   params = arrays(encoder=(8, 16), decoder=(16, 8), center=(8,), bias=(16,))
-  layers = dict.fromkeys(("encoder", "decoder"), last(2))
+  layers = dict.fromkeys(("encoder", "decoder"), last)
   check_program(loss, params, (X,), layers, output=["decoder"])
 
 
@@ -238,7 +237,7 @@ def test_cosine_classifier_with_margin(axis):
     return cross_entropy(30.0 * jnp.cos(angles + 0.5 * hot), labels)
 
   params = arrays(encoder=(8, 4), classes=(4, 5) if axis == 0 else (5, 4))
-  layers = {"encoder": last(2), "classes": last(2) if axis == 0 else first(2)}
+  layers = {"encoder": last, "classes": last if axis == 0 else first}
   check_program(loss, params, (X, jnp.array([0, 4])), layers, output=["classes"])
 
 
@@ -248,7 +247,7 @@ def test_actor_and_critic():
     return h @ params["actor"] + params["bias"], (h @ params["critic"])[:, 0]
 
   params = arrays(trunk=(8, 6), actor=(6, 4), bias=(4,), critic=(6, 1))
-  layers = dict.fromkeys(("trunk", "actor"), last(2))
+  layers = dict.fromkeys(("trunk", "actor"), last)
   check_program(forward, params, (X,), layers, output=["actor"])
 
   def loss(params, x, actions, advantages, returns, old):
@@ -278,7 +277,7 @@ def test_deep_q_learning_with_a_target_network():
 
   net = arrays(w=(8, 6), head=(6, 4))
   params = {"online": net, "target": net}
-  layers = {f"{n}/{k}": last(2) for n in params for k in net}
+  layers = {f"{n}/{k}": last for n in params for k in net}
   inputs = X, jnp.array([0, 3]), jnp.ones((2,), F32), X
   check_program(loss, params, inputs, layers, output=["online/head"])
 
@@ -290,7 +289,7 @@ def test_teacher_and_student():
     return -(jax.nn.softmax(t) * jax.nn.log_softmax(s)).sum(-1).mean()
 
   params = {"student": arrays(w=(8, 6), head=(6, 4)), "teacher": arrays(w=(8, 4))}
-  layers = dict.fromkeys(("student/w", "student/head", "teacher/w"), last(2))
+  layers = dict.fromkeys(("student/w", "student/head", "teacher/w"), last)
   check_program(loss, params, (X,), layers, output=["student/head"])
 
 
@@ -299,8 +298,8 @@ def test_several_heads():
     h = jax.nn.relu(x @ params["trunk"])
     return {k: h @ w for k, w in params["heads"].items()}
 
-  params = {"trunk": normal((8, 6)), "heads": arrays(a=(6, 3), b=(6, 4))}
-  layers = dict.fromkeys(("trunk", "heads/a", "heads/b"), last(2))
+  params = {"trunk": normal32(8, 6), "heads": arrays(a=(6, 3), b=(6, 4))}
+  layers = dict.fromkeys(("trunk", "heads/a", "heads/b"), last)
   check_program(forward, params, (X,), layers, output=["heads/a", "heads/b"])
 
 
@@ -310,8 +309,8 @@ def test_a_residual_stream_without_a_head():
       x = x + jax.nn.relu(x @ w[0]) @ w[1]
     return x
 
-  params = {"blocks": [[normal((8, 6)), normal((6, 8))] for _ in range(2)]}
-  layers = {f"blocks/{i}/{k}": last(2) for i in (0, 1) for k in (0, 1)}
+  params = {"blocks": [[normal32(8, 6), normal32(6, 8)] for _ in range(2)]}
+  layers = {f"blocks/{i}/{k}": last for i in (0, 1) for k in (0, 1)}
   check_program(forward, params, (X,), layers)
 
 
@@ -323,6 +322,6 @@ def test_mixture_density():
     return -jax.nn.logsumexp(jax.nn.log_softmax(mixture) + logs, axis=-1).mean()
 
   params = arrays(w=(8, 6), head=(6, 12))
-  layers = {"w": last(2), "head": last(2, groups=3)}
+  layers = {"w": last, "head": in_groups(3)}
   inputs = X, np.ones((2,), np.float32)
   check_program(loss, params, inputs, layers, output=["head"])

@@ -1,17 +1,16 @@
 """Convolutional programs, written by hand, against matrices made by hand."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import pytest
-from by_hand import first, last, rows_of, second_last
+from by_hand import first, in_groups, last, second_last, stacked
 from jax import lax
 from programs import arrays, check_program, cross_entropy, norm
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-IMAGES = normal((2, 8, 8, 3))
+IMAGES = normal32(2, 8, 8, 3)
 LABELS = jnp.array([0, 3])
 
 
@@ -62,8 +61,8 @@ def test_residual_network_that_gives_statistics_too(function):
     "norm0": [jnp.ones(4, F32)] * 2,
     "blocks": [block(4), block(6)],
   }
-  layers = {"stem": last(4), "head": last(2)}
-  layers |= {f"blocks/{i}/{k}": last(4) for i in (0, 1) for k in ("w1", "w2", "short")}
+  layers = {"stem": last, "head": last}
+  layers |= {f"blocks/{i}/{k}": last for i in (0, 1) for k in ("w1", "w2", "short")}
   inputs = (IMAGES,) if function is residual_network else (IMAGES, LABELS)
   check_program(function, params, inputs, layers, output=["head"])
 
@@ -82,7 +81,7 @@ def test_convnext():
     stem=(2, 2, 3, 6), norm0=(6,), depthwise=(7, 7, 1, 6), norm1=(6,), up=(6, 24),
     bias=(24,), scale=(24,), down=(24, 6), gamma=(6,), norm2=(6,), head=(6, 5),
   )  # fmt: skip
-  layers = {"stem": last(4), **dict.fromkeys(("up", "down", "head"), last(2))}
+  layers = {"stem": last, **dict.fromkeys(("up", "down", "head"), last)}
   check_program(forward, params, (IMAGES,), layers, output=["head"])
 
 
@@ -99,8 +98,8 @@ def test_squeeze_and_excite():
     expand=(1, 1, 3, 8), depthwise=(3, 3, 1, 8), squeeze=(8, 2), excite=(2, 8),
     project=(1, 1, 8, 6), head=(6, 5),
   )  # fmt: skip
-  layers = {k: last(4) for k in ("expand", "project")}
-  layers |= {k: last(2) for k in ("squeeze", "excite", "head")}
+  layers = {k: last for k in ("expand", "project")}
+  layers |= {k: last for k in ("squeeze", "excite", "head")}
   check_program(forward, params, (IMAGES,), layers, output=["head"])
 
 
@@ -111,7 +110,7 @@ def test_grouped_convolutions(groups):
     return x.mean((1, 2)) @ params["head"]
 
   params = arrays(stem=(3, 3, 3, 8), w=(3, 3, 8 // groups, 12), head=(12, 5))
-  layers = {"stem": last(4), "w": last(4, groups=groups), "head": last(2)}
+  layers = {"stem": last, "w": in_groups(groups), "head": last}
   check_program(forward, params, (IMAGES,), layers, output=["head"])
 
 
@@ -123,8 +122,8 @@ def test_channels_are_mixed_between_groups():
     return conv(conv(x, params["w2"], groups=2), params["w3"])
 
   params = arrays(stem=(1, 1, 3, 8), w1=(1, 1, 4, 8), w2=(3, 3, 4, 8), w3=(3, 3, 8, 4))
-  layers = {"stem": last(4), "w1": last(4, groups=2), "w2": last(4, groups=2)}
-  layers["w3"] = last(4)
+  layers = {"stem": last, "w1": in_groups(2), "w2": in_groups(2)}
+  layers["w3"] = last
   check_program(forward, params, (IMAGES,), layers, output=["w3"])
 
 
@@ -145,11 +144,11 @@ def test_layouts_of_kernels(layout):
 
   shapes = {"OIHW": (4, 3, 3, 3), "HWOI": (3, 3, 4, 3), "IHWO": (3, 3, 3, 4)}
   params = arrays(w=shapes.get(layout, (3, 3, 3, 4)), head=(4, 5))
-  reading = {"OIHW": first(4), "HWOI": second_last(4)}.get(layout, last(4))
+  reading = {"OIHW": first, "HWOI": second_last}.get(layout, last)
   if layout == "matrix":
-    params, reading = arrays(w=(27, 4), head=(4, 5)), last(2)
+    params, reading = arrays(w=(27, 4), head=(4, 5)), last
   check_program(
-    forward, params, (IMAGES,), {"w": reading, "head": last(2)}, output=["head"]
+    forward, params, (IMAGES,), {"w": reading, "head": last}, output=["head"]
   )
 
 
@@ -163,6 +162,6 @@ def test_locally_connected():
     return jax.nn.relu(y).reshape(2, -1) @ params["head"]
 
   params = arrays(w=(4, 4, 12, 5), head=(80, 3))
-  local = functools.partial(rows_of, order=(0, 1, 3, 2), batch=2)
-  layers = {"w": local, "head": last(2)}
+  local = stacked(stacked(last))
+  layers = {"w": local, "head": last}
   check_program(forward, params, (IMAGES,), layers, output=["head"])

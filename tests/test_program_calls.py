@@ -14,14 +14,15 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from programs import arrays, check_program, cross_entropy
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
 from mhe_jax import layer_rules, neuron_matrices
 
-X = normal((8, 16), 9)
+X = normal32(8, 16, seed=9)
 LABELS = jnp.arange(8) % 5
 PARAMS = arrays(w1=(16, 24), b=(24,), w2=(24, 8), head=(8, 5))
-LAYERS = dict.fromkeys(("w1", "w2", "head"), last(2))
+LAYERS = dict.fromkeys(("w1", "w2", "head"), last)
 
 
 def forward(params, x):
@@ -102,7 +103,7 @@ def test_gradients_of_inputs():
   def forces(params, x):
     return -jax.grad(lambda x: forward(params, x)[:, 0].sum())(x)
 
-  params = {**PARAMS, "head": normal((8, 2))}
+  params = {**PARAMS, "head": normal32(8, 2)}
   check_program(forces, params, (X,), LAYERS)
 
 
@@ -216,8 +217,8 @@ def test_trees_of_any_kind(tree):
 
 def test_lists():
   function = lambda p, x: jnp.tanh(x @ p[0]) @ p[1]  # noqa: E731
-  params = [normal((16, 6)), normal((6, 5))]
-  layers = {"0": last(2), "1": last(2)}
+  params = [normal32(16, 6), normal32(6, 5)]
+  layers = {"0": last, "1": last}
   check_program(function, params, (X,), layers, output=["1"])
 
 
@@ -236,7 +237,7 @@ def test_a_tree_with_what_is_no_parameter():
 
 
 def test_what_the_function_does_not_use_is_said():
-  params = {**PARAMS, "idle": normal((3, 4))}
+  params = {**PARAMS, "idle": normal32(3, 4)}
   check_program(forward, params, (X,), LAYERS, output=["head"], unread=["idle"])
 
 
@@ -318,7 +319,7 @@ def test_parts_of_a_projection_in_shard_map():
     rows = np.asarray(kernel).T.reshape(2, 2, 2, 16)
     return rows.swapaxes(0, 1).reshape(2, 4, 16)
 
-  layers = {"up": turns, "down": last(2)}
+  layers = {"up": turns, "down": last}
   check_program(sharded, params, (X,), layers, output=["down"])
 
 

@@ -1,20 +1,29 @@
-"""Modules of linen, Equinox and Haiku read by what they compute."""
+"""Modules of linen, Equinox and Haiku as programs: what is no kind of layer."""
 
 import equinox as eqx
 import flax.linen as nn
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from by_hand import OFF, K, check, first, last, second_last
-from programs import inputs_of, outputs
-from test_other_classes import EQUINOX
-from trees import F32, init, normal
+from by_hand import (
+  OFF,
+  K,
+  check,
+  first,
+  heads_first,
+  in_groups,
+  last,
+  second_last,
+)
+from kinds import called, from_rest
+from programs import outputs
+from sets import normal32
+from trees import F32, init
 
 from mhe_jax import layer_rules, neuron_matrices
 
-# --- linen --------------------------------------------------------------------------
+# --- linen ------------------------------------------------------------------------
 
 
 def test_variables_that_are_mapped():
@@ -29,9 +38,9 @@ def test_variables_that_are_mapped():
       )
       return nn.Dense(3, name="head", **OFF)(dense(4, name="square", **OFF)(x))
 
-  model, x = Transposed(), normal((2, 4))
+  model, x = Transposed(), normal32(2, 4)
   params = init(model, x)["params"]
-  layers = {"square/kernel": first(2), "head/kernel": last(2)}
+  layers = {"square/kernel": first, "head/kernel": last}
   check(params, layer_rules(model, x), layers)
 
 
@@ -39,11 +48,11 @@ def test_boxed_parameters():
   dense = nn.Dense(
     6, **OFF, kernel_init=nn.with_partitioning(nn.initializers.normal(), ("a", "b"))
   )
-  model, x = nn.Sequential([dense, nn.relu, nn.Dense(4, **OFF)]), normal((2, 3))
+  model, x = nn.Sequential([dense, nn.relu, nn.Dense(4, **OFF)]), normal32(2, 3)
   boxed = model.init(jax.random.key(0), x)["params"]
   unboxed = nn.meta.unbox(boxed)
   rules = layer_rules(model, x)
-  layers = {f"layers_{i}/kernel": last(2) for i in (0, 2)}
+  layers = {f"layers_{i}/kernel": last for i in (0, 2)}
   check(unboxed, rules, layers)
   assert outputs(unboxed, rules) == {"layers_2/kernel"}
   assert len(neuron_matrices(boxed, rules)) == 2
@@ -58,8 +67,8 @@ def test_tied_transposed_kernels_of_linen():
       w = self.param("w", nn.initializers.normal(), (8, 4), F32)
       return nn.relu(x @ w) @ w.T
 
-  model, x = Tied(), normal((2, 8))
-  check(init(model, x)["params"], layer_rules(model, x), {"w": last(2)})
+  model, x = Tied(), normal32(2, 8)
+  check(init(model, x)["params"], layer_rules(model, x), {"w": last})
 
 
 def test_methods_and_collections_of_linen():
@@ -79,75 +88,53 @@ def test_methods_and_collections_of_linen():
     def decode(self, z):
       return self.decoder(z)
 
-  model, x, rngs = Auto(), normal((2, 8)), {"dropout": jax.random.key(1)}
+  model, x, rngs = Auto(), normal32(2, 8), {"dropout": jax.random.key(1)}
   params = model.init({"params": jax.random.key(0), **rngs}, x)["params"]
   keys = {"params": jax.random.key(0), **rngs}
   with jax.numpy_dtype_promotion("standard"):
     rules = layer_rules(model, x, rngs=keys, mutable=["batch_stats"])
     encode = layer_rules(model, x, rngs=keys, method="encode")
-  layers = {f"{name}/kernel": last(2) for name in ("encoder", "decoder")}
+  layers = {f"{name}/kernel": last for name in ("encoder", "decoder")}
   check(params, rules, layers)
   assert outputs(params, rules) == {"decoder/kernel"}
   assert outputs({"encoder": params["encoder"]}, encode) == {"encoder/kernel"}
 
 
-# --- Equinox ------------------------------------------------------------------------
+def test_a_subclass_with_a_kernel_of_other_rank():
+  class Experts(nn.Dense):
+    @nn.compact
+    def __call__(self, x):
+      kernel = self.param("kernel", nn.initializers.normal(), (3, 4, 5), F32)
+      return jnp.einsum("bd,edf->bef", x, kernel)
 
-EQUINOX_INPUTS = {
-  "Linear": (3,),
-  "Linear scalar": (),
-  "subclass": (3,),
-  "Conv1d": (3, 5),
-  "Conv2d": (3, 5, 5),
-  "Conv2d groups": (4, 5, 5),
-  "ConvTranspose2d": (3, 5, 5),
-  "Embedding": jnp.array(3),
-  "MLP": (3,),
-  "MultiheadAttention": [(5, 8)] * 3,
-  "GRUCell": [(3,), (4,)],
-  "LSTMCell": [(3,), (normal((4,)), normal((4,)))],
-  "WeightNorm": (3,),
-}
+  model, x = Experts(5), normal32(2, 4)
+  check(
+    init(model, x)["params"],
+    layer_rules(model, x),
+    {"kernel": heads_first},
+  )
 
 
-def test_every_kind_of_equinox_has_inputs():
-  assert EQUINOX_INPUTS.keys() == EQUINOX.keys() - {"norms"}  # A list, no function.
-
-
-@pytest.mark.parametrize("name", EQUINOX_INPUTS)
-@pytest.mark.parametrize("form", ["module", "loss", "batch", "jit", "partitioned"])
-def test_equinox(name, form):
-  make, readings = EQUINOX[name]
-  model, inputs = make(), inputs_of(EQUINOX_INPUTS[name])
-  call = lambda m, *inputs: m(*inputs)  # noqa: E731
-  batch = jax.tree.map(lambda x: jnp.stack([x, x]), inputs)
-  if form == "module":
-    rules = layer_rules(model, *inputs)
-  elif form == "loss":
-    loss = lambda m, *x: sum(jnp.sum(y) for y in jax.tree.leaves(m(*x)))  # noqa: E731
-    rules = layer_rules(eqx.filter_value_and_grad(loss), model, *inputs)
-  elif form == "batch":
-    axes = (None, *[0] * len(inputs))
-    rules = layer_rules(eqx.filter_vmap(call, in_axes=axes), model, *batch)
-  elif form == "jit":
-    rules = layer_rules(eqx.filter_jit(call), model, *inputs)
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize(
+  ("subscripts", "shape", "expected"),
+  [
+    ("...d,...hd->...h", (6, 4), (6, 4)),
+    ("bd,dh->bdh", (4, 6), None),
+    ("bd,df->bf", (4, 6), (6, 4)),
+  ],
+)
+def test_einsums_that_say_more_or_less(subscripts, shape, expected):
+  model, x = nn.Einsum(shape, subscripts, **OFF), normal32(2, 4)
+  params, rules = init(model, x)["params"], layer_rules(model, x)
+  if expected is None:  # Nothing is summed.
+    (rule,) = rules
+    assert rule.role == "skip" and "multiplied" in rule.reason
   else:
-    arrays, static = eqx.partition(model, eqx.is_array)
-    rules = layer_rules(lambda p, *x: eqx.combine(p, static)(*x), arrays, *inputs)
-  check(eqx.filter(model, eqx.is_array), rules, readings)
+    assert neuron_matrices(params, rules)["kernel"].shape == expected
 
 
-def test_equinox_ensemble():
-  @eqx.filter_vmap
-  def make(key):
-    return eqx.nn.MLP(3, 2, 5, depth=2, dtype=F32, key=key)
-
-  model, x = make(jax.random.split(jax.random.key(0), 7)), normal((3,))
-  call = eqx.filter_vmap(lambda m, x: m(x), in_axes=(eqx.if_array(0), None))
-  rules = layer_rules(call, model, x)
-  params = eqx.filter(model, eqx.is_array)
-  check(params, rules, {f"layers/{i}/weight": np.asarray for i in range(3)})
-  assert outputs(params, rules) == {"layers/2/weight"}
+# --- Equinox ----------------------------------------------------------------------
 
 
 def test_equinox_modules_with_a_state():
@@ -177,13 +164,13 @@ def test_equinox_modules_with_a_state():
 
   keys = jax.random.split(jax.random.key(0), 2)
   with jax.numpy_dtype_promotion("standard"):
-    rules = layer_rules(loss, model, state, normal((2, 3, 6, 6)), keys)
+    rules = layer_rules(loss, model, state, normal32(2, 3, 6, 6), keys)
   params = eqx.filter(model, eqx.is_inexact_array)
-  check(params, rules, {"conv/weight": first(4), "head/weight": first(2)})
+  check(params, rules, {"conv/weight": first, "head/weight": first})
   assert outputs(params, rules) == {"head/weight"}
 
 
-# --- Haiku --------------------------------------------------------------------------
+# --- Haiku ------------------------------------------------------------------------
 
 
 def residual_network(bottleneck):
@@ -206,11 +193,11 @@ def test_haiku_nets(name):
   make, shape = HAIKU_NETS[name]
   options = () if name == "MLP" else (True,)
   net = lambda x: make()(x, *options)  # noqa: E731
-  model, x = hk.transform_with_state(net), normal(shape)
+  model, x = hk.transform_with_state(net), normal32(*shape)
   params, _ = jax.eval_shape(model.init, jax.random.key(0), x)
-  params = jax.tree.map(lambda s: normal(s.shape), params)
+  params = jax.tree.map(lambda s: normal32(*s.shape), params)
   kernels = {
-    f"{module}/{name}": last(w.ndim)
+    f"{module}/{name}": last
     for module, weights in params.items()
     for name, w in weights.items()
     if w.ndim >= 2 and w.size > w.shape[-1] and "depthwise" not in module
@@ -230,10 +217,10 @@ def test_haiku_vector_quantizer():
     out = hk.nets.VectorQuantizer(4, 9, commitment_cost=0.25)(z, is_training=True)
     return hk.Linear(3)(out["quantize"]), out["loss"]
 
-  model, x = hk.transform(forward), normal((2, 6))
+  model, x = hk.transform(forward), normal32(2, 6)
   params = init(model, x)
-  layers = {"linear/w": last(2), "linear_1/w": last(2)}
-  layers["vector_quantizer/embeddings"] = last(2)
+  layers = {"linear/w": last, "linear_1/w": last}
+  layers["vector_quantizer/embeddings"] = last
   rules = layer_rules(model, x)
   check(params, rules, layers)
 
@@ -243,8 +230,53 @@ def test_a_transposed_convolution_of_haiku_in_a_loss():
     y = hk.Conv2DTranspose(3, 2, with_bias=False)(jax.nn.relu(hk.Linear(4)(x)))
     return jnp.mean(y**2)
 
-  model, x = hk.transform(loss), normal((1, 5, 5, 3))
+  model, x = hk.transform(loss), normal32(1, 5, 5, 3)
   rules = layer_rules(model, x)
   params = init(model, x)
-  check(params, rules, {"linear/w": last(2), "conv2_d_transpose/w": second_last(4)})
+  check(params, rules, {"linear/w": last, "conv2_d_transpose/w": second_last})
   assert outputs(params, rules) == {"conv2_d_transpose/w"}
+
+
+@pytest.mark.usefixtures("as_users")
+def test_haiku_with_state():
+  def forward(x):
+    return hk.BatchNorm(True, True, 0.9)(hk.Linear(5)(x), is_training=True)
+
+  model, x = hk.transform_with_state(forward), normal32(2, 3)
+  params, _ = model.init(jax.random.key(0), x)
+  check(params, layer_rules(model, x), {"linear/w": last})
+
+
+def test_a_projection_in_a_subclass_of_an_lstm_has_no_gates():
+  class Projected(hk.LSTM):
+    def __call__(self, x, state):
+      y, state = super().__call__(x, state)
+      return hk.Linear(8, name="proj")(y), state
+
+  model = hk.transform(called(lambda: from_rest(Projected, 4, name="cell")))
+  x = normal32(2, 3)
+  with jax.numpy_dtype_promotion("standard"):
+    params, rules = init(model, x), layer_rules(model, x)
+  check(params, rules, {"cell/linear/w": in_groups(4), "cell/proj/w": last})
+
+
+def test_multi_transform():
+  def forward():
+    linear = hk.Linear(5)
+    return linear, (linear,)
+
+  model, x = hk.multi_transform(forward), normal32(2, 3)
+  params = model.init(jax.random.key(0), x)
+  (apply,) = model.apply
+  check(params, layer_rules(apply, params, None, x), {"linear/w": last})
+  with pytest.raises(TypeError, match=r"model must be .* got MultiTransformed"):
+    layer_rules(model, x)
+
+
+def test_transform_without_a_key():
+  model = hk.without_apply_rng(hk.transform(called(lambda: hk.nets.MLP([5, 4]))))
+  x = normal32(2, 3)
+  layers = {f"mlp/~/linear_{i}/w": last for i in (0, 1)}
+  rules = layer_rules(model, x)
+  check(init(model, x), rules, layers)
+  assert [rule.role for rule in rules if rule.axes] == [None, "output"]

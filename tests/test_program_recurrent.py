@@ -2,13 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from by_hand import first, last
+from by_hand import first, in_groups, last, stacked
 from programs import arrays, check_program, cross_entropy, norm
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
-SEQUENCE = normal((2, 5, 8), 9)
+SEQUENCE = normal32(2, 5, 8, seed=9)
 STATE = jnp.zeros((2, 4), F32)
 
 
@@ -52,7 +52,7 @@ def test_lstm(gates, fused):
 
   shapes = {"w": (12, 16)} if fused else {"w": (8, 16), "u": (4, 16)}
   params = arrays(**shapes, b=(16,), head=(4, 3))
-  layers = {k: last(2, groups=4) for k in shapes} | {"head": last(2)}
+  layers = {k: in_groups(4) for k in shapes} | {"head": last}
   check_program(forward, params, (SEQUENCE,), layers, output=["head"])
 
 
@@ -92,8 +92,8 @@ def test_gru(cell, gates):
   shapes = {"w": (8, 4 * gates), "u": (4, 4 * gates)}
   alone = {"a": (8, 4), "b": (4, 4)} if gates == 2 else {}
   params = arrays(**shapes, **alone, head=(4, 3))
-  layers = {k: last(2, groups=gates) for k in shapes}
-  layers |= dict.fromkeys([*alone, "head"], last(2))
+  layers = {k: in_groups(gates) for k in shapes}
+  layers |= dict.fromkeys([*alone, "head"], last)
   check_program(forward, params, (SEQUENCE,), layers, output=["head"])
 
 
@@ -107,7 +107,7 @@ def test_recurrent_language_model_and_its_loss():
     return cross_entropy(hs @ params["head"], tokens)
 
   params = arrays(table=(7, 8), w=(8, 4), u=(4, 4), head=(4, 7))
-  layers = {**dict.fromkeys(("w", "u", "head"), last(2)), "table": first(2)}
+  layers = {**dict.fromkeys(("w", "u", "head"), last), "table": first}
   tokens = jnp.arange(10).reshape(2, 5) % 7
   check_program(loss, params, (tokens,), layers, output=["head"])
 
@@ -127,7 +127,7 @@ def test_decoding_token_by_token():
     return jax.lax.scan(step, (STATE, token), keys)[1]
 
   params = arrays(table=(7, 8), w=(8, 4), u=(4, 4), head=(4, 7))
-  layers = {**dict.fromkeys(("w", "u", "head"), last(2)), "table": first(2)}
+  layers = {**dict.fromkeys(("w", "u", "head"), last), "table": first}
   token = jnp.zeros((2,), jnp.int32)
   for key in (jax.random.key(0), jax.random.PRNGKey(0)):
     check_program(sample, params, (token, key), layers, output=["head"])
@@ -153,8 +153,8 @@ def test_fixed_points(form):
     return z @ params["head"]
 
   params = arrays(inject=(8, 6), w=(6, 6), scale=(6,), head=(6, 3))
-  layers = dict.fromkeys(("inject", "w", "head"), last(2))
-  check_program(forward, params, (normal((2, 8)),), layers, output=["head"])
+  layers = dict.fromkeys(("inject", "w", "head"), last)
+  check_program(forward, params, (normal32(2, 8),), layers, output=["head"])
 
 
 def test_differentiable_solver():
@@ -166,8 +166,8 @@ def test_differentiable_solver():
     return z @ params["head"]
 
   params = arrays(inject=(8, 6), w=(6, 5), head=(6, 3))
-  layers = dict.fromkeys(params, last(2))
-  check_program(forward, params, (normal((2, 8)),), layers, output=["head"])
+  layers = dict.fromkeys(params, last)
+  check_program(forward, params, (normal32(2, 8),), layers, output=["head"])
 
 
 def test_branches_with_weights_of_their_own():
@@ -176,9 +176,9 @@ def test_branches_with_weights_of_their_own():
     return jax.lax.switch(kind, branches, x) @ params["head"]
 
   params = arrays(a=(8, 6), b=(8, 6), c=(8, 6), head=(6, 3))
-  layers = dict.fromkeys(params, last(2))
+  layers = dict.fromkeys(params, last)
   check_program(
-    forward, params, (normal((2, 8)), jnp.array(1)), layers, output=["head"]
+    forward, params, (normal32(2, 8), jnp.array(1)), layers, output=["head"]
   )
 
 
@@ -223,8 +223,8 @@ def test_selective_state_space(recurrence):
     norm=(8,), conv=(4, 1, 12), x=(12, 8), step=(2, 12), bias=(12,), A_log=(12, 3),
     D=(12,), out=(12, 8), head=(8, 5), **{"in": (8, 24)},
   )  # fmt: skip
-  layers = dict.fromkeys(("x", "step", "out", "head"), last(2))
-  layers["in"] = last(2, groups=2)
+  layers = dict.fromkeys(("x", "step", "out", "head"), last)
+  layers["in"] = in_groups(2)
   check_program(forward, params, (SEQUENCE,), layers, output=["head"])
 
 
@@ -239,7 +239,7 @@ def test_linear_recurrence_with_matrices_for_states():
     return over_time(step, STATE, x)[1]
 
   params = arrays(decay=(1, 4), B=(8, 4), C=(4, 8))
-  layers = dict.fromkeys("BC", last(2))
+  layers = dict.fromkeys("BC", last)
   check_program(forward, params, (SEQUENCE,), layers, output=["C"])
 
 
@@ -259,12 +259,8 @@ def test_a_stack_of_recurrent_layers():
     x, _ = jax.lax.scan(layer, x, params["layers"])
     return x.mean(1) @ params["head"]
 
-  def stack(groups):
-    read = last(2, groups=groups)
-    return lambda kernel: np.stack([read(layer) for layer in np.asarray(kernel)])
-
-  stacked = arrays(w=(3, 8, 8), u=(3, 4, 8), out=(3, 4, 8))
-  params = {"layers": stacked, **arrays(head=(8, 5))}
-  layers = {f"layers/{k}": stack(2) for k in "wu"}
-  layers |= {"layers/out": stack(1), "head": last(2)}
+  stack = arrays(w=(3, 8, 8), u=(3, 4, 8), out=(3, 4, 8))
+  params = {"layers": stack, **arrays(head=(8, 5))}
+  layers = {f"layers/{k}": stacked(in_groups(2)) for k in "wu"}
+  layers |= {"layers/out": stacked(last), "head": last}
   check_program(forward, params, (SEQUENCE,), layers, output=["head"])

@@ -8,11 +8,12 @@ import pytest
 from by_hand import last
 from jax import lax
 from programs import arrays, check_program, cross_entropy
-from trees import F32, normal
+from sets import normal32
+from trees import F32
 
-X = normal((2, 8), 9)
+X = normal32(2, 8, seed=9)
 PARAMS = arrays(w=(8, 6), b=(6,), head=(6, 5))
-LAYERS = dict.fromkeys(("w", "head"), last(2))
+LAYERS = dict.fromkeys(("w", "head"), last)
 
 
 def weight_norm(w):
@@ -155,8 +156,8 @@ def test_standardized_convolution():
     return y.mean((1, 2)) @ params["head"]
 
   params = arrays(w=(3, 3, 3, 6), gain=(6,), head=(6, 5))
-  layers = {"w": last(4), "head": last(2)}
-  check_program(forward, params, (normal((2, 8, 8, 3)),), layers, output=["head"])
+  layers = {"w": last, "head": last}
+  check_program(forward, params, (normal32(2, 8, 8, 3),), layers, output=["head"])
 
 
 @pytest.mark.parametrize("given", ["mask", "vectors"])
@@ -190,7 +191,7 @@ def test_lora(merged):
     return jax.nn.relu(x) @ p["head"]
 
   params = arrays(w=(8, 6), a=(8, 2), b=(2, 6), head=(6, 5))
-  check_program(forward, params, (X,), dict.fromkeys(params, last(2)), output=["head"])
+  check_program(forward, params, (X,), dict.fromkeys(params, last), output=["head"])
 
 
 def test_lora_of_a_frozen_model():
@@ -203,7 +204,7 @@ def test_lora_of_a_frozen_model():
 
   adapters = {"in": arrays(a=(8, 2), b=(2, 6)), "out": arrays(a=(6, 2), b=(2, 5))}
   frozen = arrays(**{"in": (8, 6), "out": (6, 5)})
-  layers = {f"{w}/{k}": last(2) for w in ("in", "out") for k in "ab"}
+  layers = {f"{w}/{k}": last for w in ("in", "out") for k in "ab"}
   check_program(loss, adapters, (frozen, X), layers)
 
 
@@ -217,7 +218,7 @@ def test_magnitudes_and_directions():
     return jax.nn.relu(x @ w) @ p["head"]
 
   params = arrays(w=(8, 6), a=(8, 2), b=(2, 6), m=(1, 6), head=(6, 5))
-  layers = dict.fromkeys(("w", "a", "b", "head"), last(2))
+  layers = dict.fromkeys(("w", "a", "b", "head"), last)
   check_program(forward, params, (X,), layers, output=["head"])
 
 
@@ -226,7 +227,7 @@ def test_sums_of_weights():
     return jax.nn.relu(x @ (params["a"] + params["b"])) @ params["head"]
 
   params = arrays(a=(8, 6), b=(8, 6), head=(6, 5))
-  check_program(forward, params, (X,), dict.fromkeys(params, last(2)), output=["head"])
+  check_program(forward, params, (X,), dict.fromkeys(params, last), output=["head"])
 
 
 def test_shared_weights():
@@ -236,7 +237,7 @@ def test_shared_weights():
     return x @ params["head"]
 
   params = arrays(w=(8, 8), head=(8, 5))
-  check_program(forward, params, (X,), dict.fromkeys(params, last(2)), output=["head"])
+  check_program(forward, params, (X,), dict.fromkeys(params, last), output=["head"])
 
 
 def test_weights_of_a_hypernetwork_are_no_parameters():
@@ -246,8 +247,8 @@ def test_weights_of_a_hypernetwork_are_no_parameters():
     return jax.nn.relu(x @ w) @ params["head"]
 
   params = arrays(hidden=(3, 4), w=(4, 48), b=(48,), head=(6, 5))
-  layers = dict.fromkeys(("hidden", "w", "head"), last(2))
-  check_program(forward, params, (normal((3,)), X), layers, output=["head"])
+  layers = dict.fromkeys(("hidden", "w", "head"), last)
+  check_program(forward, params, (normal32(3), X), layers, output=["head"])
 
 
 def test_a_hypernetwork_of_learned_tasks():
@@ -258,7 +259,7 @@ def test_a_hypernetwork_of_learned_tasks():
     return jax.nn.relu(x @ w) @ params["head"]
 
   params = arrays(task=(1, 3), w1=(3, 4), w2=(4, 48), head=(6, 5))
-  layers = dict.fromkeys(("w1", "w2", "head"), last(2))
+  layers = dict.fromkeys(("w1", "w2", "head"), last)
   check_program(forward, params, (X,), layers, output=["head"])
 
 
@@ -270,5 +271,5 @@ def test_orthogonal_weights():
     return jax.nn.relu(x @ q) @ params["head"]
 
   params = arrays(w=(8, 6), head=(6, 5))
-  layers = {"head": last(2)}
+  layers = {"head": last}
   check_program(forward, params, (X,), layers, output=["head"], unread=["w"])
