@@ -132,7 +132,7 @@ def test_few_dimensions_have_a_scale_by_default(d):
 @pytest.mark.parametrize("d", [2, 3, 8])
 def test_a_comparison_is_of_the_same_energies(d):
   rules = [LayerRule(".*", NeuronAxes(-1))]
-  params, base = ({"layer": {"kernel": normal((d, N), seed)}} for seed in (0, 1))
+  params, base = ({"layer": {"kernel": normal32(d, N, seed=seed)}} for seed in (0, 1))
   row = compare(params, base, rules=rules)["layer/kernel"]
   for tree, answer in ((base, row.excess_before), (params, row.excess_after)):
     expected = describe(tree, rules=rules)["layer/kernel"]

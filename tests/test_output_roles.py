@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from programs import outputs, with_role
-from trees import filled, init, normal
+from sets import normal32
+from trees import filled, init
 
 from mhe_jax import describe, layer_rules
 
@@ -37,7 +38,7 @@ class UNet(nn.Module):
     return nn.Conv(3, (3, 3), name="to_rgb")(x)
 
 
-IMAGES, TIMES = normal((2, 8, 8, 3)), normal((2,))
+IMAGES, TIMES = normal32(2, 8, 8, 3), normal32(2)
 
 
 @pytest.mark.parametrize("what", ["module", "loss", "residual"])
@@ -91,7 +92,7 @@ def policy_loss(apply):
   return loss
 
 
-STATES, ACTIONS, RETURNS = normal((5, 6)), jnp.arange(5) % 4, normal((5,))
+STATES, ACTIONS, RETURNS = normal32(5, 6), jnp.arange(5) % 4, normal32(5)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -156,7 +157,7 @@ def test_mean_and_variance_of_a_regression():
   outs = {"mean/kernel": "output", "spread/kernel": "output"}
   assert roles == {"body/kernel": "hidden", **outs}
   # This loss multiplies what the two give, as a gated layer does: that is told.
-  rules = layer_rules(loss, net, STATES, normal((5, 3)))
+  rules = layer_rules(loss, net, STATES, normal32(5, 3))
   assert "No output layer: pass rules=" in str(describe(net, rules=rules))
 
 

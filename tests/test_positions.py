@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from trees import init, normal
+from sets import normal32
+from trees import init
 
 from mhe_jax import describe, layer_rules
 from mhe_jax.layers.names import is_position_table
@@ -24,7 +25,7 @@ OTHERS = (
 
 @pytest.mark.parametrize("name", TABLES)
 def test_names_of_tables(name):
-  params = {name: {"embedding": normal((5, 8))}, "wte": {"embedding": normal((9, 8))}}
+  params = {name: {"embedding": normal32(5, 8)}, "wte": {"embedding": normal32(9, 8)}}
   report = describe(params)
   assert [row.path for row in report] == ["wte/embedding"]
   assert report.skipped[f"{name}/embedding"] == "a table of positions, not neurons"
@@ -75,7 +76,7 @@ def test_of_a_module(inputs):
 def test_of_a_file(tmp_path):
   path = tmp_path / "model.npz"
   names = ("wte.weight", "wpe.weight", "h.0.ln.weight")
-  np.savez(path, **{n: np.ones(8) if "ln" in n else normal((9, 8)) for n in names})
+  np.savez(path, **{n: np.ones(8) if "ln" in n else normal32(9, 8) for n in names})
   report = redundancy(path)
   assert [row.name for row in report] == ["wte.weight"]
   assert report.skipped["wpe.weight"] == "a table of positions, not neurons"

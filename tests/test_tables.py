@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from trees import normal
+from sets import normal32
 
 from mhe_jax import Riesz, describe
 from mhe_jax.layers.trees import numbered_order
@@ -29,7 +29,7 @@ def test_order(given, expected):
 
 
 def test_rows_of_describe():
-  params = {f"Conv_{i}": {"kernel": normal((3, 3, 2, 4), i)} for i in range(12)}
+  params = {f"Conv_{i}": {"kernel": normal32(3, 3, 2, 4, seed=i)} for i in range(12)}
   assert list(jax.tree.map(lambda x: 0, params))[2] == "Conv_10"  # As JAX has them.
   report = describe(params)
   assert [row.path for row in report] == [f"Conv_{i}/kernel" for i in range(12)]
