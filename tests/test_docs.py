@@ -33,6 +33,7 @@ PAGES = [
   "README.md",
   "docs/alternatives.md",
   "docs/concepts.md",
+  "docs/frameworks.md",
   "docs/layers.md",
   "docs/many.md",
   "docs/models.md",
