@@ -12,7 +12,7 @@ FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "examples"
 ARGUMENTS = {"sharded_classifier": ["512"], "language_model": ["adamw"]}
 LAYERS = {
   "arrays": {"hidden": "hidden", "head": "output"},
-  "linen": {f"Conv_{i}/kernel": "hidden" for i in range(3)} | {"head/kernel": "output"},
+  "linen": {f"Conv_{i}/kernel": "hidden" for i in range(2)} | {"head/kernel": "output"},
   "nnx_model": {
     "first/kernel": "hidden", "second/kernel": "hidden", "head/kernel": "output",
   },
@@ -39,7 +39,7 @@ def test_example(name, monkeypatch, capsys):
     runpy.run_path(str(file))
   printed = capsys.readouterr().out
   losses = [float(x) for x in re.findall(r"loss (\d+\.\d+)", printed)]
-  assert losses[-1] < min(2.3, 0.9 * losses[0]) or len(losses) == 1, losses
+  assert losses[-1] < (0.9 * losses[0] if len(losses) > 1 else 0.5), losses
   rows = {row[0]: row[2] for row in map(_cells, printed.splitlines()) if len(row) == 8}
   for path, role in LAYERS.get(name, {}).items():
     assert rows[path] == role

@@ -29,7 +29,8 @@ class Model(nn.Module):
     mask = nn.make_causal_mask(tokens)
     for i in range(2):
       y = nn.LayerNorm()(x)
-      x = x + nn.SelfAttention(4, use_bias=False, name=f"attention{i}")(y, mask)
+      attention = nn.MultiHeadDotProductAttention(4, use_bias=False, name=f"mix{i}")
+      x = x + attention(y, mask=mask)
       y = nn.gelu(nn.Dense(4 * WIDTH, name=f"up{i}")(nn.LayerNorm()(x)))
       x = x + nn.Dense(WIDTH, name=f"down{i}")(y)
     return nn.Dense(256, use_bias=False, name="head")(nn.LayerNorm()(x))
