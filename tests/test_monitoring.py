@@ -257,7 +257,7 @@ def test_what_the_page_says_of_the_layers_is_in_the_results():
   errors = [
     [run["test_error"] for run in result["runs"][arm]] for arm in monitoring.ARMS
   ]
-  assert paired_difference(*errors).verdict == "not told apart"
+  assert paired_difference(*errors).verdict == "no significant difference"
   assert (
     f"{mean_and_spread(errors[0])}% without, {mean_and_spread(errors[1])}% with, a "
     f"difference of {difference(*errors)} points, which so few seeds do not tell apart"
