@@ -15,6 +15,7 @@ import mhe_jax
 from experiments.benchmarks import sampled_tables, train_step
 from experiments.benchmarks import tables as benchmark_tables
 from experiments.classification import report
+from experiments.classification.plan import sweeps_of as classification_sweeps
 from experiments.classification.presets import Config
 from experiments.faces import report as faces_report
 from experiments.faces.plan import sweeps_of as faces_sweeps
@@ -23,8 +24,8 @@ from experiments.gan.plan import sweeps_of as gan_sweeps
 from experiments.numerics import accuracy_tables
 from experiments.report.answers import answered
 from experiments.report.cells import difference, mean_and_spread
-from experiments.report.columns import columns_of
-from experiments.report.pages import fill
+from experiments.report.columns import Column, columns_of
+from experiments.report.pages import fill, fill_pages
 from experiments.report.statistics import paired_difference
 from experiments.runs.results import Results
 
@@ -188,18 +189,46 @@ def test_benchmarks_states_the_committed_measurements():
   check_page("benchmarks.md", benchmark_tables.tables(result), claims)
 
 
-def check_generated(name, texts):
-  """A page is what a report makes of its results."""
-  page = (ROOT / f"docs/{name}.md").read_text()
-  assert fill(page, texts) == page
-  assert page.count("<!-- end of ") == len(texts)
+def check_generated(texts, *names):
+  """Pages are what a report makes of its results."""
+  pages = {path: path.read_text() for path in (ROOT / f"docs/{n}.md" for n in names)}
+  assert fill_pages(pages, texts) == pages
+  assert "".join(pages.values()).count("<!-- end of ") == len(texts)
 
 
 def test_classification_is_what_the_report_generates():
   texts = report.blocks("cpu", Results(report.RESULTS, Config))
-  check_generated("classification", texts)
+  check_generated(texts, *report.PAGES)
   results = (ROOT / "docs" / "results.md").read_text()
   assert fill(results, {"summary": texts["summary"]}) == results
+
+
+def test_the_rivals_differences_that_are_told_are_in_the_results():
+  results, sweeps = Results(report.RESULTS, Config), classification_sweeps("cpu")
+  page = " ".join((ROOT / "docs/classification.md").read_text().split())
+  relative = "half-space MHE, s = 2, relative"
+  for name, title, rival, energy in (
+    (
+      "confirm",
+      "CNN-15, 500 steps of warm-up",
+      "orthonormal, relative, weight 0.1, rate 0.1",
+      f"{relative}, weight 0.1, rate 0.1",
+    ),
+    (
+      "warm",
+      "CNN-9, 500 steps of warm-up",
+      "orthonormal, weight 10",
+      "half-space MHE, s = 2, weight 10",
+    ),
+    ("imbalance", "multiple, errors of the classes", "orthonormal", relative),
+  ):
+    arms = {arm.row: arm for arm in sweeps[name].arms if arm.column == title}
+    column = Column(results, [arms[rival], arms[energy]], sweeps[name].seeds)
+    errors = {row: column.values(row) for row in column.arms}
+    paired = paired_difference(errors[rival], errors[energy])
+    interval = f"{paired.low:+.2f} to {paired.high:+.2f}; P {paired.p_value:.2f}"
+    assert f"{paired.difference:+.2f} ({interval})" in page
+    assert paired.verdict == "no significant difference"
 
 
 def test_what_the_page_says_of_the_order_is_in_its_results():
@@ -220,7 +249,7 @@ def test_what_the_page_says_of_the_order_is_in_its_results():
 
 def test_faces_is_what_the_report_generates():
   results = Results(faces_report.RESULTS, faces_report.Config)
-  check_generated("faces", faces_report.blocks("cpu", results))
+  check_generated(faces_report.blocks("cpu", results), "faces")
 
 
 def test_what_is_said_of_faces_in_words_is_in_their_results():
@@ -262,7 +291,7 @@ def test_gan_is_what_the_report_generates():
     path.stem.removeprefix("gan_") for path in (ROOT / "docs/images").glob("gan_*.png")
   }
   texts = gan_report.blocks("cpu", results) | gan_report.pictures(drawn)
-  check_generated("gan", texts)
+  check_generated(texts, "gan")
 
 
 def test_what_is_said_of_gans_in_words_is_in_their_results():
