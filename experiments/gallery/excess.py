@@ -37,7 +37,8 @@ def compute(count: int, draws: int, spread: float, seed: int) -> dict[str, Any]:
   best, _ = minimize_energy(keys[0], count, 3, Riesz(1.0))
   random = jax.random.normal(keys[1], (draws, count, 3))
   excess = jax.vmap(lambda x: relative_excess(x, Riesz(1.0)))(random)
-  alike = spread * jax.random.normal(keys[2], (count, 3)) + jnp.array([0.0, 0.0, 1.0])
+  alike = spread * jax.random.normal(keys[2], (count, 3))
+  alike = alike.at[:, 2].add(1.0)
   sets = {
     "best": best,
     "random": random[jnp.argmin(jnp.abs(excess - 1.0))],
@@ -58,7 +59,7 @@ def draw(result: dict[str, Any]):
   """The three sets, side by side, over their excess."""
   figure, (panels,) = subplots(1, 3, (7.4, 3.0))
   for panel, (name, title) in zip(panels, _TITLES.items()):
-    draw_points(panel, np.asarray(result[name]["points"]), with_edges=name == "best")
+    draw_points(panel, np.asarray(result[name]["points"]), with_edges=True)
     excess = abs(round(result[name]["excess"], 1))  # No -0.0.
     panel.set_title(f"{title}\nrelative excess {excess:.1f}", fontsize=10)
   return figure
