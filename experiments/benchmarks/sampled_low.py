@@ -1,7 +1,7 @@
 """Sampled gradients of many neurons of few weights, where estimates are at their worst.
 
-  python -m experiments.benchmarks.sampled_low                    # minutes
-  python -m experiments.benchmarks.sampled_low --preset smoke     # seconds, in the tests
+  python -m experiments.benchmarks.sampled_low                  # minutes
+  python -m experiments.benchmarks.sampled_low --preset smoke   # seconds, in the tests
 
 Writes OUTPUT/benchmark_sampled_low.json.
 """
