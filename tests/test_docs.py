@@ -187,6 +187,15 @@ def test_the_five_rows_say_what_the_tables_have():
   _, rare, rival = cells["imbalanced CIFAR-10, errors of two rare classes"]
   assert f"{-max(rare):.0f} to {-min(rare):.0f} of 100 errors" in answers[1][1]
   assert f"{-rival:.0f} of 100 on rare classes" in answers[1][2]
+  table = (ROOT / "docs" / "spread.md").read_text().split("<!-- language, confirmed")[1]
+  adamw, spread, muon, both = re.findall(r"\| ([\d.]+) ± .*\| (.*) \|", table)
+  assert spread[1].startswith(f"**-{float(adamw[0]) - float(spread[0]):.3f}**")
+  assert (
+    f"{-float(spread[1][2:8]):.2f} nats a byte of {float(adamw[0]):.2f}"
+    in answers[2][1]
+  )
+  assert f"Muon: {float(adamw[0]) - float(muon[0]):.2f} nats" in answers[2][2]
+  assert "**" not in both[1]
   (case,) = [
     case
     for case in result_of("alternatives/minima")["cases"]
