@@ -140,7 +140,7 @@ def test_results_state_the_committed_quickstart():
     f"all {sum(counts)} committed pairs ({counts[0]} of these seeds, {counts[1]} of a "
     f"first run, {counts[2]} of"
   ) in page
-  pooled = {arm: sum((draw[arm] for draw in draws), []) for arm in first}
+  pooled = {arm: [x for draw in draws for x in draw[arm]] for arm in first}
   energy = paired_difference(pooled["without"], pooled["energy"])
   rival = paired_difference(pooled["without"], pooled["orthonormal"])
   between = paired_difference(pooled["orthonormal"], pooled["energy"])

@@ -71,9 +71,9 @@ def _million(result):
   return (
     f"{n:,} x {d}: {np.median(seconds):.2f} s ({min(seconds):.1f} to "
     f"{max(seconds):.1f} in {len(seconds)} runs), {times:.1f} times the matrix "
-    f"products that it contains; {result['temporary_mib']:,.0f} MiB besides input and gradient, "
-    f"{result['peak_mib'] / 1024:.1f} GiB at the peak of the process, Python, JAX and "
-    "both among them."
+    f"products that it contains; {result['temporary_mib']:,.0f} MiB besides input and "
+    f"gradient, {result['peak_mib'] / 1024:.1f} GiB at the peak of the process, "
+    "Python, JAX and both among them."
   )
 
 

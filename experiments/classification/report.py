@@ -3,8 +3,8 @@
   python -m experiments.classification.report --output docs --readme docs/results.md
   python -m experiments.classification.report --preset smoke --results FOLDER
 
-Writes OUTPUT/classification.md and OUTPUT/images/classification_*.png. Of those of PAGES
-that are there already, only what stands between "<!-- NAME -->" and
+Writes OUTPUT/classification.md and OUTPUT/images/classification_*.png. Of those pages
+that are there already (PAGES), only what stands between "<!-- NAME -->" and
 "<!-- end of NAME -->" is replaced, NAME being a sweep or "summary".
 """
 

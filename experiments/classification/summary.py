@@ -115,8 +115,8 @@ def _sure(sweeps, results):
   of_all = holm([paired_difference(x.first, x.second).p_value for x in found])
   return (
     f"Bold counts one comparison. Of {len(found)} pre-registered comparisons whose "
-    f"runs converge, {within} have P < 0.05 after the correction for the number in their "
-    f"table (Holm), {sum(p < 0.05 for p in of_all)} after that for all of them."
+    f"runs converge, {within} have P < 0.05 after the correction for the number in "
+    f"their table (Holm), {sum(p < 0.05 for p in of_all)} after that for all of them."
   )
 
 

@@ -134,7 +134,9 @@ def _errors(pairs, statistics):
 def _with_and_without(pairs):
   """Errors with energy minus those without: the whole network, and up to a quarter."""
   whole = [pairs.errors(arm, "kept", "random")[:, 0].tolist() for arm in ARMS]
-  rows = [(criterion, statistics) for criterion in CRITERIA for statistics in STATISTICS]
+  rows = [
+    (criterion, statistics) for criterion in CRITERIA for statistics in STATISTICS
+  ]
   compared = [
     [pairs.means(arm, statistics, criterion) for arm in ARMS]
     for criterion, statistics in rows

@@ -46,8 +46,8 @@ def _seeds(columns):
   text = f"Runs of a cell: {' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))}."
   if left_out := sum(column.left_out for column in columns):
     text += (
-      f" Not shown: {left_out} runs of seeds that are not finished in all rows of their "
-      "column."
+      f" Not shown: {left_out} runs of seeds that are not finished in all rows of "
+      "their column."
     )
   return "\n\n".join([text, *filter(None, map(_devices, columns))])
 
