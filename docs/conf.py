@@ -1,5 +1,6 @@
 """Sphinx configuration; the build fails when a public name is undocumented."""
 
+import os
 import pathlib
 import re
 
@@ -22,11 +23,27 @@ extensions = [
 ]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_templates"]
 html_theme = "furo"
 html_title = f"mhe_jax {release}"
 html_static_path = ["_static"]
 html_css_files = ["pictures.css"]
+# Versions of a site that has several: .ci/documentation.
+templates_path = ["_templates"]
+html_context = {
+  "versions": os.environ.get("DOCS_VERSIONS", "").split(),
+  "this_version": os.environ.get("DOCS_VERSION", ""),
+}
+html_sidebars = {
+  "**": [
+    "sidebar/brand.html",
+    "sidebar/search.html",
+    "sidebar/scroll-start.html",
+    "sidebar/navigation.html",
+    "versions.html",
+    "sidebar/scroll-end.html",
+  ]
+}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

@@ -36,6 +36,7 @@ PAGES = [
   "docs/alternatives.md",
   "docs/combining.md",
   "docs/concepts.md",
+  "docs/frameworks.md",
   "docs/layers.md",
   "docs/many.md",
   "docs/models.md",

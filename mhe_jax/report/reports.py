@@ -17,7 +17,7 @@ from mhe_jax.report.parts import ASSUMED, TIED
 from mhe_jax.report.plots import plot_angles, plot_excess
 from mhe_jax.report.rows import ComparisonRow, Options, RedundancyRow
 from mhe_jax.report.tables import number, shown
-from mhe_jax.report.typical import typical
+from mhe_jax.report.typical import num_models, typical
 
 Row = TypeVar("Row", RedundancyRow, ComparisonRow)
 
@@ -259,7 +259,8 @@ class RedundancyReport(_Report[RedundancyRow]):
     )
     if any(map(typical, self.rows)):
       yield (
-        "Typical: of four fifths of the layers of its kind in eight published models."
+        "Typical: of four fifths of the layers of its kind in "
+        f"{num_models()} published models."
       )
     if self.assumed:
       yield (

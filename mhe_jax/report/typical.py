@@ -59,16 +59,20 @@ def typical(row: Any) -> Typical | None:
     row: as of :func:`kind_of`, with ``potential`` and ``half_space``.
   """
   space = "half" if row.half_space else "full"
-  excess = _published().get(f"{row.potential} {space}", {}).get(kind_of(row), [])
+  excess = _published()["excess"].get(f"{row.potential} {space}", {})
+  excess = excess.get(kind_of(row), [])
   if len(excess) < 5:
     return None
   low, high = np.quantile(excess, [0.1, 0.9])
   return Typical(float(low), float(high), max(excess), len(excess))
 
 
+def num_models() -> int:
+  """How many models the published layers are of."""
+  return len(_published()["layers"])
+
+
 @functools.cache
-def _published() -> dict[str, dict[str, list[float]]]:
-  text = (
-    importlib.resources.files("mhe_jax.report").joinpath("typical.json").read_text()
-  )
-  return json.loads(text)["excess"]
+def _published() -> dict[str, Any]:
+  folder = importlib.resources.files("mhe_jax.report")
+  return json.loads(folder.joinpath("typical.json").read_text())
