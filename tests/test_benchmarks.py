@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rich.progress
 
-from experiments.benchmarks import peers, reading, train_step
+from experiments.benchmarks import peers, reading, sampled_tables, train_step
 from experiments.benchmarks.energy import neurons, ours
 from experiments.benchmarks.timing import ratio, time_in_turns
 from experiments.models import CNN, ResNet
@@ -40,6 +40,11 @@ def test_energy_benchmark(tmp_path):
   assert all(len(times) == rounds and min(times) > 0 for times in large.values())
   (huge,) = result["huge"]
   assert 0 < huge["temporary_mib"] < huge["peak_mib"]
+
+
+def test_sampled_gradients_at_low_dimension(tmp_path):
+  result = run_smoke("sampled_low", tmp_path)
+  assert "| field |" in sampled_tables.errors(result["errors"])
 
 
 def test_sampled_benchmark(tmp_path):

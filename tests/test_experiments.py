@@ -117,7 +117,7 @@ def test_a_diverged_run_is_no_comparison(bad):
   ):  # fmt: skip
     paired = paired_difference(first, second)
     assert np.isnan(paired[:4]).all() and np.isnan(paired.p_value)
-    assert paired.verdict == "not told apart"
+    assert paired.verdict == "no significant difference"
 
 
 def test_holm_corrects_step_by_step():

@@ -383,7 +383,9 @@ def test_results_that_do_not_belong_together(tmp_path):
     result = {"config": {"steps": steps, "energy": arm}}
     path = classifier.EXPERIMENT.path(tmp_path, "cpu", arm)
     path.write_text(json.dumps(result))
-  with pytest.raises(InputError, match="must have the settings of the arms beside it"):
+  with pytest.raises(
+    InputError, match="must have the settings of the results beside it"
+  ):
     report.results_of(classifier.EXPERIMENT, "cpu", tmp_path)
   path.write_text("[]")
   with pytest.raises(InputError, match="is not the result of a run"):
