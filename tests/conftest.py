@@ -78,9 +78,9 @@ def optimized():
 @pytest.fixture
 def small_tiles(monkeypatch):
   """Many tiles for hundreds of rows, and one row at a time to compare."""
-  from mhe_jax.pair_sum import neighbors
+  from mhe_jax.pair_sum import nearest_rows
 
-  monkeypatch.setattr(neighbors, "default_block_size", lambda: 32)
+  monkeypatch.setattr(nearest_rows, "default_block_size", lambda: 32)
   jax.clear_caches()  # Of what was traced with others.
   yield
   jax.clear_caches()

@@ -76,7 +76,7 @@ def test_tables_of_relative_positions():
   model, x = TwoTables(), normal32(1, 5, 5, 3)
   params, path = init(model, x)["params"], "relative_attention_bias/embedding"
   for rules, reason in (
-    (None, "relative position"),
+    (None, "table of positions"),
     (layer_rules(model, x), "table that is added"),
   ):
     assert reason in describe(params, rules=rules).skipped[path]

@@ -90,7 +90,7 @@ def test_t5():
     "shared/embedding": (12, 6),
   }
   table = f"{block.format(0)}/relative_attention_bias/embedding"
-  check(params, None, expected, [(table, "relative position")])
+  check(params, None, expected, [(table, "table of positions")])
 
 
 def test_gpt2():

@@ -92,11 +92,11 @@ def test_bert_and_positions(tmp_path):
   what = {layer.name: layer.part.what for layer in selected.layers}
   assert [name for name, x in what.items() if "embedding" in x] == [
     "embeddings.word_embeddings.weight",
-    "wpe.weight",
     "wte.weight",
   ]
   assert set(selected.skipped) == {
     "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    "wpe.weight",
     "h.0.attn.bias",
   }
 

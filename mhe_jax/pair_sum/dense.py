@@ -11,7 +11,7 @@ from mhe_jax.pair_sum.mask import Mask, keep
 from mhe_jax.potentials.base import Potential
 
 
-def pair_sum(
+def dense_sum(
   units: jax.Array,
   potential: Potential,
   *,

@@ -5,25 +5,19 @@ from typing import NamedTuple
 
 import jax
 
-from mhe_jax.arrays import as_rows
 from mhe_jax.checks import check_axis_name, check_sharded
-from mhe_jax.objectives.base import as_static_neurons
 from mhe_jax.objectives.sampled import Method, Sampled
-from mhe_jax.pair_sum.mask import Mask
-from mhe_jax.pair_sum.partitioned import by_type
-from mhe_jax.pair_sum.some_rows import rows_against_all
-from mhe_jax.potentials.base import Potential, check_potential
+from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.riesz import Riesz
-from mhe_jax.sphere import evaluate, evaluate_with_aux, normalize
+from mhe_jax.sphere import evaluate_with_aux, normalize
 
 
 def sampled_energy(
-  key: jax.Array | None,
+  key: jax.Array,
   neurons: jax.typing.ArrayLike,
   potential: Potential = Riesz(1.0),
   *,
-  num_samples: int | None = None,
-  rows: jax.typing.ArrayLike | None = None,
+  num_samples: int,
   half_space: bool = False,
   method: Method = "field",
   axis_name: Hashable | None = None,
@@ -34,35 +28,21 @@ def sampled_energy(
   and costs, says :class:`Sampled`, the objective of the same estimate, which the optax
   transformations take; :func:`sampled_energy_and_error` also tells how sure it is.
 
-  With ``rows`` instead of random samples, it is the energy of these neurons with all
-  others, each row of them counted as often as it comes: of the classes of a mini-batch,
-  the paper's energy of an output layer,
-
-  .. math::
-    \frac{1}{m (N - 1)} \sum_{i=1}^m \sum_{j \ne y_i} f(\lVert u_{y_i} - u_j \rVert)
-
-  the mean of ``neuron_energies(neurons)[rows]``, with the gradient of that. It takes
-  O(m N d) operations and O(N d) memory.
-
   A row of NaN or infinity makes the estimate NaN, whether it is drawn or not.
 
   Args:
-    key: a PRNG key; every step of training needs another. With ``rows``, ``None``.
+    key: a PRNG key; every step of training needs another.
     neurons: ``[*batch, n, d]``, one neuron of ``d`` weights per row; float64,
       float32, or a smaller float, which is computed in float32.
     potential: the pair potential, :class:`Riesz` or :class:`Gaussian`.
     num_samples: neurons of a sample; with as many or more than n, the energy is exact.
-    rows: integers ``[m]``, 0 to n - 1, instead of ``num_samples``; of all sets of a
-      batch the same. Others, which cannot be told when traced, make the result NaN.
-    half_space: with a virtual antipode of every neuron; with ``rows``, as of
-      :func:`neuron_energies`.
-    method: ``"field"`` or ``"minibatch"``, of random samples.
+    half_space: with a virtual antipode of every neuron.
+    method: ``"field"`` or ``"minibatch"``.
     axis_name: mesh axis, or tuple of them, of the :func:`jax.shard_map` that this is
-      called in, where ``neurons`` are the rows of one device. ``key`` and ``rows``,
-      numbers of rows of all devices, are the same on all. What is sent are the sampled
-      rows, and for ``"field"`` sums of d x d; its exact neighbors are those among the
-      rows of one device. Outside of it, sharded neurons need no name; with ``rows``,
-      automatic axes are left to the compiler.
+      called in, where ``neurons`` are the rows of one device; ``key`` is the same on
+      all. What is sent are the sampled rows, and for ``"field"`` sums of d x d; its
+      exact neighbors are those among the rows of one device. Outside of it, sharded
+      neurons need no name.
 
   Returns:
     Estimates ``[*batch]``, float64 for float64 neurons and float32 otherwise; with
@@ -70,45 +50,24 @@ def sampled_energy(
 
   Raises:
     TypeError: ``key`` is no PRNG key, ``neurons`` not a real floating-point array,
-      ``potential`` not a :class:`Potential`, or ``rows`` not integer.
+      or ``potential`` not a :class:`Potential`.
     ValueError: ``neurons`` has fewer than two axes, or a symbolic n (of
-      ``jax.export``); ``num_samples`` is no whole number or too small; ``rows`` is not
-      ``[m]`` with m > 0, or given with a ``key`` or ``method``; not one of both is
-      given; ``method`` is another; ``axis_name`` is none here.
+      ``jax.export``); ``num_samples`` is no whole number or too small; ``method`` is
+      another; ``axis_name`` is none here.
 
   Example:
-    >>> import jax, jax.numpy as jnp
+    >>> import jax
     >>> from mhe_jax import Riesz, sampled_energy
     >>> neurons = jax.random.normal(jax.random.key(0), (4096, 64))
     >>> energy = sampled_energy(jax.random.key(1), neurons, Riesz(2.0), num_samples=256)
-    >>> labels = jnp.array([7, 2, 7])  # of a mini-batch
-    >>> energy = sampled_energy(None, neurons, Riesz(2.0), rows=labels)
 
   References:
     Liu et al., `Learning towards Minimum Hyperspherical Energy
     <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018, section 3.5, for the forms of
     the mini-batch.
   """
-  if (num_samples is None) == (rows is None):
-    raise ValueError(
-      f"one of num_samples and rows must be given, got {num_samples} and {rows!r}."
-    )
-  if num_samples is not None:
-    objective = Sampled(potential, num_samples, method, exact=num_samples)
-    return _estimated(objective, neurons, key, half_space, axis_name)[0]
-  if key is not None or method != "field":
-    raise ValueError(
-      "key must be None and method left out where rows, which are not drawn, are "
-      f"given, got {key!r} and {method!r}."
-    )
-  assert rows is not None
-  axis_name = check_axis_name(axis_name)
-  check_potential(potential)
-  assert rows is not None  # One of the two is given.
-  neurons, rows = as_static_neurons(neurons, whole=False), as_rows(rows)
-  check_sharded(axis_name, {"neurons": neurons}, {"rows": rows})
-  of_rows = _OfRows(potential, bool(half_space), axis_name)
-  return evaluate(of_rows, neurons, rows, axis_name=axis_name)
+  objective = Sampled(potential, num_samples, method, exact=num_samples)
+  return _estimate(objective, neurons, key, half_space, axis_name)[0]
 
 
 def sampled_energy_and_error(
@@ -150,19 +109,19 @@ def sampled_energy_and_error(
     True
   """
   objective = Sampled(potential, num_samples, method, exact=num_samples)
-  return _estimated(objective, neurons, key, half_space, axis_name)
+  return _estimate(objective, neurons, key, half_space, axis_name)
 
 
-def _estimated(objective, neurons, key, half_space, axis_name):
+def _estimate(objective, neurons, key, half_space, axis_name):
   """Estimates and their errors."""
   axis_name = check_axis_name(axis_name)
   neurons = objective.checked(neurons, key)
   check_sharded(axis_name, {"neurons": neurons}, {"key": key})
-  of_sample = _OfSample(objective, bool(half_space), axis_name)
-  return evaluate_with_aux(of_sample, neurons, key, axis_name=axis_name)
+  function = _Estimate(objective, bool(half_space), axis_name)
+  return evaluate_with_aux(function, neurons, key, axis_name=axis_name)
 
 
-class _OfSample(NamedTuple):
+class _Estimate(NamedTuple):
   """A function of neurons and a key, to values and their errors, hashable."""
 
   objective: Sampled
@@ -172,21 +131,4 @@ class _OfSample(NamedTuple):
   def __call__(self, neurons, key):
     return self.objective.with_error(
       normalize(neurons), half_space=self.half_space, key=key, axis_name=self.axis_name
-    )
-
-
-class _OfRows(NamedTuple):
-  """A function of neurons and rows, hashable."""
-
-  potential: Potential
-  half_space: bool
-  axis_name: Hashable | None
-
-  def __call__(self, neurons, rows):
-    units = normalize(neurons)
-    return by_type(self.axis_name, self.of_units, units, Mask(), rows)
-
-  def of_units(self, axis_name, units, _, rows):
-    return rows_against_all(
-      units, rows, self.potential, half_space=self.half_space, axis_name=axis_name
     )

@@ -37,9 +37,9 @@ def pair_energy(
     Energies ``[*batch]``.
   """
   if implementation == "dense":
-    sums = dense.pair_sum(units, potential, half_space=half_space, mask=mask)
+    sums = dense.dense_sum(units, potential, half_space=half_space, mask=mask)
   else:
-    sums = all_pairs.pair_sum(
+    sums = all_pairs.tiled_sum(
       units,
       potential,
       half_space=half_space,
@@ -50,10 +50,10 @@ def pair_energy(
   # A damaged row is not hidden by having no pair.
   if units.shape[-2] == 1 or jax.tree.leaves(mask):
     sums = sums + ring.psum(0.0 * jnp.sum(units, (-2, -1)), axis_name)
-  sums = _with_antipodes(sums, units, potential, half_space, mask, axis_name)
+  sums = _add_antipodes(sums, units, potential, half_space, mask, axis_name)
   if reduction == "sum":
     return sums
-  n, mask = ring.num_rows(units, axis_name), ring.everywhere(mask, axis_name)
+  n, mask = ring.num_rows(units, axis_name), ring.gather_mask(mask, axis_name)
   return sums / _num_pairs(n, mask, half_space, units.dtype)
 
 
@@ -77,7 +77,7 @@ def mean_of(
   Returns:
     Means ``[*batch]``.
   """
-  sums = _with_antipodes(sums, units, potential, half_space, Mask(), axis_name)
+  sums = _add_antipodes(sums, units, potential, half_space, Mask(), axis_name)
   n = ring.num_rows(units, axis_name)
   return sums / _num_pairs(n, Mask(), half_space, units.dtype)
 
@@ -91,7 +91,7 @@ def _num_pairs(n, mask, half_space, dtype):
   return at_least(num_pairs, 1)
 
 
-def _with_antipodes(sums, units, potential, half_space, mask, axis_name):
+def _add_antipodes(sums, units, potential, half_space, mask, axis_name):
   """The sum over all pairs, each of two neurons and their antipodes having four."""
   if not half_space:
     return sums

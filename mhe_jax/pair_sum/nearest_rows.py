@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum import tiles
-from mhe_jax.pair_sum.layout import default_block_size, even_block_size, of_each_set
+from mhe_jax.pair_sum.layout import default_block_size, even_block_size, map_sets
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.pair_sum.tiled import block, fill, fold
 
@@ -72,7 +72,7 @@ def nearest(
   rows_at_once = max(1, largest**2 // max(1, compared)) if is_static else 1
   sets_at_once = max(1, min(rows_at_once // n, largest**2 // n**2))
   function = functools.partial(_nearest, half_space, k, rows, largest, rows_at_once)
-  return of_each_set(function, (units, mask), tuple(batch), sets_at_once)
+  return map_sets(function, (units, mask), tuple(batch), sets_at_once)
 
 
 def angles(u: jax.Array, v: jax.Array, *, half_space: bool) -> jax.Array:
@@ -151,7 +151,7 @@ def _nearest(half_space, k, rows, largest, rows_at_once, units, mask):
   of_groups = jnp.pad(units, ((0, -n % GROUP_SIZE), (0, 0)))
   of_groups = of_groups.reshape(math.ceil(n / GROUP_SIZE), GROUP_SIZE, d)
 
-  def of_row(row):
+  def compare(row):
     u, own, i, groups = row
     first = GROUP_SIZE * groups[:, None]
     numbers = (first + jnp.arange(GROUP_SIZE, dtype=jnp.int32)[None]).reshape(-1)
@@ -166,7 +166,7 @@ def _nearest(half_space, k, rows, largest, rows_at_once, units, mask):
     return jnp.where(values[0] > -jnp.inf, numbers[0], -1)
 
   at_once = min(rows_at_once, len(asked[0]))
-  indices = jax.lax.map(of_row, (*asked, closest.groups), batch_size=at_once)
+  indices = jax.lax.map(compare, (*asked, closest.groups), batch_size=at_once)
   if rows is not None:
     indices = jnp.where(((rows >= 0) & (rows < n))[:, None], indices, -1)
   return jnp.pad(indices, ((0, 0), (0, k - indices.shape[1])), constant_values=-1)
