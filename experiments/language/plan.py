@@ -76,9 +76,13 @@ _HIGH: dict[Optimizer, tuple[float, ...]] = {
 
 def tuning() -> list[Run]:
   """Forms and rates, on the first half of the text."""
+  parts: list[tuple[tuple[Form, ...], dict[Optimizer, tuple[float, ...]]]] = [
+    (ASKED, RATES),
+    (OTHERS, _HIGH),
+  ]
   return [
     Run(0, 300, optimizer, form, rate, 0)
-    for forms, rates in ((ASKED, RATES), (OTHERS, _HIGH))
+    for forms, rates in parts
     for form in forms
     for optimizer in rates
     for rate in rates[optimizer]
@@ -118,7 +122,7 @@ def confirming() -> list[Run]:
 
 def longer() -> list[Run]:
   """Whether it lasts: four times the steps, and half the rates beside the best."""
-  halved = [
+  halved: list[tuple[Optimizer, Form, float]] = [
     (optimizer, form, rate / 2)
     for optimizer, form, rate in BEST
     if optimizer == "adamw"
