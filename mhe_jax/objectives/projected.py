@@ -28,9 +28,8 @@ class Projected(Objective):
   A scale from random to best neurons is not known; for an energy in relative units of
   the projected space, project that: ``Projected(RelativeExcess(Riesz(2.0)), dim=40)``.
 
-  The paper's other projections, the angle-preserving and the adversarial one, are
-  minimizers of objectives of their own with a state of their own, and no function of
-  the neurons: they are not here.
+  The paper's other projections are :class:`AnglePreserving`, :class:`Adversarial` and
+  :class:`Grouped`. Its first and last layers are not projected: see the guide.
 
   Args:
     potential: what is evaluated after the projection: a potential or an objective.
