@@ -1,5 +1,6 @@
 """Objectives that draw or seek something, against float64 calculations in NumPy."""
 
+import dataclasses
 import itertools
 import math
 
@@ -11,6 +12,7 @@ import scipy.optimize
 from objectives import KEY
 from sets import cross_polytope, every_space, normal, simplex
 
+from experiments.benchmarks.products import products_of
 from mhe_jax import (
   Adversarial,
   AnglePreserving,
@@ -18,6 +20,7 @@ from mhe_jax import (
   Gaussian,
   Grouped,
   MeanDirection,
+  Objective,
   Orthonormality,
   Polarization,
   Projected,
@@ -196,18 +199,43 @@ def test_fitted_projections_are_what_differences_descend_to(kind, half_space):
     assert float(gradient[i, j]) == pytest.approx(difference, rel=1e-4, abs=1e-7)
 
 
-def test_preserved_angles_are_nearer_than_random_ones():
-  """Of the pair energy, too: in one more measure than what is descended."""
-  w = normal(30, 40)
-  true = mean_energy(w, True, inverse)
-  kept, random = (
-    float(objective(w, half_space=True, key=KEY)) - true
-    for objective in (
-      AnglePreserving(Riesz(2.0), 12, 4, num_steps=15),
-      Projected(Riesz(2.0), 12, 4),
-    )
-  )
-  assert abs(kept) < 0.5 * abs(random)
+@dataclasses.dataclass(frozen=True)
+class Difference(Objective):
+  """Of the cosines from those of a set that is random, and not projected."""
+
+  d: int
+
+  def evaluate(self, units, *, half_space, key):
+    kept = cosines(normal(units.shape[-2], self.d))
+    kept = jnp.broadcast_to(kept, (*units.shape[:-1], len(kept)))
+    return jnp.linalg.norm(units @ units.mT - kept, axis=(-2, -1))
+
+
+@pytest.mark.parametrize("d, dim, left", [(27, 20, 0.3), (576, 30, 0.6)])
+def test_preserved_angles_are_nearer_than_random_ones(d, dim, left):
+  """By as much as documented."""
+  w = normal(64, d)
+  kept = AnglePreserving(Difference(d), dim, 4)(w, key=KEY)
+  random = Projected(Difference(d), dim, 4)(w, key=KEY)
+  assert float(kept / random) == pytest.approx(left, abs=0.05)
+
+
+@every_space
+@pytest.mark.parametrize("steps", (1, 5))
+def test_what_fitted_projections_cost(steps, half_space):
+  """In products of the neurons with the projections, where these are most of it."""
+  n, d, dim = 64, 2048, 16
+  w, unit_of_cost = jnp.asarray(normal(n, d)), n * d * dim
+
+  def cost(objective):
+    f = lambda w: objective(w, half_space=half_space, key=KEY)  # noqa: E731
+    return products_of(jax.value_and_grad(f), w) / unit_of_cost
+
+  kept = cost(AnglePreserving(Riesz(2.0), dim, num_steps=steps))
+  assert kept == pytest.approx(2 + 4 * steps, rel=0.05)
+  adversarial = cost(Adversarial(Riesz(2.0), dim, num_steps=steps))
+  one = cost(Projected(Riesz(2.0), dim))
+  assert adversarial == pytest.approx((1 + steps) * one, rel=0.01)
 
 
 # --- Slices.

@@ -81,7 +81,12 @@ class AnglePreserving(_Fitted):
   gradient goes through the last step.) Sets of a batch start at the same draws, each
   is fitted by itself.
 
-  It costs 2 + 3 * ``num_steps`` products of the neurons with the projections, and the
+  Cosines of n unit vectors in k dimensions are about :math:`k^{-1/2}` or more if
+  n is well above k, so that no projection keeps those of a wide layer. Of 64 random
+  neurons, 0.3 of the error of random projections is left from 27 weights to 20, and 0.6
+  from 576 to 30.
+
+  It costs 2 + 4 * ``num_steps`` products of the neurons with the projections, and the
   objective.
 
   Args:
