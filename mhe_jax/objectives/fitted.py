@@ -10,7 +10,7 @@ from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.descent import descend
 from mhe_jax.objectives.pair_energy import as_objective
-from mhe_jax.pair_sum.tiles import product
+from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential
 from mhe_jax.sphere import normalize
 

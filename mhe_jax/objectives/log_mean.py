@@ -12,7 +12,7 @@ from mhe_jax.objectives.base import Objective, damage
 from mhe_jax.objectives.pair_energy import PairEnergy
 from mhe_jax.pair_sum.energy import pair_energy
 from mhe_jax.pair_sum.layout import default_block_size, of_each_set
-from mhe_jax.pair_sum.tiles import product
+from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mhe_jax.checks import check_count, check_number
 from mhe_jax.objectives.base import Objective, damage
 from mhe_jax.objectives.descent import descend
-from mhe_jax.pair_sum.tiles import product
+from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential, check_potential
 
 

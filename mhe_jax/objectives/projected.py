@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.pair_energy import as_objective
+from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential
 from mhe_jax.sphere import normalize
 
@@ -76,9 +77,7 @@ class Projected(Objective):
     shape = self.num_projections, units.shape[-1], self.dim
     own, inner = jax.random.split(key)
     projections = jax.random.normal(own, shape, units.dtype)
-    projected = jnp.einsum(
-      "...nd,cdk->...cnk", units, projections, precision=jax.lax.Precision.HIGHEST
-    )
+    projected = product(units[..., None, :, :], projections)
     values = self._inner.evaluate(
       normalize(projected), half_space=half_space, key=inner
     )

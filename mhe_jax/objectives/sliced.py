@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import Objective, damage
-from mhe_jax.pair_sum.tiles import product
+from mhe_jax.pair_sum.product import product
 from mhe_jax.sphere import normalize
 
 
