@@ -273,6 +273,24 @@ def test_slices_are_distances_to_uniform(half_space):
 
 
 @every_space
+def test_circles_are_drawn_from_all_alike(half_space):
+  """On average over them, a set that is rotated is as good."""
+  w = normal(5, 4)
+  rotation, _ = np.linalg.qr(normal(4, 4, seed=1))
+  keys = jax.random.split(KEY, 2000)
+  sliced = SlicedUniformity(2)
+  each = jax.vmap(lambda key: sliced(sets, half_space=half_space, key=key))
+  sets = np.stack([w, w @ rotation, w[:, ::-1], abs(w)])
+  values = np.asarray(each(keys))
+  error = values.std(0) / math.sqrt(2000)
+  for other in (1, 2):
+    apart = abs(values[:, 0].mean() - values[:, other].mean())
+    assert apart < 4 * math.hypot(error[0], error[other])
+  # Neurons in one orthant are another matter.
+  assert abs(values[:, 0].mean() - values[:, 3].mean()) > 6 * error[0]
+
+
+@every_space
 def test_even_polygons_are_the_best_and_no_set_is_better(half_space):
   n = 9
   angles = (1 if half_space else 2) * np.pi * np.arange(n) / n + 0.3

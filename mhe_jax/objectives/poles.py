@@ -14,9 +14,11 @@ from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential, check_potential
 
 
-@dataclasses.dataclass(frozen=True)
 class _OfWorstPole(Objective):
   """The largest value of a function of a point on the sphere, a pole, and neurons."""
+
+  num_starts: int
+  num_steps: int
 
   def __post_init__(self):
     for name in ("num_starts", "num_steps"):
@@ -36,11 +38,13 @@ class _OfWorstPole(Objective):
     if n < 2:
       return damage(units)
     fixed = jax.lax.stop_gradient(units)
-    num_starts, num_steps = (getattr(self, f"num_{x}") for x in ("starts", "steps"))
-    starts = jax.random.normal(key, (num_starts, d), units.dtype)
+    starts = jax.random.normal(key, (self.num_starts, d), units.dtype)
     starts = jnp.broadcast_to(starts, (*units.shape[:-2], *starts.shape))
-    value = lambda poles, units: self._at(_squared(poles, units, half_space))  # noqa: E731
-    poles = descend(lambda poles: -value(poles, fixed), starts, num_steps, 1)
+
+    def value(poles, units):
+      return self._at(_squared(poles, units, half_space))
+
+    poles = descend(lambda poles: -value(poles, fixed), starts, self.num_steps, 1)
     worst = jnp.argmax(value(poles, fixed), -1)
     pole = jnp.take_along_axis(poles, worst[..., None, None], -2)
     return value(pole, units)[..., 0]
