@@ -37,6 +37,7 @@ from experiments.environment import environment
 from experiments.errors import make_folder, told_in_a_line
 from experiments.kept import write_json
 from mhe_jax import LayerRule, Orthonormality, RelativeExcess, Riesz
+from mhe_jax.layers.trees import numbered_order
 
 RULES = [LayerRule("head/kernel", role="output")]
 # What is added to the loss, in units of what can be gained: docs/objectives.md.
@@ -274,10 +275,10 @@ def excess_table(setting: dict) -> rich.table.Table:
   for column in ("initial", *NAMES.values()):
     table.add_column(column, justify="right")
   arms = setting["arms"]
-  for path in arms["without"][0]["excess"]:
+  for path in numbered_order([*arms["without"][0]["excess"]]):
     ends = [("without", 0), *((arm, -1) for arm in arms)]
     means = [np.mean([r["excess"][path][i] for r in arms[arm]]) for arm, i in ends]
-    table.add_row(path, *(f"{mean:.3f}" for mean in means))
+    table.add_row(path, *(f"{mean:z.3f}" for mean in means))
   return table
 
 

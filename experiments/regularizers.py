@@ -18,6 +18,7 @@ from mhe_jax import (
   Riesz,
   add_hyperspherical_energy,
   neuron_matrices,
+  spread,
 )
 
 
@@ -35,6 +36,8 @@ class Regularizer(Settings):
     weight: factor of the sum over the layers; of the authors' constants a further
       factor.
     relative: the logarithm of one plus the relative excess, instead of the energy.
+    form: a term of the ``loss``, or ``spread`` around the optimizer, whose share is the
+      weight.
   """
 
   kind: Literal["none", "mhe", "authors", "orthonormal"] = "none"
@@ -44,20 +47,23 @@ class Regularizer(Settings):
   layers: Literal["hidden", "output", "both"] = "both"
   weight: float = 1.0
   relative: bool = False
+  form: Literal["loss", "spread"] = "loss"
 
   def __post_init__(self):
     super().__post_init__()
     self.check_least(s=0, weight=0)
     # Equal runs have equal configurations.
     unused = {
-      "none": ("s", "metric", "half_space", "layers", "weight", "relative"),
+      "none": ("s", "metric", "half_space", "layers", "weight", "relative", "form"),
       "orthonormal": ("s", "metric", "half_space"),
-      "authors": ("relative",),
+      "authors": ("relative", "form"),
     }
     for name in unused.get(self.kind, ()):
       value = getattr(self, name)
       if value != getattr(type(self), name):
         raise InputError(f"regularizer {self.kind!r} has no {name}, got {value!r}.")
+    if self.form == "spread" and (self.relative or self.layers != "both"):
+      raise InputError("regularizer of form 'spread' is relative, and of all layers.")
 
   @property
   def name(self) -> str:
@@ -72,12 +78,17 @@ class Regularizer(Settings):
       text = f"{text}, s = {self.s:g}"
     if self.relative:
       text = f"{text}, relative"
+    if self.form == "spread":
+      text = f"spread of {text}"
     return f"{text}, authors' constants" if self.kind == "authors" else text
 
   @property
   def weighted_name(self) -> str:
     """Its name and its weight, for tables in whose rows that differs."""
-    return self.name if self.kind == "none" else f"{self.name}, weight {self.weight:g}"
+    factor = "share" if self.form == "spread" else "weight"
+    return (
+      self.name if self.kind == "none" else f"{self.name}, {factor} {self.weight:g}"
+    )
 
   @property
   def label(self) -> str:
@@ -90,14 +101,29 @@ class Regularizer(Settings):
     """It with weight 1."""
     return dataclasses.replace(self, weight=1.0)
 
-  def transformation(
-    self, output: str = OUTPUT
+  @property
+  def _objective(self):
+    if self.kind == "orthonormal":
+      return Orthonormality()
+    return Riesz(self.s, self.metric)
+
+  def around(
+    self, optimizer: optax.GradientTransformation, output: str = OUTPUT
   ) -> optax.GradientTransformationExtraArgs:
-    """To be put before the optimizer, as part of the loss.
+    """An optimizer with it: what is a part of the loss comes first.
 
     Args:
+      optimizer: all of it.
       output: path of the output layer's kernel.
     """
+    if self.form == "loss":
+      return optax.chain(self._transformation(output), optimizer)
+    rules = (LayerRule(output, role="output"),)
+    return spread(
+      optimizer, self.weight, self._objective, half_space=self.half_space, rules=rules
+    )
+
+  def _transformation(self, output):
     rules = (LayerRule(output, role="output"),)
     of_hidden, of_output = (
       float(self.layers in (kind, "both")) for kind in ("hidden", "output")
@@ -105,8 +131,7 @@ class Regularizer(Settings):
     if self.kind == "none":
       return optax.with_extra_args_support(optax.identity())
     if self.kind in ("mhe", "orthonormal"):
-      rival = self.kind == "orthonormal"
-      objective = Orthonormality() if rival else Riesz(self.s, self.metric)
+      objective = self._objective
       if self.relative:
         objective = RelativeExcess(objective, log=True)
       return add_hyperspherical_energy(

@@ -10,6 +10,7 @@ from importlib.metadata import version as _version
 
 from mhe_jax.diagnostics import LayerReport, Report, describe
 from mhe_jax.energy import hyperspherical_energy
+from mhe_jax.estimates import sampled_energy, sampled_energy_and_error
 from mhe_jax.layers.axes import NeuronAxes
 from mhe_jax.layers.model import layer_rules
 from mhe_jax.layers.rules import LayerRule
@@ -17,7 +18,7 @@ from mhe_jax.layers.select import neuron_matrices
 from mhe_jax.minimize import minimize_energy
 from mhe_jax.muon import muon_dimension_numbers
 from mhe_jax.network import layer_energies, layer_excess, network_energy
-from mhe_jax.neurons import nearest_neurons, neuron_energies
+from mhe_jax.neurons import batch_energy, nearest_neurons, neuron_energies
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.fitted import Adversarial, AnglePreserving
 from mhe_jax.objectives.gram import LogDet, Orthonormality
@@ -37,7 +38,6 @@ from mhe_jax.optimizers import (
 from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
-from mhe_jax.sampled import sampled_energy, sampled_energy_and_error
 from mhe_jax.spread import SpreadState, spread
 from mhe_jax.theory import energy_lower_bound, relative_excess, uniform_energy
 from mhe_jax.transforms import HypersphericalEnergyState, add_hyperspherical_energy
@@ -72,6 +72,7 @@ __all__ = [
   "SlicedUniformity",
   "SpreadState",
   "add_hyperspherical_energy",
+  "batch_energy",
   "describe",
   "energy_lower_bound",
   "hyperspherical_energy",

@@ -123,3 +123,17 @@ def _varying(x):
   # Its name is not the same in all versions of JAX.
   kind = getattr(kind, "manual_axis_type", kind)
   return kind.varying if hasattr(kind, "varying") else kind.vma
+
+
+def check_params(params: Any, function: str) -> None:
+  """Raises a ValueError where an update is not given the parameters it needs.
+
+  Args:
+    params: of the update.
+    function: the name of what the user called to make the transformation.
+  """
+  if params is None:
+    raise ValueError(
+      f"{function} needs the parameters: call update(updates, state, params), params "
+      "was None."
+    )

@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.layers.select import select
+from mhe_jax.layers.trees import numbered_order
 from mhe_jax.neurons import nearest_neurons
 from mhe_jax.objectives.alive import excess_of_alive, num_alive
 from mhe_jax.objectives.base import Objective
@@ -69,7 +70,8 @@ class Report:
   """The table that :func:`describe` returns: print it, or iterate over its rows.
 
   Attributes:
-    rows: a :class:`LayerReport` per layer, in the order of the tree.
+    rows: a :class:`LayerReport` per layer, in the order of the tree, but conv2 before
+      conv10.
     skipped: ``{path: reason}`` for the parameters without neurons.
     potential: the potential of the energies.
     half_space: whether hidden layers are in half-space.
@@ -139,7 +141,7 @@ class Report:
         row.role,
         f"{stack}{row.n}",
         str(row.d),
-        f"{'~' * row.sampled}{row.energy:.5f}",
+        f"{'~' * row.sampled}{row.energy:z.5f}",
         *_scale_cells(row),
       ]
 
@@ -243,7 +245,9 @@ def describe(
     if reason != "None" and not reason.startswith("not an array")
   }
   usual = Riesz(2.0) if potential is RECOMMENDED else potential
-  return Report(tuple(rows), skipped, usual, bool(half_space))
+  by_path = {row.path: row for row in rows}
+  ordered = tuple(by_path[path] for path in numbered_order([*by_path]))
+  return Report(ordered, skipped, usual, bool(half_space))
 
 
 def _report(layer, objective, half_space, key):
@@ -251,7 +255,7 @@ def _report(layer, objective, half_space, key):
   *batch, n, d = matrix.shape
   potential = None
   if objective is RECOMMENDED:
-    objective = PairEnergy(Riesz(float(min(2, max(d - 2, 0)))))
+    objective = PairEnergy(RECOMMENDED.potential_in(d))
     potential = objective.potential if d < 4 else None
   sampled = objective.estimates(n)
   energies = objective(matrix, half_space=half_space, key=key)
@@ -269,8 +273,8 @@ def _report(layer, objective, half_space, key):
     n=n,
     d=d,
     energy=float(jnp.mean(energies)),
-    relative_excess=_or_nan(np.mean, excesses[has_pairs]),
-    smallest_angle=_or_nan(np.min, np.degrees(angles[has_pairs])),
+    relative_excess=_reduce(np.mean, excesses[has_pairs]),
+    smallest_angle=_reduce(np.min, np.degrees(angles[has_pairs])),
     zero_neurons=int(np.sum(~is_row)),
     sampled=sampled,
     potential=potential,
@@ -303,12 +307,12 @@ def _excesses(energies, matrix, objective, half_space):
   return np.asarray(excesses, np.float64).ravel()
 
 
-def _or_nan(reduce, x):
+def _reduce(reduce, x):
   return float(reduce(x)) if x.size else math.nan
 
 
 def _scale_cells(row):
   """Relative excess and smallest angle: a dash where there are no two directions."""
   if math.isnan(row.smallest_angle) and not math.isnan(row.energy):
-    return f"{row.relative_excess:.3f}" if row.sampled else "-", "-"
-  return f"{row.relative_excess:.3f}", f"{row.smallest_angle:.4g} deg"
+    return f"{row.relative_excess:z.3f}" if row.sampled else "-", "-"
+  return f"{row.relative_excess:z.3f}", f"{row.smallest_angle:.4g} deg"

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from mhe_jax.checks import check_axis_name, check_count, check_sharded
 from mhe_jax.objectives.base import as_neurons
 from mhe_jax.pair_sum import ring
-from mhe_jax.pair_sum.energy import pair_energy
 from mhe_jax.pair_sum.mask import mask_of
+from mhe_jax.pair_sum.mean import pair_energy
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.sphere import evaluate, normalize

@@ -1,18 +1,22 @@
 """Each neuron by itself: its energy with all others, and its nearest others."""
 
 import functools
+from collections.abc import Hashable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mhe_jax.arrays import as_rows
-from mhe_jax.checks import check_count
+from mhe_jax.checks import check_axis_name, check_count, check_sharded
 from mhe_jax.objectives.base import as_static_neurons
-from mhe_jax.pair_sum import neighbors, tiled
-from mhe_jax.pair_sum.mask import mask_of
+from mhe_jax.pair_sum import nearest_rows, tiled
+from mhe_jax.pair_sum.mask import Mask, mask_of
+from mhe_jax.pair_sum.partitioned import divide_by_type
+from mhe_jax.pair_sum.some_rows import rows_against_all
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.riesz import Riesz
-from mhe_jax.sphere import normalize
+from mhe_jax.sphere import evaluate, normalize
 
 
 def neuron_energies(
@@ -85,6 +89,69 @@ def neuron_energies(
   return _neuron_energies(neurons, mask, potential, bool(half_space))
 
 
+def batch_energy(
+  neurons: jax.typing.ArrayLike,
+  rows: jax.typing.ArrayLike,
+  potential: Potential = Riesz(1.0),
+  *,
+  half_space: bool = False,
+  axis_name: Hashable | None = None,
+) -> jax.Array:
+  r"""The mean energy of some neurons with all others: of the classes of a mini-batch.
+
+  .. math::
+    \frac{1}{m (N - 1)} \sum_{i=1}^m \sum_{j \ne y_i} f(\lVert u_{y_i} - u_j \rVert)
+
+  The paper's mini-batch form of the energy of an output layer: the mean of
+  ``neuron_energies(neurons)[rows]``, with the gradient of that, in O(m N d) operations
+  and O(N d) memory. A neuron that comes twice counts twice.
+
+  A row of NaN or infinity makes it NaN, whether it is among ``rows`` or not.
+
+  Args:
+    neurons: ``[*batch, n, d]``, one neuron of ``d`` weights per row; float64,
+      float32, or a smaller float, which is computed in float32.
+    rows: integers ``[m]``, 0 to n - 1, such as labels; of all sets of a batch the same.
+      Others, which cannot be told when traced, make the result NaN.
+    potential: the pair potential, :class:`Riesz` or :class:`Gaussian`.
+    half_space: with the antipodes of the others, as of :func:`neuron_energies`.
+    axis_name: mesh axis, or tuple of them, of the :func:`jax.shard_map` that this is
+      called in, where ``neurons`` are the rows of one device; ``rows``, numbers of rows
+      of all devices, are the same on all. Outside of it, automatic axes are left to the
+      compiler.
+
+  Returns:
+    Energies ``[*batch]``, float64 for float64 neurons and float32 otherwise; with
+    ``axis_name`` on all devices the same.
+
+  Raises:
+    TypeError: ``neurons`` is not a real floating-point array, ``potential`` not a
+      :class:`Potential`, or ``rows`` not integer.
+    ValueError: ``neurons`` has fewer than two axes, or a symbolic n (of
+      ``jax.export``); ``rows`` is not ``[m]`` with m > 0; ``axis_name`` is none here.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from mhe_jax import batch_energy, neuron_energies
+    >>> classes = jnp.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.2, 1]])
+    >>> labels = jnp.array([2, 0, 2])
+    >>> round(float(batch_energy(classes, labels)), 3)
+    1.678
+    >>> round(float(neuron_energies(classes)[labels].mean()), 3)
+    1.678
+
+  References:
+    Liu et al., `Learning towards Minimum Hyperspherical Energy
+    <https://arxiv.org/abs/1805.09298>`_, NeurIPS 2018, section 3.5.
+  """
+  axis_name = check_axis_name(axis_name)
+  check_potential(potential)
+  neurons, rows = as_static_neurons(neurons, whole=False), as_rows(rows)
+  check_sharded(axis_name, {"neurons": neurons}, {"rows": rows})
+  function = _BatchEnergy(potential, bool(half_space), axis_name)
+  return evaluate(function, neurons, rows, axis_name=axis_name)
+
+
 def nearest_neurons(
   neurons: jax.typing.ArrayLike,
   *,
@@ -152,6 +219,23 @@ def nearest_neurons(
   return _nearest_neurons(neurons, rows, bool(half_space), k)
 
 
+class _BatchEnergy(NamedTuple):
+  """A function of neurons and rows, hashable."""
+
+  potential: Potential
+  half_space: bool
+  axis_name: Hashable | None
+
+  def __call__(self, neurons, rows):
+    units = normalize(neurons)
+    return divide_by_type(self.axis_name, self.average, units, Mask(), rows)
+
+  def average(self, axis_name, units, _, rows):
+    return rows_against_all(
+      units, rows, self.potential, half_space=self.half_space, axis_name=axis_name
+    )
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _neuron_energies(neurons, mask, potential, half_space):
   if mask.where is not None:
@@ -169,7 +253,7 @@ def _neuron_energies(neurons, mask, potential, half_space):
 def _nearest_neurons(neurons, rows, half_space, k):
   units = normalize(neurons)
   *batch, n, d = units.shape
-  indices = neighbors.nearest(units, half_space=half_space, k=k, rows=rows)
+  indices = nearest_rows.nearest(units, half_space=half_space, k=k, rows=rows)
   if rows is None:
     own, asked = jnp.arange(n, dtype=jnp.int32), units
   else:
@@ -180,7 +264,7 @@ def _nearest_neurons(neurons, rows, half_space, k):
   is_missing = indices < 0
   flat = jnp.where(is_missing, own, indices).reshape(*batch, own.shape[-2] * k, 1)
   others = jnp.take_along_axis(units, flat, axis=-2).reshape(*indices.shape, d)
-  angles = neighbors.angles(asked[..., None, :], others, half_space=half_space)
+  angles = nearest_rows.angles(asked[..., None, :], others, half_space=half_space)
   angles = jnp.where(is_missing, jnp.nan, angles)
   # In the order of the angles that are returned, to the last bit.
   return jax.lax.sort((angles, indices), num_keys=2)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import optax
 
-from mhe_jax.checks import is_plain_zero
+from mhe_jax.checks import check_params, is_plain_zero
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.relative import RECOMMENDED
@@ -72,11 +72,12 @@ def with_hyperspherical_energy(
     return regularizer.init(params), optimizer.init(params)
 
   def update_fn(updates, state, params=None, **extra_args):
+    check_params(params, "with_hyperspherical_energy")
     before, inner = state
     updates, after = regularizer.update(updates, before, params)
     if not is_plain_zero(weight):
       scale = weight_at(weight, before.count)
-      extra_args = _of_the_whole_loss(extra_args, scale, after)
+      extra_args = _add_energy(extra_args, scale, after)
     updates, inner = optimizer.update(updates, inner, params, **extra_args)
     return updates, (after, inner)
 
@@ -140,10 +141,18 @@ def with_decoupled_hyperspherical_energy(
     rules=rules,
     key=key,
   )
-  return optax.chain(scaler, regularizer, optax.scale_by_learning_rate(learning_rate))
+  optimizer = optax.chain(
+    scaler, regularizer, optax.scale_by_learning_rate(learning_rate)
+  )
+
+  def update_fn(updates, state, params=None, **extra_args):
+    check_params(params, "with_decoupled_hyperspherical_energy")
+    return optimizer.update(updates, state, params, **extra_args)
+
+  return optax.GradientTransformationExtraArgs(optimizer.init, update_fn)
 
 
-def _of_the_whole_loss(extra_args, scale, state):
+def _add_energy(extra_args, scale, state):
   """Extra arguments about the loss, made to be about ``loss + scale * energy``."""
   extra_args = dict(extra_args)
   if extra_args.get("value") is not None:
@@ -152,11 +161,11 @@ def _of_the_whole_loss(extra_args, scale, state):
   # evaluated (optax.value_and_grad_from_state). An error if they are called at all.
   for name in ("value_fn", "grad_fn", "obj_fn"):
     if callable(extra_args.get(name)):
-      extra_args[name] = _without_energy(name, extra_args[name])
+      extra_args[name] = _refuse(name, extra_args[name])
   return extra_args
 
 
-def _without_energy(name, function):
+def _refuse(name, function):
   @functools.wraps(function)  # Optimizers look up the arguments it takes.
   def raising(*args, **kwargs):
     del args, kwargs

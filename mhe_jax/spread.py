@@ -12,7 +12,7 @@ import optax
 
 from mhe_jax.arrays import compute_dtype, replicate_explicit
 from mhe_jax.by_layer import ByLayer
-from mhe_jax.checks import check_count, check_weight, is_plain_zero
+from mhe_jax.checks import check_count, check_params, check_weight, is_plain_zero
 from mhe_jax.layers.rules import LayerRule, check_rules
 from mhe_jax.layers.select import select, warn_of_unread
 from mhe_jax.network import Kind, counted_layers, kinds_of, sharding_of
@@ -196,11 +196,7 @@ def spread(
     )
 
   def update_fn(updates, state, params=None, **extra_args):
-    if params is None:
-      raise ValueError(
-        "spread needs the parameters: call update(updates, state, params), params was "
-        "None."
-      )
+    check_params(params, "spread")
     updates, inner = optimizer.update(updates, state.inner, params, **extra_args)
     selection = select(params, rules)
     warn_of_unread(selection)
@@ -219,16 +215,16 @@ def spread(
       for index, (group, most) in enumerate(zip(groups, owed)):
         draw_of = None if draw is None else jax.random.fold_in(draw, index)
         updates, x, turn = group.turned(objective, strength, most, draw_of)
-        new.update(group.by_index(updates))
+        new.update(group.index(updates))
         excess.append(jnp.mean(x, -1))
-        turns.append(_over_sets(turn))
+        turns.append(_root_mean_square(turn))
       nothing = jnp.zeros_like(state.owed)
       return new, _join(groups, excess), _join(groups, turns), nothing
 
     def wait():
       new = {}
       for group in groups:
-        new.update(group.by_index(group.updates))
+        new.update(group.index(group.updates))
       nothing = jnp.zeros_like(state.spread_turn.array)
       return new, state.excess.array, nothing, _join(groups, owed)
 
@@ -244,7 +240,7 @@ def spread(
       count=jnp.asarray(optax.safe_increment(state.count)),
       inner=inner,
       excess=ByLayer(excess, paths),
-      optimizer_turn=ByLayer(_join(groups, list(map(_over_sets, own))), paths),
+      optimizer_turn=ByLayer(_join(groups, list(map(_root_mean_square, own))), paths),
       spread_turn=ByLayer(turns, paths),
       owed=rest,
     )
@@ -284,7 +280,7 @@ class _Group:
     """In each layer."""
     return math.prod(self.neurons.shape[:-2]) // len(self.kind.layers)
 
-  def by_index(self, updates):
+  def index(self, updates):
     """Updates, in the order of the layers, by the index of their leaves."""
     return dict(zip([layer.index for layer in self.kind.layers], updates))
 
@@ -295,8 +291,8 @@ class _Group:
   def optimizer_turn(self):
     """Of each set, ``[layers, sets]``."""
     if not self.is_updated:
-      return self._of_sets(jnp.zeros_like(self.neurons, shape=self.neurons.shape[:-2]))
-    return self._of_sets(self.step().turn)
+      return self._flatten(jnp.zeros_like(self.neurons, shape=self.neurons.shape[:-2]))
+    return self._flatten(self.step().turn)
 
   def turned(self, objective, share, most, key):
     """What becomes of the updates when the neurons turn apart.
@@ -325,7 +321,7 @@ class _Group:
 
     if not self.is_updated or is_plain_zero(share):
       _, excess = excess_of_all(normalize(self.neurons))
-      return self.updates, self._of_sets(excess), jnp.zeros_like(most)
+      return self.updates, self._flatten(excess), jnp.zeros_like(most)
     step = self.step()
     gradient, excess = jax.grad(excess_of_all, has_aux=True)(step.before)
     pull = pull_of(gradient, step.before)
@@ -335,9 +331,9 @@ class _Group:
     scale = _scale(pull, most, kind.in_half_space)
     apart, turn = turn_further(step, pull, scale)
     new = map(_add, self.updates, kind.unstack(kind.leaves(apart)))
-    return list(new), self._of_sets(excess), self._of_sets(turn)
+    return list(new), self._flatten(excess), self._flatten(turn)
 
-  def _of_sets(self, x):
+  def _flatten(self, x):
     """``[layers, *batch]`` as ``[layers, sets]``, on all devices."""
     return replicate_explicit(x).reshape(len(self.kind.layers), -1)
 
@@ -387,7 +383,7 @@ def _add(update, apart):
   return add_scaled(update, 1.0, apart)
 
 
-def _over_sets(turns):
+def _root_mean_square(turns):
   """Root mean square over the sets of each layer, ``[layers, sets]``."""
   return jnp.sqrt(jnp.mean(turns**2, -1))
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from mhe_jax.arrays import compute_dtype
-from mhe_jax.checks import check_scalar, check_weight, is_plain_zero
+from mhe_jax.by_layer import ByLayer
+from mhe_jax.checks import check_params, check_scalar, check_weight, is_plain_zero
 from mhe_jax.layers.rules import LayerRule, check_rules
 from mhe_jax.layers.select import Selection, select, warn_of_unread
 from mhe_jax.layers.trees import flatten
@@ -33,12 +34,13 @@ class HypersphericalEnergyState(NamedTuple):
       ``weight``, but weighted by ``hidden_weight``, ``output_weight`` and the rules;
       0 before the first.
     layer_energies: what :func:`mhe_jax.layer_energies` gives, at the same parameters,
-      of the layers that count: ``{path: energy}``, unweighted.
+      of the layers that count: ``{path: energy}``, unweighted; plain arrays, also in
+      an ``nnx.Optimizer``.
   """
 
   count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
   energy: jax.Array
-  layer_energies: dict[str, jax.Array]
+  layer_energies: ByLayer
 
 
 def add_hyperspherical_energy(
@@ -145,18 +147,14 @@ def add_hyperspherical_energy(
     return HypersphericalEnergyState(
       count=jnp.zeros([], jnp.int32),
       energy=jnp.zeros([], dtype),
-      layer_energies={
-        layer.path: jnp.zeros([], layer.compute_dtype) for layer in counted
-      },
+      layer_energies=ByLayer(
+        jnp.zeros(len(counted), dtype), tuple(layer.path for layer in counted)
+      ),
     )
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
-    if params is None:
-      raise ValueError(
-        "add_hyperspherical_energy needs the parameters: call "
-        "update(updates, state, params), params was None."
-      )
+    check_params(params, "add_hyperspherical_energy")
     selection = select(params, rules)
     warn_of_unread(selection)
     layers = selection.layers
@@ -187,7 +185,10 @@ def add_hyperspherical_energy(
     for index, grad in grads.items():
       new_leaves[index] = add_scaled(new_leaves[index], scale, grad)
     count = jnp.asarray(optax.safe_increment(state.count))
-    state = HypersphericalEnergyState(count, energy, of_layers)
+    values = [value.astype(energy.dtype) for value in of_layers.values()]
+    array = jnp.stack(values) if values else jnp.zeros(0, energy.dtype)
+    by_layer = ByLayer(array, tuple(of_layers))
+    state = HypersphericalEnergyState(count, energy, by_layer)
     return treedef.unflatten(new_leaves), state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

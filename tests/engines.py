@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from mhe_jax import (
   Riesz,
+  batch_energy,
   hyperspherical_energy,
   nearest_neurons,
   neuron_energies,
@@ -44,5 +45,5 @@ ENGINES = {
   "nearest of some": lambda w: nearest_neurons(w, k=2, rows=ROWS)[0],
   "field": sample,
   "minibatch": functools.partial(sample, method="minibatch"),
-  "some rows": lambda w: sampled_energy(None, w, rows=ROWS, **OPTIONS),
+  "some rows": lambda w: batch_energy(w, ROWS, **OPTIONS),
 }

@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 from by_hand import check
-from trees import normal
+from sets import normals
 
 from mhe_jax import layer_rules, neuron_matrices
 
 
 def arrays(**shapes):
   """``{name: array}``, all different."""
-  return {name: normal(shape, i) for i, (name, shape) in enumerate(shapes.items())}
+  return normals(shapes)
 
 
 def check_program(
@@ -72,11 +72,3 @@ def attend(q, k, v):
 def cross_entropy(logits, labels):
   logs = jax.nn.log_softmax(logits)
   return -jnp.take_along_axis(logs, labels[..., None], -1).mean()
-
-
-def inputs_of(kind):
-  """Inputs: of a shape, an array, or a list of these."""
-  is_shape = isinstance(kind, tuple) and all(isinstance(n, int) for n in kind)
-  if isinstance(kind, list):
-    return tuple(x for one in kind for x in inputs_of(one))
-  return (normal(kind, seed=9) if is_shape else kind,)

@@ -1,5 +1,6 @@
 """Sets of neurons: random ones, and those whose angles are known."""
 
+import functools
 import itertools
 import math
 
@@ -11,6 +12,16 @@ every_space = pytest.mark.parametrize("half_space", (False, True), ids=("full", 
 
 def normal(*shape, seed=0, dtype=float):
   return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+normal32 = functools.partial(normal, dtype=np.float32)
+
+
+def normals(shapes):
+  """``{name: array}`` of ``{name: shape}``, all different."""
+  return {
+    name: normal32(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())
+  }
 
 
 def changed(w, at, value):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 from safetensors.numpy import save_file
-from sets import normal
+from sets import normals
 
 from mhe_jax.report.checkpoint import open_checkpoint
 from mhe_jax.report.layers import select_layers
@@ -12,10 +12,7 @@ from mhe_jax.report.layers import select_layers
 
 def select(folder, shapes, config=None, writer="pt"):
   """What is made of tensors of these shapes, and the tensors."""
-  tensors = {
-    name: normal(*shape, seed=i, dtype=np.float32)
-    for i, (name, shape) in enumerate(shapes.items())
-  }
+  tensors = normals(shapes)
   save_file(tensors, folder / "model.safetensors", metadata={"format": writer})
   if config is not None:
     (folder / "config.json").write_text(json.dumps(config))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from trees import normal
+from sets import normal32
 
 from mhe_jax import (
   Gaussian,
@@ -19,6 +19,7 @@ from mhe_jax import (
   relative_excess,
   spread,
 )
+from mhe_jax.report import compare, redundancy
 
 N, D = 16, 8
 POTENTIALS = [Riesz(2.0), Riesz(0.0), Riesz(1.0, "geodesic"), Gaussian(2.0)]
@@ -28,7 +29,7 @@ ROLES = [
 
 
 def with_dead(dead, dtype=np.float32):
-  rows = np.array(normal((N, D)), dtype)
+  rows = np.array(normal32(N, D), dtype)
   rows[dead] = 0.0
   return rows
 
@@ -57,6 +58,9 @@ def test_everybody_gives_the_excess_of_the_neurons_that_are_alive(
     "sampled": layer_excess(
       params, Sampled(potential, 8), rules=[rule], key=jax.random.key(0)
     )["layer/kernel"],
+    "report": redundancy(params, potential, rules=[rule])[
+      "layer/kernel"
+    ].relative_excess,
     "relative_excess": relative_excess(rows, potential, half_space=half_space),
     "spread": state.excess["layer/kernel"],
   }
@@ -73,6 +77,7 @@ def test_defaults_agree():
   for answer in (
     layer_excess(params, rules=rules)["layer/kernel"],
     state.excess["layer/kernel"],
+    redundancy(params, rules=rules)["layer/kernel"].relative_excess,
   ):
     assert float(answer) == pytest.approx(row.relative_excess, rel=1e-5)
 
@@ -93,10 +98,12 @@ def test_stacks_and_groups():
     assert row.relative_excess == pytest.approx(expected, rel=1e-4)
     excess = layer_excess(params, rules=rules)["layer/kernel"]
     assert float(excess) == pytest.approx(expected, rel=1e-4)
+    row = redundancy(params, rules=rules)["layer/kernel"]
+    assert row.relative_excess == pytest.approx(expected, rel=1e-4)
 
 
 def test_many_neurons():
-  rows = np.array(normal((3000, D)), np.float64)
+  rows = np.array(normal32(3000, D), np.float64)
   rows[1:2000] = 0.0
   alone = np.delete(rows, range(1, 2000), axis=0)
   for half_space in (True, False):
@@ -107,11 +114,27 @@ def test_many_neurons():
 
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_few_dimensions_have_a_scale_by_default(d):
-  params = {"layer": {"kernel": normal((d, N))}}
+  params = {"layer": {"kernel": normal32(d, N)}}
   report = describe(params)
   row = report["layer/kernel"]
   assert row.potential == Riesz(float(max(d - 2, 0)))
   assert f"{row.potential}, for so few dimensions, in: layer/kernel" in str(report)
+  on_disk = redundancy(params, rules=[LayerRule(".*", NeuronAxes(-1))])
+  assert on_disk["layer/kernel"].potential == str(row.potential)
+  assert f"{row.potential}, for so few dimensions, in: layer/kernel" in str(on_disk)
   if d > 1:
     excess = layer_excess(params)["layer/kernel"]
     assert float(excess) == pytest.approx(row.relative_excess, rel=1e-4)
+    answer = on_disk["layer/kernel"].relative_excess
+    assert answer == pytest.approx(row.relative_excess, rel=1e-4)
+
+
+@pytest.mark.parametrize("d", [2, 3, 8])
+def test_a_comparison_is_of_the_same_energies(d):
+  rules = [LayerRule(".*", NeuronAxes(-1))]
+  params, base = ({"layer": {"kernel": normal32(d, N, seed=seed)}} for seed in (0, 1))
+  row = compare(params, base, rules=rules)["layer/kernel"]
+  for tree, answer in ((base, row.excess_before), (params, row.excess_after)):
+    expected = describe(tree, rules=rules)["layer/kernel"]
+    assert answer == pytest.approx(expected.relative_excess, rel=1e-4)
+    assert row.potential == str(Riesz(float(min(2, d - 2))))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import subprocess
 import sys
 
 import pytest
@@ -165,3 +166,18 @@ def test_settings_are_of_a_preset_or_a_result(arguments, tmp_path, monkeypatch):
   options = [*arguments.split(), "--output", str(tmp_path)]
   assert call(classification, options, monkeypatch) == 0
   assert trained == [COMMANDS[arguments]]
+
+
+@pytest.mark.parametrize(
+  "module", ["quickstart", "classification", "benchmarks.energy"]
+)
+def test_without_the_extra_it_says_what_to_install(module):
+  program = (
+    "import runpy, sys; sys.modules.update(tyro=None, rich=None)\n"
+    f"runpy.run_module('experiments.{module}', run_name='__main__')"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], check=False, capture_output=True, text=True
+  )
+  last = done.stderr.strip().splitlines()[-1]
+  assert done.returncode and "the experiments need rich, tyro: pip install -e " in last

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers, muon
-from trees import normal
+from sets import normal32
 
 from mhe_jax import LayerRule, layer_rules, muon_dimension_numbers
 
@@ -21,11 +21,11 @@ def apply(params, x):
 
 
 PARAMS = {
-  "query": normal((6, 2, 4)),
-  "out": normal((6, 2, 4), seed=1),
-  "blocks": normal((3, 6, 6), seed=2),
-  "head": normal((6, 5), seed=3),
-  "bias": normal((5,), seed=4),
+  "query": normal32(6, 2, 4),
+  "out": normal32(6, 2, 4, seed=1),
+  "blocks": normal32(3, 6, 6, seed=2),
+  "head": normal32(6, 5, seed=3),
+  "bias": normal32(5, seed=4),
 }
 BY_HAND = {
   "query": MuonDimensionNumbers((0,), (1, 2)),
@@ -39,7 +39,7 @@ BY_HAND = {
 def steps(numbers):
   tx = muon(0.1, muon_weight_dimension_numbers=numbers)
   params, state = PARAMS, tx.init(PARAMS)
-  grads = jax.grad(lambda p: jnp.mean(apply(p, normal((7, 6))) ** 2))
+  grads = jax.grad(lambda p: jnp.mean(apply(p, normal32(7, 6)) ** 2))
   for _ in range(2):
     updates, state = tx.update(grads(params), state, params)
     params = optax.apply_updates(params, updates)
@@ -47,14 +47,14 @@ def steps(numbers):
 
 
 def test_muon_with_rules_is_muon_with_numbers_by_hand():
-  rules = layer_rules(apply, PARAMS, normal((7, 6)))
+  rules = layer_rules(apply, PARAMS, normal32(7, 6))
   numbers = muon_dimension_numbers(rules)
   assert numbers(PARAMS) == BY_HAND
   jax.tree.map(np.testing.assert_array_equal, steps(numbers), steps(BY_HAND))
 
 
 def test_what_is_excluded_goes_to_adam():
-  rules = layer_rules(apply, PARAMS, normal((7, 6)))
+  rules = layer_rules(apply, PARAMS, normal32(7, 6))
   numbers = muon_dimension_numbers(rules, exclude="que.*|out")
   assert numbers(PARAMS) == BY_HAND | {"query": None, "out": None}
 

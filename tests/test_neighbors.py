@@ -21,7 +21,7 @@ from sets import (
 )
 
 from mhe_jax.neurons import nearest_neurons
-from mhe_jax.pair_sum import neighbors
+from mhe_jax.pair_sum import nearest_rows
 from mhe_jax.pair_sum.mask import Mask
 
 
@@ -56,7 +56,7 @@ def check(w, half_space, k, atol=1e-12, exact_indices=True):
 @pytest.fixture
 def small_tiles(monkeypatch):
   """Many tiles for hundreds of rows, and one row at a time to compare."""
-  monkeypatch.setattr(neighbors, "default_block_size", lambda: 32)
+  monkeypatch.setattr(nearest_rows, "default_block_size", lambda: 32)
   jax.clear_caches()  # Of what was traced with others.
   yield
   jax.clear_caches()
@@ -89,14 +89,14 @@ def test_any_shape(n, d, k, block_size, half_space):
   w = normal(n, d, seed=n)
   units = units_of(w)
   nearest = functools.partial(
-    neighbors.nearest, half_space=half_space, k=k, block_size=block_size
+    nearest_rows.nearest, half_space=half_space, k=k, block_size=block_size
   )
   actual = jax.jit(nearest)(units)
   if d == 1:  # All are coincident or antipodal.
     units = np.round(units)
   _, expected = loop(units, half_space, k)
   expected = np.pad(expected, ((0, 0), (0, k - expected.shape[1])), constant_values=-1)
-  if d == 1 and n > 16 * (k + neighbors.SPARE_GROUPS):
+  if d == 1 and n > 16 * (k + nearest_rows.SPARE_GROUPS):
     return  # More ties than are compared.
   np.testing.assert_array_equal(actual, expected)
 
@@ -315,13 +315,13 @@ def test_masks(name, k, block_size, half_space):
   for k, block_size in ((1, 32), (5, 1024), (80, 32)):
     actual = jax.jit(
       functools.partial(
-        neighbors.nearest, half_space=half_space, k=k, block_size=block_size
+        nearest_rows.nearest, half_space=half_space, k=k, block_size=block_size
       )
     )(units, mask=mask)
     _, expected = loop(w, half_space, k, is_pair)
     np.testing.assert_array_equal(actual, expected)
   rows = jnp.array([3, 89, 3, 40])
-  actual = neighbors.nearest(
+  actual = nearest_rows.nearest(
     units, half_space=half_space, k=2, rows=rows, mask=mask, block_size=32
   )
   _, expected = loop(w, half_space, 2, is_pair)

@@ -5,10 +5,12 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments import models
 from experiments.classification.arms import BASELINE
+from experiments.errors import InputError
 from experiments.regularizers import Regularizer, authors_energy
 from mhe_jax import (
   Orthonormality,
@@ -16,6 +18,7 @@ from mhe_jax import (
   Riesz,
   hyperspherical_energy,
   network_energy,
+  spread,
 )
 
 
@@ -30,7 +33,7 @@ def params_of_a_network():
 def added(regularizer):
   """What it adds to zero gradients."""
   params = params_of_a_network()
-  tx = regularizer.transformation()
+  tx = regularizer.around(optax.identity())
   zeros = jax.tree.map(jnp.zeros_like, params)
   updates, _ = tx.update(zeros, tx.init(params), params)
   return updates
@@ -138,8 +141,28 @@ def test_the_authors_multipliers(s, metric, hidden, output):
 @pytest.mark.parametrize("kind", ["mhe", "authors", "orthonormal"])
 def test_a_single_neuron_is_left_alone(kind):
   params = params_of_a_network() | {"features": {"kernel": jnp.ones((4, 1))}}
-  tx = Regularizer(kind).transformation()
+  tx = Regularizer(kind).around(optax.identity())
   zeros = jax.tree.map(jnp.zeros_like, params)
   updates, _ = tx.update(zeros, tx.init(params), params)
   assert not updates["features"]["kernel"].any()
   assert bool(updates["score"]["kernel"].any())
+
+
+@pytest.mark.parametrize("kind", ["mhe", "orthonormal"])
+def test_around_an_optimizer(kind):
+  """By half of what the optimizer turns, as `spread` alone."""
+  params = params_of_a_network()
+  grads = jax.tree.map(jnp.ones_like, params)
+  objective = Riesz(2.0) if kind == "mhe" else Orthonormality()
+  tx = Regularizer(kind, weight=0.5, form="spread").around(optax.sgd(0.1))
+  alone = spread(optax.sgd(0.1), 0.5, objective, rules=models.OUTPUT_RULES)
+  found, expected = (t.update(grads, t.init(params), params)[0] for t in (tx, alone))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert not np.array_equal(found["score"]["kernel"], -0.1 * np.ones((5, 4)))
+
+
+def test_around_an_optimizer_energies_are_relative():
+  with pytest.raises(InputError, match="'spread' is relative"):
+    Regularizer("mhe", relative=True, form="spread")
+  with pytest.raises(InputError, match="'authors' has no form"):
+    Regularizer("authors", form="spread")

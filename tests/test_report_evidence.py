@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from stored import check_parts, matrices, normal, select
+from sets import normal
+from stored import check_parts, matrices, select
 
 from mhe_jax import Riesz
 from mhe_jax.report import compare, redundancy

@@ -13,21 +13,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import linen, nnx, serialization
+from sets import normal32
 
 from mhe_jax import LayerRule, NeuronAxes
 from mhe_jax.report import InputError, compare, redundancy
 from mhe_jax.report.command import main
 
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
 # --- formats -------------------------------------------------------------------------
 
 
 def test_msgpack(tmp_path):
-  tree = {"params": {"Dense_0": {"kernel": normal(5, 8), "bias": normal(8)}}}
+  tree = {"params": {"Dense_0": {"kernel": normal32(5, 8), "bias": normal32(8)}}}
   (tmp_path / "flax_model.msgpack").write_bytes(serialization.to_bytes(tree))
   (row,) = redundancy(tmp_path)
   assert (row.name, row.n, row.d) == ("params/Dense_0/kernel", 8, 5)
@@ -37,7 +33,7 @@ def test_msgpack(tmp_path):
 
 
 def test_npy(tmp_path):
-  np.save(tmp_path / "table.npy", normal(6, 5))
+  np.save(tmp_path / "table.npy", normal32(6, 5))
   rules = [LayerRule("table", NeuronAxes(0))]
   assert redundancy(tmp_path / "table.npy", rules=rules)["table"].n == 6
   assert list(redundancy(tmp_path / "table.npy").unknown) == ["table"]
@@ -90,10 +86,10 @@ def make():
 
 @pytest.mark.parametrize("prefix", ["", "model/params/", "a.b."])
 def test_a_checkpoint_read_by_its_program(tmp_path, prefix, monkeypatch, capsys):
-  tensors = {"mix/w": normal(6, 12), "out/w": normal(9, 4, seed=1)}
+  tensors = {"mix/w": normal32(6, 12), "out/w": normal32(9, 4, seed=1)}
   separator = "." if "." in prefix else "/"
   named = {prefix + k.replace("/", separator): x for k, x in tensors.items()}
-  named[separator.join(["opt_state", "mu", "mix", "w"])] = normal(6, 12)
+  named[separator.join(["opt_state", "mu", "mix", "w"])] = normal32(6, 12)
   np.savez(tmp_path / "m.npz", **named)  # pyright: ignore[reportArgumentType]
   (tmp_path / "my_program.py").write_text(FUNCTION)
   monkeypatch.chdir(tmp_path)
@@ -105,7 +101,7 @@ def test_a_checkpoint_read_by_its_program(tmp_path, prefix, monkeypatch, capsys)
   assert (rows[mix]["sets"], rows[mix]["n"], rows[mix]["d"]) == (3, 4, 6)
   assert (rows[out]["n"], rows[out]["role"]) == (9, "output")
   assert {row["evidence"] for row in rows.values()} == {"program"}
-  np.savez(tmp_path / "other.npz", y=normal(3, 4))
+  np.savez(tmp_path / "other.npz", y=normal32(3, 4))
   with pytest.raises(SystemExit):
     main(["other.npz", "--model", "my_program:make"])
   assert "has none of its parameters" in capsys.readouterr().err
@@ -150,9 +146,9 @@ def test_links_to_nothing(tmp_path):
 def test_a_model_in_a_wrapper_of_peft(tmp_path):
   module = "base_model.model.layers.0.self_attn.q_proj"
   tensors: dict[str, Any] = {
-    f"{module}.base_layer.weight": normal(8, 8),
-    f"{module}.lora_A.default.weight": normal(2, 8),
-    f"{module}.lora_B.default.weight": normal(8, 2),
+    f"{module}.base_layer.weight": normal32(8, 8),
+    f"{module}.lora_A.default.weight": normal32(2, 8),
+    f"{module}.lora_B.default.weight": normal32(8, 2),
   }
   np.savez(tmp_path / "m.npz", **tensors)
   report = redundancy(tmp_path / "m.npz")
@@ -182,7 +178,7 @@ def test_an_unfinished_step(tmp_path):
 
 
 def test_nothing_readable(tmp_path, capsys):
-  np.savez(tmp_path / "m.npz", table=normal(6, 5), bias=normal(6))
+  np.savez(tmp_path / "m.npz", table=normal32(6, 5), bias=normal32(6))
   with pytest.raises(SystemExit) as stopped:
     main([str(tmp_path / "m.npz")])
   assert stopped.value.code == 2
@@ -238,18 +234,20 @@ def test_modules():
 
 
 def test_rows_as_dicts():
-  report = redundancy({"a": {"kernel": normal(5, 8)}, "b": {"kernel": normal(8, 3)}})
+  report = redundancy(
+    {"a": {"kernel": normal32(5, 8)}, "b": {"kernel": normal32(8, 3)}}
+  )
   rows = report.to_dicts()
   assert isinstance(rows, list) and rows[0]["name"] == report.rows[0].name
   assert rows[0]["relative_excess"] == report.rows[0].relative_excess
 
 
 def test_output_of_a_tree(tmp_path):
-  tree = {"a": {"kernel": normal(5, 8)}}
+  tree = {"a": {"kernel": normal32(5, 8)}}
   redundancy(tree, output=tmp_path)
   redundancy(tree, output=tmp_path)
   with pytest.raises(InputError, match="checkpoint differs"):
-    redundancy({"a": {"kernel": normal(5, 8, seed=1)}}, output=tmp_path)
+    redundancy({"a": {"kernel": normal32(5, 8, seed=1)}}, output=tmp_path)
 
 
 def test_version():

@@ -1,19 +1,17 @@
 """What a report says of a model: what is unusual, and what to do; its pictures."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from sets import normal
 
 from mhe_jax import Riesz
 from mhe_jax.report import redundancy
 from mhe_jax.report.findings import likes
 from mhe_jax.report.plots import plot_angles
 from mhe_jax.report.typical import kind_of, typical
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape)
 
 
 def stack(changed=None, blocks=6):
@@ -76,15 +74,20 @@ def test_likes():
 
 
 def test_the_table_of_published_layers():
-  for s in (1.0, 2.0):
-    kinds = ("convolution", "recurrent", "narrowing", "widening", "square")
-    for kind in kinds:
-      found = typical(kind, Riesz(s), half_space=True)
-      assert found is not None and found.num_layers >= 5, kind
-      assert 0.3 < found.low < found.high <= found.most
-  assert typical("convolution", Riesz(0.5), half_space=True) is None
   row = redundancy(stack())["layers.0.up.weight"]
   assert kind_of(row) == "widening"
+  for s in (1.0, 2.0):
+    for kind in ("convolution", "recurrent"):
+      like = dataclasses.replace(row, read_as=kind, potential=str(Riesz(s)))
+      _check_typical(typical(like))
+    for n in (12, 24, 48):  # It narrows, is square, widens.
+      _check_typical(typical(dataclasses.replace(row, n=n, potential=str(Riesz(s)))))
+  assert typical(dataclasses.replace(row, potential=str(Riesz(0.5)))) is None
+
+
+def _check_typical(found):
+  assert found is not None and found.num_layers >= 5
+  assert 0.3 < found.low < found.high <= found.most
 
 
 # --- pictures ------------------------------------------------------------------------

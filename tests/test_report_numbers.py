@@ -100,9 +100,9 @@ def test_dead_neurons_do_not_make_a_layer_diverse(tmp_path, exact_up_to):
   # The energy has the pairs of dead neurons, at right angles; the excess has not.
   assert row.energy < alive.energy
   if exact_up_to > 60:
-    expected = float(hyperspherical_energy(w, Riesz(1.0), half_space=True))
+    expected = float(hyperspherical_energy(w, Riesz(2.0), half_space=True))
     assert row.energy == pytest.approx(expected)
-    excess = float(relative_excess(w, Riesz(1.0), half_space=True))
+    excess = float(relative_excess(w, Riesz(2.0), half_space=True))
     assert row.relative_excess == pytest.approx(excess, rel=1e-5)
   w[5:] = 0.0
   row = row_of(tmp_path, w, exact_up_to=exact_up_to)

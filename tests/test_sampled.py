@@ -13,6 +13,7 @@ from mhe_jax import (
   Potential,
   Riesz,
   Sampled,
+  batch_energy,
   hyperspherical_energy,
   neuron_energies,
   sampled_energy,
@@ -151,7 +152,7 @@ def test_sets_of_a_batch_draw_the_same_numbers():
 @every_space
 def test_rows_are_the_classes_of_a_batch_with_all_others(half_space):
   def of_rows(w, rows):
-    return sampled_energy(None, w, Riesz(2.0), rows=rows, half_space=half_space)
+    return batch_energy(w, rows, Riesz(2.0), half_space=half_space)
 
   def by_neuron(w, rows):
     return jnp.mean(neuron_energies(w, Riesz(2.0), half_space=half_space)[rows])
@@ -170,7 +171,7 @@ def test_rows_are_those_of_the_paper_formula():
   total = sum(
     1.0 / np.linalg.norm(u[y] - u[j]) for y in rows for j in range(27) if j != y
   )
-  found = sampled_energy(None, W, Riesz(1.0), rows=np.array(rows))
+  found = batch_energy(W, np.array(rows), Riesz(1.0))
   assert float(found) == pytest.approx(total / (4 * 26), rel=1e-12)
 
 
@@ -179,13 +180,13 @@ def test_rows_of_small_integers_are_told_apart():
   rows = [0, 3, 3, 127]
   expected = float(neuron_energies(w, Riesz(2.0))[np.array(rows)].mean())
   for dtype in (np.int8, np.uint8, np.uint32, np.int64):
-    found = sampled_energy(None, w, Riesz(2.0), rows=np.array(rows, dtype))
+    found = batch_energy(w, np.array(rows, dtype), Riesz(2.0))
     assert float(found) == pytest.approx(expected, rel=1e-10), dtype
 
 
 @pytest.mark.parametrize("row", [-1, 27])
 def test_rows_that_there_are_not_make_nan(row):
-  assert math.isnan(sampled_energy(None, W, rows=np.array([0, row])))
+  assert math.isnan(batch_energy(W, np.array([0, row])))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
@@ -203,22 +204,6 @@ def test_small_dtypes_are_computed_in_float32(dtype):
 @pytest.mark.parametrize(
   ("call", "error", "message"),
   [
-    (lambda: sampled_energy(KEYS[0], W), ValueError, "one of num_samples and rows"),
-    (
-      lambda: sampled_energy(KEYS[0], W, rows=np.array([1])),
-      ValueError,
-      "key must be None and method left out",
-    ),
-    (
-      lambda: sampled_energy(None, W, rows=np.array([1]), method="minibatch"),
-      ValueError,
-      "key must be None and method left out",
-    ),
-    (
-      lambda: sampled_energy(KEYS[0], W, num_samples=4, rows=np.array([1])),
-      ValueError,
-      "one of num_samples and rows must be given, got 4",
-    ),
     (
       lambda: sampled_energy(KEYS[0], W, num_samples=0),
       ValueError,
@@ -238,12 +223,12 @@ def test_small_dtypes_are_computed_in_float32(dtype):
       "key must be a PRNG key",
     ),
     (
-      lambda: sampled_energy(None, W, rows=np.array([1.0])),
+      lambda: batch_energy(W, np.array([1.0])),
       TypeError,
       "rows must be integer, got dtype float64",
     ),
     (
-      lambda: sampled_energy(None, W, rows=np.array([], int)),
+      lambda: batch_energy(W, np.array([], int)),
       ValueError,
       r"rows must have shape \[m\] with m > 0, got \(0,\)",
     ),

@@ -25,10 +25,10 @@ from experiments.scale.figures import nearest_by_chance
 from experiments.scale.identities import Identities
 from mhe_jax import (
   Riesz,
+  batch_energy,
   hyperspherical_energy,
   nearest_neurons,
   relative_excess,
-  sampled_energy,
 )
 
 SMOKE = classifier.SMOKE
@@ -118,7 +118,7 @@ def test_what_is_minimized_has_the_energy_in_relative_units(kind):
   energies = {
     "exact": lambda w: hyperspherical_energy(w, Riesz(2.0)),
     "sampled": lambda w: hyperspherical_energy(w, Riesz(2.0)),  # Of all: exact.
-    "rows": lambda w: sampled_energy(None, w, Riesz(2.0), rows=labels),
+    "rows": lambda w: batch_energy(w, labels, Riesz(2.0)),
   }
   energy, pull = jax.value_and_grad(energies[kind])(weights)
   unit = 3 / 4 - config.units.bound  # V_2 = (d - 2) / (2 (d - 3)).

@@ -13,6 +13,7 @@ from sets import every_space
 from mhe_jax import (
   Riesz,
   Sampled,
+  batch_energy,
   hyperspherical_energy,
   neuron_energies,
   sampled_energy,
@@ -84,9 +85,7 @@ def test_rows_against_all(half_space):
   rows, w = jnp.array([3, 90, 3, 40]), neurons()
 
   def energy(w, rows, **options):
-    return sampled_energy(
-      None, w, Riesz(1.0), rows=rows, half_space=half_space, **options
-    )
+    return batch_energy(w, rows, Riesz(1.0), half_space=half_space, **options)
 
   sharded = on_ring(functools.partial(energy, axis_name="x"), mesh)
   value, gradient = jax.jit(sharded)(w, rows)
@@ -122,9 +121,7 @@ def test_sharded_arrays_need_no_name(axis_type, method):
   exact = hyperspherical_energy(w, Riesz(2.0))
   assert abs(value - exact) < 5 * error
   rows = jnp.array([1, 1023])
-  np.testing.assert_allclose(
-    sampled_energy(None, sharded, rows=rows), sampled_energy(None, w, rows=rows)
-  )
+  np.testing.assert_allclose(batch_energy(sharded, rows), batch_energy(w, rows))
 
 
 def test_many_keys_at_once():
@@ -165,7 +162,7 @@ def test_what_must_be_the_same_on_all_devices(name):
   def energy(w):
     own = jax.lax.axis_index("x")
     if name == "rows":
-      return sampled_energy(None, w, rows=own[None], axis_name="x")
+      return batch_energy(w, own[None], axis_name="x")
     key = jax.random.fold_in(jax.random.key(0), own)
     return sampled_energy(key, w, num_samples=20, method="minibatch", axis_name="x")
 

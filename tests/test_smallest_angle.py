@@ -10,7 +10,7 @@ import pytest
 from sets import every_space, normal
 
 from mhe_jax import LayerRule, NeuronAxes, describe
-from mhe_jax.pair_sum import neighbors
+from mhe_jax.pair_sum import nearest_rows
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -58,7 +58,7 @@ def row_of(w, half_space):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-  monkeypatch.setattr(neighbors, "default_block_size", lambda: 32)
+  monkeypatch.setattr(nearest_rows, "default_block_size", lambda: 32)
   jax.clear_caches()  # Of what was traced with others.
   yield
   jax.clear_caches()

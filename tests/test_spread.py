@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from excess import excess_by_hand
-from trees import normal
+from sets import normal32
 
 from mhe_jax import (
   RECOMMENDED,
@@ -218,7 +218,7 @@ def test_a_small_turn_is_that_of_the_optimizer():
 
 
 def test_the_turn_fades_at_the_best():
-  w = {"kernel": jnp.eye(8)[:, :6] + 1e-3 * normal((8, 6)).astype(jnp.float64)}
+  w = {"kernel": jnp.eye(8)[:, :6] + 1e-3 * normal32(8, 6).astype(jnp.float64)}
   tx = spread(GIVEN)
   _, state = tx.update({"kernel": 0.1 * jnp.ones((8, 6))}, tx.init(w), w)
   ratio = own(state).spread_turn["kernel"] / own(state).optimizer_turn["kernel"]
@@ -395,7 +395,7 @@ def test_errors_of_a_tree_come_before_compilation():
 @pytest.mark.parametrize("half_space", [False, True])
 @pytest.mark.parametrize("d, s", [(7, 2.0), (4, 2.0), (3, 1.0), (2, 0.0)])
 def test_recommended_objective_has_a_scale_everywhere(d, s, half_space):
-  w = normal((6, d)).astype(jnp.float64)
+  w = normal32(6, d).astype(jnp.float64)
   expected = RelativeExcess(Riesz(s))(w, half_space=half_space)
   assert float(RECOMMENDED(w, half_space=half_space)) == float(expected)
   path = layer_excess({"w": {"kernel": w.T}}, RECOMMENDED, half_space=half_space)

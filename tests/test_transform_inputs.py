@@ -38,6 +38,7 @@ from mhe_jax import (
   layer_energies,
   network_energy,
   neuron_matrices,
+  spread,
   with_decoupled_hyperspherical_energy,
   with_hyperspherical_energy,
 )
@@ -389,3 +390,24 @@ def test_updates_that_do_not_fit_the_params(change, named):
   tx = alone(WEIGHT)
   with pytest.raises(ValueError, match=re.escape(named)):
     tx.update(change(make_params(2)), tx.init(params), params)
+
+
+@pytest.mark.parametrize(
+  ("name", "make"),
+  [
+    ("spread", lambda: spread(optax.sgd(0.1))),
+    ("add_hyperspherical_energy", lambda: add_hyperspherical_energy(0.1)),
+    (
+      "with_hyperspherical_energy",
+      lambda: with_hyperspherical_energy(optax.sgd(0.1), 0.1),
+    ),
+    (
+      "with_decoupled_hyperspherical_energy",
+      lambda: with_decoupled_hyperspherical_energy(optax.identity(), 0.1, 0.1),
+    ),
+  ],
+)
+def test_missing_params_are_told_by_the_name_that_was_called(name, make):
+  params, tx = {"Dense_0": {"kernel": jnp.eye(4)}}, make()
+  with pytest.raises(ValueError, match=rf"^{name} needs the parameters: .* was None"):
+    tx.update(params, tx.init(params))

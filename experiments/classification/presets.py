@@ -36,6 +36,8 @@ class Config(RunSettings):
     weight_decay: the loss has half of it times the squared norm of all parameters
       but the biases.
     label_smoothing: share of the label that all classes have.
+    floor: added to the probabilities before their logarithm. The authors' loss has
+      1e-4: where a network is sure and wrong, its gradient vanishes.
     augment: crop and flip at random.
     authors: details in which the authors' code differs from what is usual today: see
       :class:`experiments.models.CNN`; crops are padded with mirrored pixels, not gray.
@@ -61,6 +63,7 @@ class Config(RunSettings):
   batch_size: int = 128
   weight_decay: float = 5e-4
   label_smoothing: float = 0.01
+  floor: float = 0.0
   augment: bool = True
   authors: bool = False
   curve_images: int = 10000
@@ -72,7 +75,7 @@ class Config(RunSettings):
     super().__post_init__()
     self.check_least(
       shrink=1, width=1, batch_size=1, curve_images=1, images_per_class=0, warmup=0,
-      weight_decay=0, rounding=0,
+      weight_decay=0, rounding=0, floor=0,
     )  # fmt: skip
     # Whatever their order, runs are the same.
     for name in ("dropped", "decay_at"):
@@ -96,11 +99,12 @@ class Config(RunSettings):
     return f"{self.dataset}_{self.model}-w{self.width}_{self.regularizer.label}"
 
   def optimizer(self) -> optax.GradientTransformationExtraArgs:
-    """SGD with momentum on the loss, the regularizer and the weight decay."""
-    return optax.chain(
-      self.regularizer.transformation(),
-      optax.add_decayed_weights(self.weight_decay, mask=_decays),
-      optax.sgd(self.learning_rate_at, momentum=0.9),
+    """SGD with momentum on the loss and the weight decay, and the regularizer."""
+    return self.regularizer.around(
+      optax.chain(
+        optax.add_decayed_weights(self.weight_decay, mask=_decays),
+        optax.sgd(self.learning_rate_at, momentum=0.9),
+      )
     )
 
   def learning_rate_at(self, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
@@ -120,6 +124,7 @@ def _decays(params):
   )
 
 
+AUTHORS_FLOOR = 1e-4
 WARM_UP = 500  # Updates, where all images are trained on at the paper's rate.
 PRESETS: dict[Preset, Config] = {
   "smoke": Config(

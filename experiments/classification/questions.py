@@ -19,7 +19,7 @@ from experiments.classification.arms import (
   Base,
   warmup_name,
 )
-from experiments.classification.presets import WARM_UP, Config
+from experiments.classification.presets import AUTHORS_FLOOR, WARM_UP, Config
 from experiments.regularizers import Regularizer
 from experiments.runs.plan import Arm, Comparison, Sweep
 
@@ -49,6 +49,41 @@ def whole(base: Base) -> Sweep[Config]:
   kinds = {BASELINE: (0, WARM_UP), MHE: (0,), HALF_MHE: (0,), RELATIVE: (0,)}
   seeds = base.new_seeds(range(20, 21))
   return _schedule(base, kinds, seeds, steps=42_500, measurements=85)
+
+
+def plateau(base: Base) -> Sweep[Config]:
+  """The authors' own loss, whose gradient vanishes where a network is sure and wrong.
+
+  The paper's learning rate without a warm-up: who leaves the plateau, and when, and
+  what is left beside that? Cross-entropy, to compare with.
+  """
+  kinds = (
+    BASELINE,
+    MHE,
+    HALF_MHE,
+    RELATIVE,
+    dataclasses.replace(HALF_MHE, form="spread", weight=0.5),
+    dataclasses.replace(ORTHONORMAL, form="spread", weight=0.5),
+  )
+  columns = {"the authors' loss": AUTHORS_FLOOR, "cross-entropy": 0.0}
+  arms = [
+    Arm(
+      kind.weighted_name,
+      column,
+      base(
+        "cifar100", regularizer=kind, authors=True, floor=floor,
+        **_ALL_IMAGES, **_on_cpu(base, **_SHORT),
+      ),
+    )
+    for column, floor in columns.items()
+    for kind in (kinds if floor else (BASELINE, HALF_MHE))
+  ]  # fmt: skip
+  asks = tuple(
+    Comparison(kind.weighted_name, BASELINE.name, "the authors' loss")
+    for kind in kinds[1:]
+  )
+  seeds = base.new_seeds(range(30, 33))
+  return Sweep("The authors' loss", "regularizer", arms, seeds, asks=asks)
 
 
 def _schedule(base, kinds, seeds, **changes):
@@ -225,7 +260,18 @@ def noise(base: Base) -> Sweep[Config]:
 
 QUESTIONS: dict[str, Callable[[Base], Sweep[Config]]] = {
   function.__name__: function
-  for function in (deep, rates, confirm, shallow, warm, few, claims, whole, noise)
+  for function in (
+    deep,
+    rates,
+    confirm,
+    shallow,
+    warm,
+    few,
+    claims,
+    whole,
+    plateau,
+    noise,
+  )
 }
 
 

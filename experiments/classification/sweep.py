@@ -6,8 +6,8 @@
 
 The sweeps: rate, headline, variants, width, depth, layers, weight, resnet, imbalance,
 start and (not on a CPU) imagenet, which are the paper's; and deep, rates, confirm,
-shallow, warm, few, claims, whole and noise, which ask where the energy helps. The
-presets: smoke (handwritten digits, seconds), cpu (hours on two cores), paper (the
+shallow, warm, few, claims, whole, plateau and noise, which ask where the energy helps.
+The presets: smoke (handwritten digits, seconds), cpu (hours on two cores), paper (the
 paper's schedule, for accelerators).
 
 Finished runs are skipped and unfinished ones go on, so that a sweep can be stopped, in

@@ -153,7 +153,9 @@ class Run:
 def _compiled(config, model):
   """Optimizer and update: one for all seeds, so that it compiles once."""
   tx = config.optimizer()
-  return tx, training.make_update(model, config.shrink, tx, config.label_smoothing)
+  return tx, training.make_update(
+    model, config.shrink, tx, config.label_smoothing, config.floor
+  )
 
 
 def start(config: Config, data_root: pathlib.Path | None) -> Run:

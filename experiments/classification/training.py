@@ -57,11 +57,25 @@ def rounded_otherwise(params: Any, seed: int) -> Any:
   return jax.tree.unflatten(structure, moved)
 
 
+def cross_entropy(logits: jax.Array, targets: jax.Array, floor: float) -> jax.Array:
+  """The mean of ``-sum(targets * log(softmax(logits) + floor))``.
+
+  Args:
+    logits: ``[batch, classes]``.
+    targets: likewise, rows that sum to 1.
+    floor: 0, or the authors' 1e-4, below which a probability does not count.
+  """
+  if not floor:
+    return optax.softmax_cross_entropy(logits, targets).mean()
+  return -jnp.sum(targets * jnp.log(jax.nn.softmax(logits) + floor), -1).mean()
+
+
 def make_update(
   model: nn.Module,
   shrink: int,
   tx: optax.GradientTransformationExtraArgs,
   label_smoothing: float,
+  floor: float,
 ) -> Callable[[State, jax.typing.ArrayLike, jax.typing.ArrayLike], State]:
   """A compiled ``update(state, images, labels)``, which consumes the state."""
 
@@ -76,8 +90,8 @@ def make_update(
       )
       targets = jax.nn.one_hot(labels, jnp.shape(logits)[-1])
       targets = optax.smooth_labels(targets, label_smoothing)
-      losses = optax.softmax_cross_entropy(jnp.asarray(logits), targets)
-      return losses.mean(), new.get("batch_stats", {})
+      loss = cross_entropy(jnp.asarray(logits), targets, floor)
+      return loss, new.get("batch_stats", {})
 
     (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)

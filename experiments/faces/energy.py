@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from experiments.errors import InputError
 from experiments.runs.settings import Settings
-from mhe_jax import RelativeExcess, Riesz, hyperspherical_energy, sampled_energy
+from mhe_jax import RelativeExcess, Riesz, batch_energy, hyperspherical_energy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Energy(Settings):
       labels: classes of the batch, ``[m]``.
     """
     if self.kind == "batch":
-      return sampled_energy(None, neurons, Riesz(self.s), rows=labels)
+      return batch_energy(neurons, labels, Riesz(self.s))
     if self.kind == "none":
       return jnp.zeros((), neurons.dtype)
     if self.relative:

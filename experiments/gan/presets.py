@@ -79,7 +79,7 @@ class Config(RunSettings):
     The regularizer comes first: what Adam is given is the gradient of their sum.
     """
     adam = optax.adam(self.learning_rate, b1=0.5, b2=0.999)
-    discriminator = optax.chain(self.regularizer.transformation(), adam)
+    discriminator = self.regularizer.around(adam)
     return discriminator, optax.with_extra_args_support(adam)
 
 

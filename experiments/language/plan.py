@@ -63,18 +63,25 @@ class Run:
 
 RATES: dict[Optimizer, tuple[float, ...]] = {
   "adamw": (0.002, 0.004, 0.008, 0.016, 0.032),
-  "muon": (0.005, 0.01, 0.02, 0.04, 0.08),
+  "muon": (0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
 }
-FORMS: tuple[Form, ...] = ("without", "spread 1", "spread", "orthonormal 1", "today")
+# Those that are asked about, at every rate; the others where they might be best.
+ASKED: tuple[Form, ...] = ("without", "spread 1")
+OTHERS: tuple[Form, ...] = ("spread", "orthonormal 1", "today")
+_HIGH: dict[Optimizer, tuple[float, ...]] = {
+  "adamw": (0.004, 0.016),
+  "muon": (0.04, 0.08),
+}
 
 
 def tuning() -> list[Run]:
-  """Every form at every rate, on the first half of the text."""
-  grid = itertools.product(FORMS, RATES.items())
+  """Forms and rates, on the first half of the text."""
+  grid = [(form, RATES) for form in ASKED] + [(form, _HIGH) for form in OTHERS]
   return [
     Run(0, 300, optimizer, form, rate, 0)
-    for form, (optimizer, rates) in grid
-    for rate in rates
+    for form, rates in grid
+    for optimizer in rates
+    for rate in rates[optimizer]
   ]
 
 
@@ -90,27 +97,29 @@ CONTROLS: tuple[Form, ...] = (
 
 def controls() -> list[Run]:
   """What else could be the reason, at rates that are best without and with it."""
-  grid = itertools.product((0.004, 0.016), CONTROLS)
-  return [Run(0, 300, "adamw", form, rate, 0) for rate, form in grid]
+  grid = itertools.product((0.016, 0.004), CONTROLS)
+  adamw = [Run(0, 300, "adamw", form, rate, 0) for rate, form in grid]
+  return [Run(0, 300, "muon", "ends", 0.04, 0), *adamw]
 
 
 # Each at its best rate of the first half.
 BEST: tuple[tuple[Optimizer, Form, float], ...] = (
-  ("muon", "without", 0.04),
-  ("muon", "spread 1", 0.04),
   ("adamw", "without", 0.004),
   ("adamw", "spread 1", 0.016),
+  ("muon", "without", 0.04),
+  ("muon", "spread 1", 0.08),
 )
 
 
 def confirming() -> list[Run]:
   """The best of the first half, on the second and with other seeds."""
-  return [Run(1, 300, *arm, seed) for seed in range(3) for arm in BEST]
+  return [Run(1, 300, *arm, seed) for seed in range(5) for arm in BEST]
 
 
 def longer() -> list[Run]:
-  """Whether it lasts: four times the steps."""
-  return [Run(0, 1200, *arm, 0) for arm in BEST]
+  """Whether it lasts: four times the steps, and half the rates beside the best."""
+  arms = [*BEST[:2], ("adamw", "without", 0.002), ("adamw", "spread 1", 0.008)]
+  return [Run(0, 1200, *arm, 0) for arm in (*arms, *BEST[2:])]
 
 
 PLANS = {

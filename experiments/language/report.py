@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 
 from experiments.errors import InputError, told_in_a_line
+from experiments.report.cells import difference, mean_and_spread
 from experiments.report.markdown import markdown
 from experiments.report.pages import filled, wrapped, write
 
@@ -89,23 +90,31 @@ def _arm(result):
 
 
 def _confirmed(results):
-  """A row for each arm: losses of the seeds, and the mean."""
-  arms = sorted(dict.fromkeys(map(_arm, results)), key=_order)
+  """A row for each setting, and its difference to the one without, seed by seed."""
+  losses = {}
+  for result in results:
+    losses.setdefault(_arm(result), {})[result["config"]["seed"]] = last(result)
   rows = []
-  for arm in arms:
-    own = sorted(
-      (r["config"]["seed"], last(r)) for r in results if _arm(r) == arm
-    )  # fmt: skip
-    losses = [loss for _, loss in own]
+  for arm in sorted(losses, key=_order):
+    optimizer, form, rate = arm
+    own, against = losses[arm], ""
+    for rival, others in losses.items():
+      if rival[:2] == (optimizer, "without") and form != "without":
+        seeds = sorted(own.keys() & others.keys())
+        pairs = ([of[seed] for seed in seeds] for of in (others, own))
+        against = difference(*pairs, digits=3)
     rows.append(
       [
-        f"{_NAMES[arm[0]]} {arm[2]:g}",
-        TITLES[arm[1]],
-        f"{np.mean(losses):.3f}",
-        ", ".join(f"{loss:.3f}" for loss in losses),
+        f"{_NAMES[optimizer]} {rate:g}",
+        TITLES[form],
+        f"{len(own)}",
+        mean_and_spread(own.values(), 3),
+        against,
       ]
     )
-  return markdown(["optimizer, rate", "form", "mean", "seeds"], *rows)
+  return markdown(
+    ["optimizer, rate", "form", "seeds", "loss", "against without"], *rows
+  )
 
 
 def _order(arm):

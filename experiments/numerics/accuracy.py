@@ -106,7 +106,7 @@ def tf32_energy(w: jax.Array, potential: Riesz) -> jax.Array:
   rounded = jax.lax.reduce_precision(units, exponent_bits=8, mantissa_bits=10)
   units = units + jax.lax.stop_gradient(rounded - units)  # Exactly `rounded`.
   num_pairs = w.shape[-2] * (w.shape[-2] - 1) / 2
-  return dense.pair_sum(units, potential, half_space=False) / num_pairs
+  return dense.dense_sum(units, potential, half_space=False) / num_pairs
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

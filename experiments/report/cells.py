@@ -20,7 +20,7 @@ def mean_and_spread(numbers: Iterable[float], digits: int = 2) -> str:
   if len(numbers) < count:
     rest = mean_and_spread(numbers, digits)
     return f"{count - len(numbers)} of {count} do not converge, others {rest}"
-  text = f"{np.mean(numbers):.{digits}f}"
+  text = f"{np.mean(numbers):z.{digits}f}"
   return f"{text} ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else text
 
 
@@ -36,11 +36,11 @@ def difference(first: list[float], second: list[float], digits: int = 2) -> str:
     return ""
   if len(first) < LEAST_PAIRS:
     pairs = "1 pair" if len(first) == 1 else f"{len(first)} pairs"
-    return f"{np.mean(np.subtract(second, first)):+.{digits}f} ({pairs})"
+    return f"{np.mean(np.subtract(second, first)):+z.{digits}f} ({pairs})"
   paired = paired_difference(first, second)
-  text = f"{paired.difference:+.{digits}f}"
+  text = f"{paired.difference:+z.{digits}f}"
   text = text if paired.verdict == "not told apart" else f"**{text}**"
-  return f"{text} ({paired.low:+.{digits}f} to {paired.high:+.{digits}f})"
+  return f"{text} ({paired.low:+z.{digits}f} to {paired.high:+z.{digits}f})"
 
 
 def reported(paper: float | None, rival: float | None) -> str:
@@ -56,4 +56,4 @@ def reported(paper: float | None, rival: float | None) -> str:
     return "no convergence"
   if rival is None or math.isnan(rival):
     return f"{paper:.2f}"
-  return f"{paper:.2f} ({paper - rival:+.2f})"
+  return f"{paper:.2f} ({paper - rival:+z.2f})"

@@ -21,8 +21,8 @@ class Paired(NamedTuple):
 
   def __str__(self) -> str:
     return (
-      f"{self.difference:+.2f} ± {self.standard_error:.2f} (95% interval "
-      f"{self.low:+.2f} to {self.high:+.2f}, {self.num_pairs} pairs)"
+      f"{self.difference:+z.2f} ± {self.standard_error:.2f} (95% interval "
+      f"{self.low:+z.2f} to {self.high:+z.2f}, {self.num_pairs} pairs)"
     )
 
   @property

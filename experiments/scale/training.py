@@ -25,6 +25,7 @@ from experiments.scale.excess import Scale
 from experiments.scale.identities import Identities
 from mhe_jax import (
   Riesz,
+  batch_energy,
   hyperspherical_energy,
   nearest_neurons,
   sampled_energy,
@@ -141,7 +142,7 @@ def energy_of(config: Config, shard: jax.Array, labels: jax.Array, key: jax.Arra
       key, shard, potential, num_samples=config.num_samples, axis_name=AXIS
     )
   if config.energy == "rows":
-    return sampled_energy(None, shard, potential, rows=labels, axis_name=AXIS)
+    return batch_energy(shard, labels, potential, axis_name=AXIS)
   return hyperspherical_energy(shard, potential, axis_name=AXIS)
 
 

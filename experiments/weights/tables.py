@@ -122,7 +122,7 @@ def one_weight(results: dict[str, dict]) -> Iterator[list[str]]:
       _difference(changes),
       _cells_below_0(changes),
       _cells_below_0(-changes),
-      f"{changes.mean(1).max():+.1f}",
+      f"{changes.mean(1).max():+z.1f}",
       f"{sum(arm.failures for arm in arms)} of {runs}",
       f"{median:.2g}",
       f"{low:.2g} to {high:.2g}",
@@ -142,7 +142,7 @@ def where(results: dict[str, dict]) -> Iterator[list[str]]:
   for name, cells in parts.items():
     without = np.mean([arms[0].errors for arms in cells], 0)
     differences = [_difference(_changes(cells, *arm)) for arm in best.items()]
-    yield [name, f"{without.mean():.1f} ± {without.std(ddof=1):.1f}", *differences]
+    yield [name, f"{without.mean():z.1f} ± {without.std(ddof=1):.1f}", *differences]
 
 
 def remains(results: dict[str, dict]) -> Iterator[list[str]]:
@@ -218,7 +218,7 @@ def _changes(cells, form, weight):
 
 def _difference(changes):
   seeds = changes.mean(0)
-  return f"{seeds.mean():+.1f} ± {seeds.std(ddof=1):.1f}"
+  return f"{seeds.mean():+z.1f} ± {seeds.std(ddof=1):.1f}"
 
 
 def _cells_below_0(changes):

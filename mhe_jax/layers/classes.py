@@ -136,7 +136,7 @@ def einsum(path: Path, shape: tuple[int, ...], subscripts: str) -> Known:
   return Known(path, shape, NeuronAxes(negative, batch))
 
 
-def with_gates(param: Known, gates: int) -> Known:
+def add_gates(param: Known, gates: int) -> Known:
   """The same parameter, of which the class of a cell says that it holds all gates."""
   if not isinstance(param.axes, NeuronAxes):
     return param

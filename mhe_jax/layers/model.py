@@ -87,7 +87,7 @@ def layer_rules(
   rules = check_rules(rules)
   readings, names = _read(model, inputs, options)
   # Every parameter under the name that the first rule of the user's knows it by.
-  known = {path: names.of(path, rules) for path in readings}
+  known = {path: names.find(path, rules) for path in readings}
   matches = {path: match(rules, name) for path, name in known.items()}
   left_out = {
     path: str(reading.axes)
@@ -151,7 +151,7 @@ class _Names(NamedTuple):
     prefix, suffix = (f"({re.escape(x)})?" if x else "" for x in self)
     return prefix + re.escape("/".join(path)) + suffix
 
-  def of(self, path: Path, rules: Sequence[LayerRule]) -> str:
+  def find(self, path: Path, rules: Sequence[LayerRule]) -> str:
     """The name by which the earliest rule knows a parameter; the plain one if none."""
     name = "/".join(path)
     names = (name, f"{self.prefix}{name}", f"{name}{self.suffix}")

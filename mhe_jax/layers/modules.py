@@ -63,12 +63,14 @@ def program_of(model: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Pr
   inputs = tuple(inputs)
   linen, hk = sys.modules.get("flax.linen"), sys.modules.get("haiku")
   if linen is not None and isinstance(model, linen.Module):
-    return _of_linen(model, inputs, options)
+    return _linen_program(model, inputs, options)
   if hk is not None and isinstance(model, hk.Transformed | hk.TransformedWithState):
-    return _of_haiku(model, inputs, options)
+    return _haiku_program(model, inputs, options)
   is_module = (is_nnx(model) or is_equinox(model)) and not hasattr(model, "__wrapped__")
   if is_module and callable(model):
-    return _of_function(lambda m, *args, **kw: m(*args, **kw), model, inputs, options)
+    return _function_program(
+      lambda m, *args, **kw: m(*args, **kw), model, inputs, options
+    )
   if not callable(model) or isinstance(model, type) or is_module:
     raise TypeError(
       "model must be a function of parameters, a linen, nnx or Equinox module, or the "
@@ -87,10 +89,10 @@ def program_of(model: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Pr
       f"{tuple(inputs[0].shape)}: layer_rules(function, params, *inputs), or "
       "layer_rules(module, *inputs)."
     )
-  return _of_function(model, inputs[0], inputs[1:], options)
+  return _function_program(model, inputs[0], inputs[1:], options)
 
 
-def _of_function(function, params, inputs, options) -> Program:
+def _function_program(function, params, inputs, options) -> Program:
   if isinstance(params, Mapping) and {"params"} < {*params}:
     # The variables of linen: other collections are states.
     states = {key: x for key, x in params.items() if key != "params"}
@@ -137,7 +139,7 @@ def _closed(graphs, params, states) -> Any:
   return treedef.unflatten(leaves)
 
 
-def _of_linen(module, inputs, options) -> Program:
+def _linen_program(module, inputs, options) -> Program:
   options = dict(options)
   rngs = options.pop("rngs", None)
   options.pop("mutable", None)  # All states: only the output counts.
@@ -156,7 +158,7 @@ def _of_linen(module, inputs, options) -> Program:
   return Program(apply, params, (variables, rngs), inputs, options)
 
 
-def _of_haiku(model, inputs, options) -> Program:
+def _haiku_program(model, inputs, options) -> Program:
   key = jax.random.key(0)
   out = abstract(model.init, key, *inputs, **options)
   hk = sys.modules["haiku"]

@@ -21,8 +21,13 @@ NOT_NEURONS = ("bias", "scale")
 
 UNKNOWN = "not a weight of Flax's modules; give a rule if it has neurons"
 DEPTHWISE = "a depthwise convolution, filters of single channels, not neurons"
-POSITIONS = "a relative position table, not neurons"
-_RELATIVE = re.compile(r"rel(ative)?_?(pos|attention)", re.IGNORECASE)
+POSITIONS = "a table of positions, not neurons"
+# As words of a name, in snake_case or CamelCase; relative ones anywhere.
+_POSITIONS = re.compile(
+  r"(?<![A-Za-z])(wpe|pos(emb(ed)?|itions?|itional)?)(?![a-z])"
+  r"|(?<![A-Z])Pos(emb(ed)?|itions?|itional)?(?![a-z])"
+  r"|(?i:rel(ative)?_?(pos|attention))"
+)
 _DEPTHWISE = re.compile(r"depthwise|dw_?conv", re.IGNORECASE)
 _PROJECTIONS = ("query", "key", "value")
 _DENSE = re.compile(r"(Dense|DenseGeneral|Einsum)_\d+")
@@ -75,9 +80,9 @@ def layout_from_names(
       return DEPTHWISE
     bias = shapes.get((*path[:-1], "bias"))
     if bias:
-      axes = _with_bias(path, shapes, bias)
+      axes = _read_beside_bias(path, shapes, bias)
     else:
-      axes = _without_bias(path, shapes, (*path[:-1], "bias") in masked)
+      axes = _read_alone(path, shapes, (*path[:-1], "bias") in masked)
     return dataclasses.replace(axes, groups=_num_gates(path, shapes, masked))
   if is_position_table(module):
     return POSITIONS
@@ -90,11 +95,14 @@ def layout_from_names(
 
 
 def is_position_table(module: str) -> bool:
-  """Whether an embedding in a module of this name is of relative positions."""
-  return _RELATIVE.search(module) is not None
+  """Whether an embedding in a module of this name is of positions.
+
+  Neighbors are alike there because they are neighbors, and nothing else is told.
+  """
+  return _POSITIONS.search(module) is not None
 
 
-def _with_bias(path, shapes, bias) -> NeuronAxes:
+def _read_beside_bias(path, shapes, bias) -> NeuronAxes:
   shape, module = shapes[path], _name_of_module(path)
   readings, others = _readings_of_bias(shape, bias), [*_other_stacks(shape, bias)]
   num_lifted = _count_lifted(path)
@@ -106,7 +114,7 @@ def _with_bias(path, shapes, bias) -> NeuronAxes:
   if num_lifted and len(bias) > 1:
     stacks = [a for a in readings if len(cast(tuple, a.batch)) == num_lifted]
     readings = stacks or readings
-  if _keeps_out_last(module, shape) or _of_attention(path, shapes, has_bias=True):
+  if _keeps_out_last(module, shape) or _is_attention(path, shapes, has_bias=True):
     plain = [axes for axes in readings if axes.neurons != (-2,)]
     readings = plain or readings
   what = f"a bias of shape {bias}"
@@ -151,11 +159,11 @@ def _other_stacks(shape, bias):
       yield neurons.stacked(len(layer), (axis,), len(shape))
 
 
-def _without_bias(path, shapes, is_masked) -> NeuronAxes:
+def _read_alone(path, shapes, is_masked) -> NeuronAxes:
   shape, module = shapes[path], _name_of_module(path)
   num_stacked = _leading_stacks(path, shapes)
   layer, stack = shape[num_stacked:], tuple(range(num_stacked))
-  if _of_attention(path, shapes):
+  if _is_attention(path, shapes):
     stack = tuple(range(len(shape) - 3))
     return NeuronAxes(-1 if module == "out" else (-2, -1), stack)
   is_conv = bool(_CONV.search(module)) and not _OTHER_CONV.search(module)
@@ -204,7 +212,7 @@ def _keeps_out_last(module, shape):
   return _CONV.search(module) or _DENSE.fullmatch(module) or _is_window(shape)
 
 
-def _of_attention(path, shapes, has_bias=False) -> bool:
+def _is_attention(path, shapes, has_bias=False) -> bool:
   """Whether query, key, value and out beside each other can only be attention's.
 
   Their kernels are (in, heads, head_dim) and (heads, head_dim, out), perhaps stacked;

@@ -9,11 +9,11 @@ from mhe_jax.layers.axes import NeuronAxes, stack_axes
 from mhe_jax.layers.classes import (
   Known,
   Path,
+  add_gates,
   convolution,
   dense,
   einsum,
   embedding,
-  with_gates,
 )
 from mhe_jax.layers.trees import keys_of
 
@@ -36,7 +36,7 @@ def known_parameters(tree: Any) -> list[Known]:
       if isinstance(module, cell):
         for name in ("dense_i", "dense_h"):
           kernel = (*path, name, "kernel")
-          known[kernel] = with_gates(known[kernel], gates)
+          known[kernel] = add_gates(known[kernel], gates)
   return list(known.values())
 
 

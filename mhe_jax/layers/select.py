@@ -117,7 +117,7 @@ def select(params: Any, rules: Sequence[LayerRule] | None) -> Selection:
   """
   rules = check_rules(rules)
   paths, leaves, _ = flatten(params)
-  bare = [_without_value(path) for path in paths]
+  bare = [_strip_value(path) for path in paths]
   shapes = {p: tuple(x.shape) for p, x in zip(bare, leaves) if is_array(x)}
   masked = {p for p, x in zip(bare, leaves) if isinstance(x, optax.MaskedNode)}
   reader = _Reader(shapes, masked, _readings_by_class(params, shapes))
@@ -223,7 +223,7 @@ def _readings_by_class(params, shapes) -> dict[Path, Reading]:
   return readings_of(known, shapes)
 
 
-def _without_value(path: Path) -> Path:
+def _strip_value(path: Path) -> Path:
   """A path without the ``value`` that checkpoints of an ``nnx.State`` put below it."""
   below = path[-1:] == ("value",) and path[-2:-1] != ()
   return path[:-1] if below and path[-2] in (*NOT_NEURONS, *WEIGHTS) else path
@@ -257,7 +257,7 @@ class _Reader:
     if explicit is not None:
       axes = explicit if len(shape) >= 2 else "fewer than two axes"
     else:
-      axes = self._without_axes(path, rule)
+      axes = self._read_name(path, rule)
     if isinstance(axes, str):
       return axes
     try:
@@ -268,7 +268,7 @@ class _Reader:
       return "no weights"
     return axes if n >= 2 else f"{n} neuron{'s' * (n != 1)}: no pairs"
 
-  def _without_axes(self, path, rule):
+  def _read_name(self, path, rule):
     if path in self.by_class:
       reading = self.by_class[path]
       if isinstance(reading, UnreadableError):

@@ -1,6 +1,8 @@
 """Paths and leaves of a tree of parameters."""
 
+import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -47,6 +49,26 @@ def keys_of(path) -> tuple[str, ...]:
     else:
       names += jax.tree_util.keystr((entry,), simple=True).split("/")
   return tuple(names)
+
+
+def numbered_order(paths: Sequence[str]) -> list[str]:
+  """Paths in the order they have, but for names that differ in numbers: conv2, conv10.
+
+  Trees of dicts are in the order of their letters.
+  """
+  ranks: dict[tuple[str, str], int] = {}
+
+  def key(path):
+    names, parent = [], ""
+    for name in path.split("/"):
+      stem = re.sub(r"\d+", "#", name)
+      rank = ranks.setdefault((parent, stem), len(ranks))
+      names.append((rank, [int(number) for number in re.findall(r"\d+", name)]))
+      parent = f"{parent}/{name}"
+    return names
+
+  keys = {path: key(path) for path in paths}  # Ranks are those of the first seen.
+  return sorted(paths, key=lambda path: keys[path])
 
 
 def _is_hole(x) -> bool:

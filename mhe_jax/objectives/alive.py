@@ -90,7 +90,7 @@ def num_alive(units: jax.Array) -> jax.Array:
 def _potential_of(objective: Objective, d: int) -> Potential | None:
   """The potential of whose mean pair energy an objective is, or is the excess."""
   if isinstance(objective, RecommendedExcess):
-    return _potential_of(objective.in_dimension(d), d) if d > 1 else None
+    return _potential_of(objective.excess_in(d), d) if d > 1 else None
   if isinstance(objective, PairEnergy | Sampled):
     return objective.potential
   if isinstance(objective, RelativeExcess):

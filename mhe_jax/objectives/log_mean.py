@@ -6,12 +6,12 @@ import math
 
 import jax
 import jax.numpy as jnp
-import scipy.special
+import scipy
 
 from mhe_jax.objectives.base import Objective, damage
 from mhe_jax.objectives.pair_energy import PairEnergy
-from mhe_jax.pair_sum.energy import pair_energy
-from mhe_jax.pair_sum.layout import default_block_size, of_each_set
+from mhe_jax.pair_sum.layout import default_block_size, map_sets
+from mhe_jax.pair_sum.mean import pair_energy
 from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.gaussian import Gaussian
@@ -109,7 +109,7 @@ def log_mean_exp(
     return jnp.log(pair_energy(units, Exponential(g, k), half_space=half_space))
   rows_at_once = max(1, default_block_size() ** 2 // n)
   function = functools.partial(_row_by_row, g, k, half_space, min(n, rows_at_once))
-  return of_each_set(function, (units,), tuple(batch), max(1, rows_at_once // n))
+  return map_sets(function, (units,), tuple(batch), max(1, rows_at_once // n))
 
 
 def _fits(g, k, n, d, half_space, dtype):
@@ -134,7 +134,7 @@ def _row_by_row(g, k, half_space, rows_at_once, units):
   n = len(units)
 
   @jax.checkpoint
-  def of_row(units, i):
+  def add_up(units, i):
     others = jnp.arange(n) != i
     # Before the potential: a distance of 0 may have an infinite gradient.
     cosines = jnp.where(others, product(units, units[i]), 0.0)
@@ -144,10 +144,10 @@ def _row_by_row(g, k, half_space, rows_at_once, units):
     return jax.nn.logsumexp(exponents, where=others)
 
   rows = jnp.arange(n)
-  sums = jax.lax.map(lambda i: of_row(units, i), rows, batch_size=rows_at_once)
+  sums = jax.lax.map(lambda i: add_up(units, i), rows, batch_size=rows_at_once)
   if not half_space:
     return jax.nn.logsumexp(sums) - math.log(n * (n - 1))
-  # As in pair_sum/energy.py: constants, but of a row of zeros.
+  # As in pair_sum/mean.py: constants, but of a row of zeros.
   squared = jnp.round(jax.lax.stop_gradient(jnp.sum(units * units, -1)))
   own = k * g.value(2.0 + 2.0 * squared)
   sums = jnp.concatenate([sums, own]) if n > 1 else own

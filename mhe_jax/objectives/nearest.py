@@ -8,12 +8,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.integrate
-import scipy.special
+import scipy
 
 from mhe_jax.objectives.base import Objective, damage
 from mhe_jax.objectives.log_mean import widest
-from mhe_jax.pair_sum import neighbors
+from mhe_jax.pair_sum import nearest_rows
 from mhe_jax.potentials.riesz import Riesz
 
 
@@ -122,11 +121,11 @@ def _angles_to_nearest(units, half_space):
   """Of each neuron ``[*batch, n]``; ``None`` if there is no other."""
   if units.shape[-2] < 2:
     return None
-  index = neighbors.nearest(units, half_space=half_space)[..., 0]
+  index = nearest_rows.nearest(units, half_space=half_space)[..., 0]
   # A row without a partner, of sets that are not finite, has no neighbor: -1.
   index = jnp.maximum(index, 0)
   nearest = jnp.take_along_axis(units, index[..., None], -2)
-  return neighbors.angles(units, nearest, half_space=half_space)
+  return nearest_rows.angles(units, nearest, half_space=half_space)
 
 
 def mean_over_nearest(
@@ -142,7 +141,7 @@ def mean_over_nearest(
   """
   if d == 1:  # All are at 0 or, if none is, at pi.
     chance = 0.0 if half_space else 0.5**others
-    return _at_ends(function, chance)
+    return _mean_of_two(function, chance)
   log_area = float(scipy.special.betaln(0.5, (d - 1) / 2))
   sides = 2.0 if half_space else 1.0
 
@@ -169,7 +168,7 @@ def mean_over_nearest(
   return float(value)
 
 
-def _at_ends(function, chance):
+def _mean_of_two(function, chance):
   """On the sphere of two points: a singular function is infinite in expectation."""
   try:
     at_zero = function(0.0)

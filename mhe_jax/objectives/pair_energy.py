@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from mhe_jax.objectives.base import Objective, check_hashable
-from mhe_jax.pair_sum.energy import pair_energy
+from mhe_jax.pair_sum.mean import pair_energy
 from mhe_jax.potentials.base import Potential
 
 

@@ -99,15 +99,19 @@ class RecommendedExcess(Objective):
   def evaluate(self, units, *, half_space, key):
     if units.shape[-1] == 1:  # A direction that nothing turns.
       return damage(units)
-    excess = self.in_dimension(units.shape[-1])
+    excess = self.excess_in(units.shape[-1])
     return excess.evaluate(units, half_space=half_space, key=key)
 
   def scale(self, n: int, d: int, *, half_space: bool = False) -> tuple[float, float]:
     return 0.0, 1.0
 
-  def in_dimension(self, d: int) -> RelativeExcess:
+  def excess_in(self, d: int) -> RelativeExcess:
     """What it is in d dimensions, at least 2."""
-    return RelativeExcess(Riesz(float(min(2, d - 2))))
+    return RelativeExcess(self.potential_in(d))
+
+  def potential_in(self, d: int) -> Riesz:
+    """The potential whose energy is on a scale in d dimensions; of one none is."""
+    return Riesz(float(min(2, max(d - 2, 0))))
 
 
 RECOMMENDED = RecommendedExcess()

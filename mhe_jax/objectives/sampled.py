@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import Objective
 from mhe_jax.pair_sum import field, partitioned, ring, some_rows
-from mhe_jax.pair_sum.energy import mean_of, pair_energy
 from mhe_jax.pair_sum.mask import Mask
+from mhe_jax.pair_sum.mean import mean_of, pair_energy
 from mhe_jax.potentials.base import Potential, check_potential
 
 Method = Literal["field", "minibatch"]
@@ -112,16 +112,18 @@ class Sampled(Objective):
     With ``axis_name``, axes of :func:`jax.shard_map`, the units are those of a device.
     """
     assert key is not None  # __call__.
-    function = functools.partial(self._of_rows, half_space)
-    return partitioned.by_type(axis_name, function, units, Mask(), key)
+    function = functools.partial(self._estimate, half_space)
+    return partitioned.divide_by_type(axis_name, function, units, Mask(), key)
 
-  def _of_rows(self, half_space, axis_name, units, _, key):
+  def _estimate(self, half_space, axis_name, units, _, key):
     options = {"half_space": half_space, "axis_name": axis_name}
     n = ring.num_rows(units, axis_name)
     if not self.estimates(n):
       value = pair_energy(units, self.potential, **options)
       return value, jnp.zeros_like(value)
-    estimate = some_rows.minibatch if self.method == "minibatch" else field.pair_sum
+    estimate = (
+      some_rows.estimate_sum if self.method == "minibatch" else field.estimate_sum
+    )
     total, error = estimate(
       key, units, self.potential, num_samples=self.num_samples, **options
     )

@@ -15,7 +15,7 @@ from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential
 
 
-def pair_sum(
+def tiled_sum(
   units: jax.Array,
   potential: Potential,
   *,
@@ -24,7 +24,7 @@ def pair_sum(
   block_size: int | None = None,
   axis_name: ring.AxisName | None = None,
 ) -> jax.Array:
-  """The sum of :func:`mhe_jax.pair_sum.dense.pair_sum`, tile by tile.
+  """The sum of :func:`mhe_jax.pair_sum.dense.dense_sum`, tile by tile.
 
   Args:
     units: unit vectors ``[*batch, n, d]``; with ``axis_name`` the rows of this device.
@@ -41,14 +41,14 @@ def pair_sum(
   Raises:
     ValueError: n is symbolic (``jax.export``): the tiles are laid out by its value.
   """
-  energy = tiles.PairEnergy(potential, half_space)
-  function = functools.partial(_pair_sum, energy, block_size)
-  return partitioned.by_type(axis_name, function, units, mask)
+  energy = tiles.CosineEnergy(potential, half_space)
+  function = functools.partial(_tiled_sum, energy, block_size)
+  return partitioned.divide_by_type(axis_name, function, units, mask)
 
 
-def _pair_sum(energy, block_size, axis_name, units, mask):
+def _tiled_sum(energy, block_size, axis_name, units, mask):
   sums = _sum(_Schedule(energy, block_size, axis_name), units, mask)
-  mask = ring.everywhere(mask, axis_name)
+  mask = ring.gather_mask(mask, axis_name)
   num_pairs = mask.num_pairs(ring.num_rows(units, axis_name), units.dtype)
   return sums + energy.orthogonal(units.dtype) * num_pairs
 
@@ -62,15 +62,15 @@ class _Schedule(NamedTuple):
     axis_name: over which the rows are sharded.
   """
 
-  energy: tiles.PairEnergy
+  energy: tiles.CosineEnergy
   block_size: int | None
   axis_name: ring.AxisName | None
 
   def __call__(self, units, mask, *, with_gradient):
-    function = functools.partial(self.of_rows, with_gradient=with_gradient)
-    return partitioned.by_compiler(self.axis_name, function, units, mask)
+    function = functools.partial(self.run, with_gradient=with_gradient)
+    return partitioned.divide_by_compiler(self.axis_name, function, units, mask)
 
-  def of_rows(self, axis_name, units, mask, *, with_gradient):
+  def run(self, axis_name, units, mask, *, with_gradient):
     """Of the rows of a device; these operations JAX can differentiate."""
     pair_sums = tiled.pair_sums
     if axis_name is not None:
@@ -106,6 +106,6 @@ def _value_and_gradient_jvp(schedule, primals, tangents):
   (units, mask), (units_dot, _) = primals, tangents
 
   def function(units):
-    return schedule.of_rows(schedule.axis_name, units, mask, with_gradient=True)
+    return schedule.run(schedule.axis_name, units, mask, with_gradient=True)
 
   return jax.jvp(function, (units,), (units_dot,))

@@ -12,7 +12,7 @@ from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential
 
 
-def pair_sum(
+def dense_sum(
   units: jax.Array,
   potential: Potential,
   *,

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mhe_jax.pair_sum import partitioned, ring, tiles
-from mhe_jax.pair_sum.layout import default_block_size, of_each_set
+from mhe_jax.pair_sum.layout import default_block_size, map_sets
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.pair_sum.product import product
 from mhe_jax.pair_sum.some_rows import pull
@@ -49,7 +49,7 @@ class _Remainder(NamedTuple):
     square: coefficient of its square.
   """
 
-  energy: tiles.PairEnergy
+  energy: tiles.CosineEnergy
   linear: jax.Array
   square: jax.Array
 
@@ -66,7 +66,7 @@ class _Remainder(NamedTuple):
     return self.energy.orthogonal(dtype)
 
 
-def pair_sum(
+def estimate_sum(
   key: jax.Array,
   units: jax.Array,
   potential: Potential,
@@ -94,7 +94,7 @@ def pair_sum(
   impl = None
   if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     impl, key = jax.random.key_impl(key), jax.random.key_data(key)
-  energy = tiles.PairEnergy(potential, half_space)
+  energy = tiles.CosineEnergy(potential, half_space)
   return _estimate(_Field(energy, num_samples, axis_name, impl), key, units)
 
 
@@ -108,16 +108,16 @@ class _Field(NamedTuple):
     impl: of the random numbers; ``None``: the key is of ``jax.random.PRNGKey``.
   """
 
-  energy: tiles.PairEnergy
+  energy: tiles.CosineEnergy
   num_samples: int
   axis_name: ring.AxisName | None
   impl: Hashable | None
 
   def __call__(self, key, units, *, with_gradient):
-    function = functools.partial(self.of_rows, with_gradient=with_gradient)
-    return partitioned.by_compiler(self.axis_name, function, units, Mask(), key)
+    function = functools.partial(self.run, with_gradient=with_gradient)
+    return partitioned.divide_by_compiler(self.axis_name, function, units, Mask(), key)
 
-  def of_rows(self, axis_name, units, _, key, *, with_gradient):
+  def run(self, axis_name, units, _, key, *, with_gradient):
     """Values, standard errors and gradients, of the rows of a device."""
     if self.impl is not None:
       key = jax.random.wrap_key_data(key, impl=self.impl)
@@ -126,7 +126,7 @@ class _Field(NamedTuple):
       _sample, self.energy, self.num_samples, axis_name, key, with_gradient
     )
     at_once = max(1, default_block_size() ** 2 // n // self.num_samples)
-    return of_each_set(function, (units,), tuple(batch), at_once)
+    return map_sets(function, (units,), tuple(batch), at_once)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -139,7 +139,7 @@ def _estimate(field, key, units):
 def _estimate_jvp(field, primals, tangents):
   """The tangent <gradient, du>, of a gradient that is not that of the value."""
   value, error, gradient = _value_and_gradient(field, *primals)
-  tangent = _along(field, gradient, tangents[1])
+  tangent = _tangent(field, gradient, tangents[1])
   return (value, error), (tangent, jnp.zeros_like(error))
 
 
@@ -155,16 +155,16 @@ def _value_and_gradient_jvp(field, primals, tangents):
   key, units = primals
 
   def function(units):
-    return field.of_rows(field.axis_name, units, Mask(), key, with_gradient=True)
+    return field.run(field.axis_name, units, Mask(), key, with_gradient=True)
 
   (value, error, gradient), (_, of_error, turn) = jax.jvp(
     function, (units,), (tangents[1],)
   )
-  tangent = _along(field, gradient, tangents[1])
+  tangent = _tangent(field, gradient, tangents[1])
   return (value, error, gradient), (tangent, of_error, turn)
 
 
-def _along(field, gradient, turn):
+def _tangent(field, gradient, turn):
   return ring.psum(jnp.sum(gradient * turn, (-2, -1)), field.axis_name)
 
 

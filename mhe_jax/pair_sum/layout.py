@@ -52,7 +52,7 @@ def block_size_of(n: int, largest: int | None) -> tuple[int, int]:
   return even_block_size(n, largest, multiple), at_once
 
 
-def of_each_set(
+def map_sets(
   function: Callable[..., Tree], rows: tuple, batch: tuple[int, ...], at_once: int
 ) -> Tree:
   """The function of each set of rows by itself.
@@ -67,8 +67,8 @@ def of_each_set(
     Its arrays ``[*batch, ...]``.
   """
   num_sets = math.prod(batch)
-  of_set = lambda x: x.reshape(num_sets, *x.shape[len(batch) :])  # noqa: E731
-  sets = jax.tree.map(of_set, rows)
+  flatten = lambda x: x.reshape(num_sets, *x.shape[len(batch) :])  # noqa: E731
+  sets = jax.tree.map(flatten, rows)
   if num_sets == 1:
     results = function(*jax.tree.map(lambda x: x[0], sets))
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape), results)

@@ -64,12 +64,12 @@ class Mask(NamedTuple):
     else:
       return n - 1
     rows = jnp.sum(where, -1, keepdims=True, dtype=jnp.int32)
-    own = 1 if self.labels is None else _of_own_label(self.labels, where)
+    own = 1 if self.labels is None else _count_own_label(self.labels, where)
     return keep((rows - own).astype(dtype), where)
 
 
 @functools.partial(jnp.vectorize, signature="(n),(n)->(n)")
-def _of_own_label(labels, where):
+def _count_own_label(labels, where):
   """Of each row the number of rows in ``where`` that have its label."""
   labels_in_order, where = jax.lax.sort((labels, where.astype(jnp.int32)), num_keys=1)
   up_to = jnp.pad(jnp.cumsum(where, dtype=jnp.int32), (1, 0))
@@ -95,12 +95,12 @@ def mask_of(
     ValueError: one of them does not broadcast to the shape.
   """
   return Mask(
-    _per_row("where", where, shape, jnp.bool_, "boolean"),
-    _per_row("labels", labels, shape, jnp.integer, "integer"),
+    _broadcast("where", where, shape, jnp.bool_, "boolean"),
+    _broadcast("labels", labels, shape, jnp.integer, "integer"),
   )
 
 
-def _per_row(name, x, shape, kind, kind_name):
+def _broadcast(name, x, shape, kind, kind_name):
   if x is None:
     return None
   x = replicate_explicit(jnp.asarray(x))

@@ -29,7 +29,7 @@ Sums = TypeVar("Sums")
 FEWEST_ROWS = 64
 
 
-def by_type(
+def divide_by_type(
   axis_name: ring.AxisName | None,
   function: Callable[..., Sums],
   units: jax.Array,
@@ -72,7 +72,7 @@ def by_type(
   )(units, mask, *(jax.tree.map(lambda x: reshard(x, P()), shared)))
 
 
-def by_compiler(
+def divide_by_compiler(
   axis_name: ring.AxisName | None,
   function: Callable[..., Any],
   units: jax.Array,
@@ -82,7 +82,7 @@ def by_compiler(
   """Sums, and pulls on the rows, of rows that the compiler may have sharded.
 
   Args:
-    axis_name: as of :func:`by_type`.
+    axis_name: as of :func:`divide_by_type`.
     function: of the axes over which the rows are sharded (``None``: they are not), the
       units and the mask of a device, and what is shared, to a tree of sums ``[*batch]``
       and of pulls ``[*batch, n, d]``.

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum import tiles
-from mhe_jax.pair_sum.layout import block_size_of, of_each_set
+from mhe_jax.pair_sum.layout import block_size_of, map_sets
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.pair_sum.tiled import add, fold_between, no_sums, sum_tiles
 
@@ -26,7 +26,7 @@ AxisName = Hashable  # Or a tuple of them.
 
 def pair_sums(
   axis_name: AxisName,
-  energy: tiles.PairEnergy,
+  energy: tiles.CosineEnergy,
   units: jax.Array,
   mask: Mask = Mask(),
   *,
@@ -52,7 +52,7 @@ def pair_sums(
   function = functools.partial(
     _go_round, axis_name, energy, size, with_gradient=with_gradient
   )
-  value, gradient = of_each_set(function, (units, mask), tuple(batch), at_once)
+  value, gradient = map_sets(function, (units, mask), tuple(batch), at_once)
   return psum(value, axis_name), gradient
 
 
@@ -94,12 +94,14 @@ def gather(x: jax.Array, axis_name: AxisName | None, axis: int = 0) -> jax.Array
   return every.reshape(shape).astype(x.dtype)
 
 
-def everywhere(mask: Mask, axis_name: AxisName | None) -> Mask:
+def gather_mask(mask: Mask, axis_name: AxisName | None) -> Mask:
   """The mask of the rows of all devices: N numbers, where the rows are N d."""
   return jax.tree.map(lambda x: gather(x, axis_name, x.ndim - 1), mask)
 
 
-def take(units: jax.Array, rows: jax.Array, axis_name: AxisName | None) -> jax.Array:
+def gather_rows(
+  units: jax.Array, rows: jax.Array, axis_name: AxisName | None
+) -> jax.Array:
   """Rows ``[m, d]`` of all ``[N, d]`` there are, by their numbers ``[m]``."""
   if axis_name is None:
     return units[rows]
@@ -122,7 +124,7 @@ def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
     to = [(i, (i + by) % size_of_ring) for i in range(size_of_ring)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, in_mesh_order, to), tree)
 
-  def take_up(sums, pull, given):
+  def receive(sums, pull, given):
     more, to_own, to_visitor = given
     return add(sums, (more, to_own)), add(pull, to_visitor)
 
@@ -139,7 +141,7 @@ def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
     sums, visitor, pull = state
     # The next block comes, and the pull follows its block, while this one computes.
     coming, pull = send(visitor), send(pull)
-    sums, pull = take_up(sums, pull, between(own, visitor))
+    sums, pull = receive(sums, pull, between(own, visitor))
     return (sums, coming, pull), None
 
   num_steps = size_of_ring // 2
@@ -153,7 +155,7 @@ def _go_round(axis_name, energy, size, units, mask, *, with_gradient):
     index = jax.lax.axis_index(axis_name)
     is_second = index > send(index, num_steps)
     given = _half_between(between, own, visitor, is_second)
-    sums, pull = take_up(sums, send(pull), given)
+    sums, pull = receive(sums, send(pull), given)
   value, gradient = sums
   return value, add(gradient, send(pull, -num_steps))
 

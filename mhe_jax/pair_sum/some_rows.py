@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum import all_pairs, ring, tiled, tiles
-from mhe_jax.pair_sum.layout import default_block_size, of_each_set
+from mhe_jax.pair_sum.layout import default_block_size, map_sets
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential
 
 
-def minibatch(
+def estimate_sum(
   key: jax.Array,
   units: jax.Array,
   potential: Potential,
@@ -21,7 +21,7 @@ def minibatch(
   half_space: bool,
   axis_name: ring.AxisName | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """As :func:`mhe_jax.pair_sum.field.pair_sum`, of the pairs of some rows alone.
+  """As :func:`mhe_jax.pair_sum.field.estimate_sum`, of the pairs of some rows alone.
 
   Args:
     key: a PRNG key; all sets of a batch draw the same numbers.
@@ -43,11 +43,11 @@ def minibatch(
   rows = jax.random.choice(key, n, (num_samples,), replace=False)
   num_pairs = n * (n - 1) / 2
 
-  def of_set(units):
+  def compute(units):
     # A damaged row is not hidden by not being drawn.
     damage = ring.psum(0.0 * jnp.sum(units), axis_name)
-    units = ring.take(units, rows, axis_name)
-    total = all_pairs.pair_sum(units, potential, half_space=half_space)
+    units = ring.gather_rows(units, rows, axis_name)
+    total = all_pairs.tiled_sum(units, potential, half_space=half_space)
     mean = total / (num_samples * (num_samples - 1) / 2) + damage
     fixed = jax.lax.stop_gradient(units)
     sums = tiled.row_sums(fixed, potential, half_space=half_space)
@@ -56,7 +56,7 @@ def minibatch(
     return num_pairs * mean, num_pairs * error
 
   at_once = max(1, default_block_size() ** 2 // num_samples**2)
-  return of_each_set(of_set, (units,), units.shape[:-2], at_once)
+  return map_sets(compute, (units,), units.shape[:-2], at_once)
 
 
 def rows_against_all(
@@ -80,13 +80,13 @@ def rows_against_all(
   Returns:
     Means ``[*batch]``.
   """
-  energy = tiles.PairEnergy(potential, half_space)
+  energy = tiles.CosineEnergy(potential, half_space)
   n = ring.num_rows(units, axis_name)
   num_partners = max(1, (2 if half_space else 1) * (n - 1))
 
-  def of_set(units):
+  def compute(units):
     is_one = (rows >= 0) & (rows < n)
-    chosen = ring.take(units, jnp.clip(rows, 0, n - 1), axis_name)
+    chosen = ring.gather_rows(units, jnp.clip(rows, 0, n - 1), axis_name)
     chosen = jnp.where(is_one[:, None], chosen, jnp.nan)
     strengths = jnp.ones_like(chosen, shape=len(rows))
     numbers = jnp.arange(len(units), dtype=rows.dtype)
@@ -96,7 +96,7 @@ def rows_against_all(
     mean = ring.psum(jnp.mean(sums) + 0.0 * units.sum(), axis_name)
     return (mean + energy.orthogonal(units.dtype) * (n - 1)) / num_partners
 
-  return of_each_set(of_set, (units,), units.shape[:-2], 1)
+  return map_sets(compute, (units,), units.shape[:-2], 1)
 
 
 def pull(energy, sources, labels, strengths, units, own_labels, gradient):

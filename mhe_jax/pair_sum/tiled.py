@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum import tiles
-from mhe_jax.pair_sum.layout import Tree, block_size_of, of_each_set
+from mhe_jax.pair_sum.layout import Tree, block_size_of, map_sets
 from mhe_jax.pair_sum.mask import Mask
 from mhe_jax.potentials.base import Potential
 
 
 def pair_sums(
-  energy: tiles.PairEnergy,
+  energy: tiles.CosineEnergy,
   units: jax.Array,
   mask: Mask = Mask(),
   *,
@@ -43,7 +43,7 @@ def pair_sums(
     ValueError: n is symbolic (``jax.export``): the tiles are laid out by its value.
   """
   function = functools.partial(sum_tiles, energy, with_gradient=with_gradient)
-  return _of_each_set(function, units, mask, block_size)
+  return _map_sets(function, units, mask, block_size)
 
 
 def row_sums(
@@ -69,15 +69,15 @@ def row_sums(
   Raises:
     ValueError: n is symbolic.
   """
-  energy = tiles.PairEnergy(potential, half_space)
-  return _of_each_set(functools.partial(_row_sums, energy), units, mask, block_size)
+  energy = tiles.CosineEnergy(potential, half_space)
+  return _map_sets(functools.partial(_row_sums, energy), units, mask, block_size)
 
 
-def _of_each_set(function, units, mask, block_size) -> Any:
+def _map_sets(function, units, mask, block_size) -> Any:
   *batch, n, _ = units.shape
   size, at_once = block_size_of(n, block_size)
   function = functools.partial(function, size)
-  return of_each_set(function, (units, mask), tuple(batch), at_once)
+  return map_sets(function, (units, mask), tuple(batch), at_once)
 
 
 def sum_tiles(energy, size, units, mask, *, with_gradient):
@@ -236,10 +236,10 @@ def fold_between(
 def fill(rows: Tree, n: int) -> Tree:
   """Arrays of rows, to which rows of zeros are added until there are n."""
 
-  def to_n(x):
+  def pad(x):
     return jnp.pad(x, [(0, n - len(x))] + [(0, 0)] * (x.ndim - 1))
 
-  return jax.tree.map(to_n, rows)
+  return jax.tree.map(pad, rows)
 
 
 def block(rows: Tree, i: jax.typing.ArrayLike, size: int) -> Tree:

@@ -24,7 +24,7 @@ from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential
 
 
-class OfCosine(Protocol):
+class CosineFunction(Protocol):
   """What tiles sum: some energy of a pair, by the cosine between its unit vectors."""
 
   def value(self, cosines: jax.Array) -> jax.Array:
@@ -40,7 +40,7 @@ class OfCosine(Protocol):
     ...
 
 
-class PairEnergy(NamedTuple):
+class CosineEnergy(NamedTuple):
   """The energy of a pair of unit vectors as a function of their cosine.
 
   Attributes:
@@ -76,7 +76,7 @@ class PairEnergy(NamedTuple):
 
 
 def energy_within(
-  energy: OfCosine, u: jax.Array, mask: Mask, *, with_gradient: bool
+  energy: CosineFunction, u: jax.Array, mask: Mask, *, with_gradient: bool
 ) -> tuple[jax.Array, jax.Array | None]:
   """Energy and, if asked for, gradient of the pairs within a block of rows.
 
@@ -100,7 +100,7 @@ def energy_within(
 
 
 def energy_between(
-  energy: OfCosine,
+  energy: CosineFunction,
   u: jax.Array,
   mask_u: Mask,
   v: jax.Array,
@@ -130,7 +130,7 @@ def energy_between(
 
 
 def field_between(
-  energy: OfCosine,
+  energy: CosineFunction,
   u: jax.Array,
   mask_u: Mask,
   v: jax.Array,
@@ -163,7 +163,7 @@ def field_between(
 
 
 def row_sums_within(
-  energy: OfCosine, u: jax.Array, mask: Mask
+  energy: CosineFunction, u: jax.Array, mask: Mask
 ) -> tuple[None, jax.Array]:
   """Of each row of a block, its energy with the others, relative to orthogonal pairs.
 
@@ -180,7 +180,7 @@ def row_sums_within(
 
 
 def row_sums_between(
-  energy: OfCosine, u: jax.Array, mask_u: Mask, v: jax.Array, mask_v: Mask
+  energy: CosineFunction, u: jax.Array, mask_u: Mask, v: jax.Array, mask_v: Mask
 ) -> tuple[None, jax.Array, jax.Array]:
   """Of each row of two blocks, its energy with the rows of the other block.
 

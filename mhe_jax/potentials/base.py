@@ -12,8 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.integrate
-import scipy.special
+import scipy
 
 
 class Potential(abc.ABC):

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
+import scipy
 
 from mhe_jax.checks import check_number
 from mhe_jax.potentials.base import Potential

@@ -7,8 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
-import scipy.special
+import scipy
 
 from mhe_jax.checks import check_number
 from mhe_jax.potentials.base import Potential

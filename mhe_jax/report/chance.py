@@ -19,7 +19,7 @@ import functools
 import math
 
 import numpy as np
-import scipy.special
+import scipy
 
 from mhe_jax.objectives.pair_energy import PairEnergy
 from mhe_jax.potentials.base import Potential

@@ -90,7 +90,7 @@ def open_checkpoint(source: Any) -> Checkpoint:
       have names twice.
   """
   if not isinstance(source, (str, os.PathLike)):
-    return _of_tree(source)
+    return _open_tree(source)
   refuse_address(str(source))
   path = pathlib.Path(source)
   try:
@@ -109,7 +109,7 @@ def open_checkpoint(source: Any) -> Checkpoint:
   )
 
 
-def _of_tree(tree) -> Checkpoint:
+def _open_tree(tree) -> Checkpoint:
   """Arrays of a tree of JAX, or of a module; of PyTorch, its state."""
   if callable(state := getattr(tree, "state_dict", None)):
     tree = state()
@@ -171,11 +171,11 @@ def _read_folder(folder):
       raise InputError(refusal(path))
   raise InputError(
     f"{folder} holds no checkpoint: no .safetensors, index of these, .npz, or tree of "
-    f"orbax{_in_folders_below(folder)}."
+    f"orbax{_find_below(folder)}."
   )
 
 
-def _in_folders_below(folder) -> str:
+def _find_below(folder) -> str:
   """Where a checkpoint may be instead: parts of a pipeline, snapshots of a cache."""
   places = {
     path.parent

@@ -13,13 +13,14 @@ from typing import Annotated, Any
 
 from mhe_jax.layers.axes import NeuronAxes
 from mhe_jax.layers.rules import LayerRule
+from mhe_jax.objectives.relative import RECOMMENDED
 from mhe_jax.potentials.base import Potential
 from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.report.checkpoint import open_checkpoint
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.make import EXACT_UP_TO, Progress, compare, redundancy
-from mhe_jax.report.programs import made_by, rules_of_model, with_leaves
+from mhe_jax.report.programs import fill_leaves, made_by, rules_of_model
 from mhe_jax.report.tables import printable
 
 
@@ -38,7 +39,8 @@ class Arguments:
     model: MODULE:FUNCTION, of a checkpoint of JAX; the function, without arguments,
       returns what layer_rules takes: (function, params, *inputs) or (module, *inputs);
       of .eqx it has the names too.
-    potential: riesz:S, riesz:S:geodesic, or gaussian:T.
+    potential: riesz:S, riesz:S:geodesic, or gaussian:T; by default riesz:2, and less
+      where that has no scale, for neurons of two or three weights.
     full_space: w and -w are different, in hidden layers too.
     exact_up_to: the most neurons of which all pairs are looked at; of more, a sample.
     output: folder for the rows, from which the same command goes on if it is stopped.
@@ -52,7 +54,7 @@ class Arguments:
   against: pathlib.Path | None = None
   rule: tuple[str, ...] = ()
   model: str = ""
-  potential: str = "riesz:1"
+  potential: str | None = None
   full_space: bool = False
   exact_up_to: int = EXACT_UP_TO
   output: pathlib.Path | None = None
@@ -112,9 +114,11 @@ def _run(arguments: Arguments) -> None:
   if arguments.model:
     made = made_by(arguments.model)
     if arguments.checkpoint.suffix == ".eqx":
-      checkpoint = with_leaves(made, arguments.checkpoint)
+      checkpoint = fill_leaves(made, arguments.checkpoint)
     rules += rules_of_model(arguments.model, made, open_checkpoint(checkpoint))
-  potential = potential_of(arguments.potential)
+  potential = RECOMMENDED
+  if arguments.potential is not None:
+    potential = potential_of(arguments.potential)
   files = _files(arguments)
   with _bar() as progress:
     options: dict[str, Any] = dict(

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from mhe_jax.report.parts import ASSUMED
-from mhe_jax.report.rows import Options, RedundancyRow
+from mhe_jax.report.rows import RedundancyRow
 from mhe_jax.report.tables import shown
-from mhe_jax.report.typical import kind_of, typical
+from mhe_jax.report.typical import typical
 
 # Tables of so few rows have too few pairs to say something.
 FEWEST = 8
@@ -47,7 +47,7 @@ class Finding:
     return f"{shown(self.name)}: {self.what}; {self.advice}"
 
 
-def findings(rows: Iterable[RedundancyRow], options: Options) -> tuple[Finding, ...]:
+def findings(rows: Iterable[RedundancyRow]) -> tuple[Finding, ...]:
   """What is unusual, of rows that are read on evidence; what is damaged, of all."""
   all_rows = tuple(rows)
   rows = [row for row in all_rows if row.evidence != ASSUMED]
@@ -56,7 +56,7 @@ def findings(rows: Iterable[RedundancyRow], options: Options) -> tuple[Finding, 
     found += [x for row in rows if (x := kind(row)) is not None]
   unlike = sorted(_unlike_their_likes(rows), key=lambda x: -x.size)
   told = {x.name for x in (*found, *unlike)}
-  above = [_above_published(row, options) for row in rows if row.name not in told]
+  above = [_compare_published(row) for row in rows if row.name not in told]
   return (*found, *unlike, *(x for x in above if x is not None))
 
 
@@ -124,8 +124,8 @@ def _advised(row, what, size=0.0) -> Finding:
   return Finding(row.name, what, advice, size)
 
 
-def _above_published(row, options) -> Finding | None:
-  published = typical(kind_of(row), options.potential, row.half_space)
+def _compare_published(row) -> Finding | None:
+  published = typical(row)
   if row.n < FEWEST or published is None:
     return None
   if not row.relative_excess > _MUCH * published.most:

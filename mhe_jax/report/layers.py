@@ -77,8 +77,8 @@ def select_layers(
   """
   rules, called = check_rules(rules), called or {}
   shapes = {tensor.name: tensor.shape for tensor in checkpoint.tensors}
-  stored = Stored.of(shapes, checkpoint.config, checkpoint.writer)
-  scales = Scales.of(checkpoint)
+  stored = Stored.read(shapes, checkpoint.config, checkpoint.writer)
+  scales = Scales.read(checkpoint)
   matches = {name: match(rules, called.get(name, name)) for name in shapes}
   layers, skipped, unknown = [], {}, {}
   for tensor in checkpoint.tensors:
@@ -121,7 +121,7 @@ def _read(tensor, stored, found: Match, by_class: LayerRule | None) -> Reading:
   if reader is not None and axes is not None:
     reading = (Part(axes, "by rule", evidence=reader.reason or BY_RULE),)
   else:
-    reading = _of_class(by_class, read_name(tensor.name, stored))
+    reading = _read_class(by_class, read_name(tensor.name, stored))
   if isinstance(reading, Unknown) and winner is not None and not reading.is_named:
     reading = (Part(NeuronAxes(), "by rule, last axis", evidence=BY_RULE),)
   if isinstance(reading, tuple):
@@ -140,7 +140,7 @@ def _read(tensor, stored, found: Match, by_class: LayerRule | None) -> Reading:
   return reading
 
 
-def _of_class(rule: LayerRule | None, by_name: Reading) -> Reading:
+def _read_class(rule: LayerRule | None, by_name: Reading) -> Reading:
   """What the class of a module says, with the parts and the role that names add.
 
   A dense layer may hold several, or be the output: of that its class says nothing.

@@ -11,8 +11,8 @@ from typing import Any
 
 from mhe_jax.checks import check_count
 from mhe_jax.layers.rules import LayerRule
+from mhe_jax.objectives.relative import RECOMMENDED, RecommendedExcess
 from mhe_jax.potentials.base import Potential, check_potential
-from mhe_jax.potentials.riesz import Riesz
 from mhe_jax.report.checkpoint import Checkpoint, open_checkpoint
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.findings import FEWEST
@@ -41,7 +41,7 @@ ROWS = "rows.jsonl"
 
 def redundancy(
   checkpoint: Source,
-  potential: Potential = Riesz(1.0),
+  potential: Potential | RecommendedExcess = RECOMMENDED,
   *,
   half_space: bool = True,
   rules: Sequence[LayerRule] | None = None,
@@ -62,7 +62,9 @@ def redundancy(
       PyTorch; or the path of a file ``.safetensors``, ``.npz``, ``.npy``, ``.msgpack``
       or ``.eqx``, of a folder with one, or with an index of safetensors as on the
       Hugging Face hub, or of a folder of orbax.
-    potential: the pair potential.
+    potential: the pair potential. By default ``Riesz(2.0)``; where that has no scale,
+      for neurons of two or three weights, the largest whole s that has one, which the
+      row says.
     half_space: use the half-space energy, and angles of lines, for hidden layers.
     rules: how to read tensors by their names as stored; see :class:`LayerRule`.
     exact_up_to: the most neurons of which all pairs are looked at. Of larger layers
@@ -124,7 +126,7 @@ def redundancy(
 def compare(
   checkpoint: Source,
   base: Source,
-  potential: Potential = Riesz(1.0),
+  potential: Potential | RecommendedExcess = RECOMMENDED,
   *,
   half_space: bool = True,
   rules: Sequence[LayerRule] | None = None,
@@ -174,7 +176,7 @@ def compare(
   _check_output(output, opened, against)
   selected = select_layers(opened, rules)
   _refuse_adapters(opened, against)
-  selected, base_of = _in_both(selected, opened, against, rules)
+  selected, base_of = _match_layers(selected, opened, against, rules)
   header = _header(
     "comparison", options, rules, {"checkpoint": opened, "base": against}, output
   )
@@ -202,7 +204,8 @@ def compare(
 
 
 def _options(potential, half_space, exact_up_to) -> Options:
-  check_potential(potential)
+  if potential is not RECOMMENDED:
+    check_potential(potential)
   return Options(
     potential, bool(half_space), check_count("exact_up_to", exact_up_to, 2)
   )
@@ -313,7 +316,7 @@ def _called(opened: Checkpoint, against: Checkpoint) -> dict[str, str]:
   return called
 
 
-def _in_both(
+def _match_layers(
   selected: Selected, opened: Checkpoint, against: Checkpoint, rules
 ) -> tuple[Selected, dict[str, StoredLayer]]:
   """The layers that are in both, with those of the base, perhaps stored otherwise.

@@ -10,11 +10,11 @@ import numpy as np
 
 from mhe_jax.arrays import compute_dtype
 from mhe_jax.energy import hyperspherical_energy
+from mhe_jax.estimates import sampled_energy_and_error
 from mhe_jax.neurons import nearest_neurons
 from mhe_jax.potentials.base import Potential
 from mhe_jax.report.chance import scale_of, twin_angle
 from mhe_jax.report.spectrum import gram, singular_values
-from mhe_jax.sampled import sampled_energy_and_error
 from mhe_jax.sphere import has_direction
 
 NUM_SAMPLES = 1024

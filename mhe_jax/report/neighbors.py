@@ -81,7 +81,7 @@ def arrives(name: str, stored: Stored) -> bool:
   while keys:
     keys.pop()
     scope = "".join(f"{key}." for key in keys)
-    for other in stored.by_scope.get(scope, ()):
+    for other in stored.names_below.get(scope, ()):
       shape = stored.shapes[other]
       module, _, last = other.rpartition(".")
       is_layer = len(shape) > 1 and last == "weight"
@@ -107,7 +107,7 @@ def _scopes(name: str, stored: Stored) -> Iterator[str]:
 def _taken(scope: str, name: str, stored: Stored) -> dict[str, int]:
   """Modules below a scope, and how many inputs each takes; not that of the name."""
   taken = {}
-  for other in stored.by_scope.get(scope, ()):
+  for other in stored.names_below.get(scope, ()):
     module, _, last = other.rpartition(".")
     shape = stored.shapes[other]
     if other == name:

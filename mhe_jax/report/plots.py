@@ -8,7 +8,7 @@ much, up to a right angle.
 from typing import Any
 
 import numpy as np
-import scipy.special
+import scipy
 
 from mhe_jax.report.errors import InputError
 from mhe_jax.report.parts import ASSUMED

@@ -38,7 +38,7 @@ def made_by(text: str) -> tuple[Any, ...]:
   return tuple(made) if isinstance(made, (tuple, list)) else (made,)
 
 
-def with_leaves(made: tuple[Any, ...], path: pathlib.Path) -> Any:
+def fill_leaves(made: tuple[Any, ...], path: pathlib.Path) -> Any:
   """The tree of a model, with the leaves of a file ``.eqx``, which have no names.
 
   Raises:
@@ -72,14 +72,14 @@ def rules_of_model(
     rules = layer_rules(*made)
   except Exception as error:  # Of the user's own code: any.
     raise InputError(f"model {text!r}: {type(error).__name__}: {error}") from error
-  return _for_names(rules, checkpoint, text)
+  return _match_names(rules, checkpoint, text)
 
 
-def _for_names(
+def _match_names(
   rules: Sequence[LayerRule], checkpoint: Checkpoint, text: str
 ) -> list[LayerRule]:
   shapes = {tensor.name: tensor.shape for tensor in checkpoint.tensors}
-  stored = Stored.of(shapes, checkpoint.config, checkpoint.writer)
+  stored = Stored.read(shapes, checkpoint.config, checkpoint.writer)
   names = [n for n in shapes if not is_of_optimizer(dotted(n), stored)]
   patterns = [rule for rule in rules if rule.axes is not None]
   found: dict[str, int] = {}

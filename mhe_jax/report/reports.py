@@ -17,7 +17,7 @@ from mhe_jax.report.parts import ASSUMED, TIED
 from mhe_jax.report.plots import plot_angles, plot_excess
 from mhe_jax.report.rows import ComparisonRow, Options, RedundancyRow
 from mhe_jax.report.tables import number, shown
-from mhe_jax.report.typical import kind_of, typical
+from mhe_jax.report.typical import typical
 
 Row = TypeVar("Row", RedundancyRow, ComparisonRow)
 
@@ -60,6 +60,18 @@ class _Report(abc.ABC, Generic[Row]):
 
   @abc.abstractmethod
   def _notes(self) -> Iterator[str]: ...
+
+  def _energies(self) -> Iterator[str]:
+    """Which energies the numbers are of."""
+    space = "half-space" if self.options.half_space else "full space"
+    usual = str(self.options.usual)
+    yield f"{usual}, hidden layers in {space}, output layers in full."
+    others: dict[str, list[str]] = {}
+    for row in self.rows:
+      if row.potential != usual:
+        others.setdefault(row.potential, []).append(row.name)
+    for potential, names in others.items():
+      yield f"{potential}, for so few dimensions, in: {_some(names)}."
 
   def _lists(self) -> Iterator[str]:
     """Notes that both reports have."""
@@ -129,7 +141,7 @@ class _Report(abc.ABC, Generic[Row]):
   def _content(self) -> dict[str, Any]:
     return {
       "checkpoint": self.checkpoint,
-      "potential": str(self.options.potential),
+      "potential": str(self.options.usual),
       "half_space": self.options.half_space,
       "exact_up_to": self.options.exact_up_to,
       "summary": self.summary,
@@ -183,7 +195,7 @@ class RedundancyReport(_Report[RedundancyRow]):
   @property
   def findings(self) -> tuple[Finding, ...]:
     """What is unusual, and what to do about it; of rows that are read on evidence."""
-    return findings(self.rows, self.options)
+    return findings(self.rows)
 
   @property
   def assumed(self) -> tuple[str, ...]:
@@ -225,8 +237,8 @@ class RedundancyReport(_Report[RedundancyRow]):
       [
         shown(row.name) + "*" * (row.evidence == ASSUMED),
         *_size(row),
-        _with_error(row.relative_excess, row.excess_error),
-        str(typical(kind_of(row), self.options.potential, row.half_space) or "-"),
+        _format_error(row.relative_excess, row.excess_error),
+        str(typical(row) or "-"),
         "-" if math.isnan(row.smallest_angle) else f"{row.smallest_angle:.4g} deg",
         "-" if row.closest is None else ", ".join(map(str, row.closest)),
         number(row.mean_squared_cosine * row.d, 2),
@@ -240,14 +252,12 @@ class RedundancyReport(_Report[RedundancyRow]):
     return header, cells
 
   def _notes(self):
-    yield _energies(self.options)
+    yield from self._energies()
     yield (
       "Relative excess: 0 = lower bound, 1 = random directions. Near twins: closer "
       "than any two of as many random directions are, with probability 99%."
     )
-    if any(
-      typical(kind_of(r), self.options.potential, r.half_space) for r in self.rows
-    ):
+    if any(map(typical, self.rows)):
       yield (
         "Typical: of four fifths of the layers of its kind in eight published models."
       )
@@ -336,8 +346,8 @@ class ComparisonReport(_Report[ComparisonRow]):
         *_size(row),
         number(row.excess_before),
         number(row.excess_after),
-        _with_error(row.excess_change, row.excess_error, "+"),
-        "-" if math.isnan(row.energy_change) else f"{row.energy_change:+.2e}",
+        _format_error(row.excess_change, row.excess_error, "+"),
+        "-" if math.isnan(row.energy_change) else f"{row.energy_change:+z.2e}",
         number(row.cosine_change, 5),
         number(row.moved, 4),
         number(row.moved_unrotated, 4),
@@ -349,7 +359,7 @@ class ComparisonReport(_Report[ComparisonRow]):
     return header, cells
 
   def _notes(self):
-    yield _energies(self.options)
+    yield from self._energies()
     yield (
       "Cosine change: root mean square over all pairs of neurons. Moved: root mean "
       "square distance of directions; unrotated: after the best orthogonal map of all."
@@ -367,16 +377,10 @@ def _size(row):
   return f"{row.sets} x {row.n}" if row.sets > 1 else str(row.n), str(row.d)
 
 
-def _energies(options):
-  """Which energies the numbers are of."""
-  space = "half-space" if options.half_space else "full space"
-  return f"{options.potential}, hidden layers in {space}, output layers in full."
-
-
-def _with_error(x, error, sign=""):
+def _format_error(x, error, sign=""):
   if math.isnan(x):
     return "-"
-  return f"{x:{sign}.3f}" + (f" +- {error:.3f}" if error > 0 else "")
+  return f"{x:{sign}z.3f}" + (f" +- {error:.3f}" if error > 0 else "")
 
 
 def _layers(count, name="layers are"):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mhe_jax.objectives.relative import RecommendedExcess
 from mhe_jax.potentials.base import Potential
 from mhe_jax.report.chance import excess_spread, verdict
 from mhe_jax.report.changes import Change, change_of
@@ -38,6 +39,7 @@ class RedundancyRow:
       zero.
     excess_error: its standard error; 0 if it is exact.
     verdict: ``"redundant"``, ``"at chance"``, ``"below chance"`` or ``"unknown"``.
+    potential: of the energy.
     energy: mean pair energy; neurons that are zero count as orthogonal to all others.
     energy_error: its standard error; 0 if it is exact.
     smallest_angle: in degrees.
@@ -64,6 +66,7 @@ class RedundancyRow:
   relative_excess: float
   excess_error: float
   verdict: str
+  potential: str
   energy: float
   energy_error: float
   smallest_angle: float
@@ -97,6 +100,7 @@ class ComparisonRow:
     n: neurons of a set.
     d: weights of a neuron.
     half_space: whether w and -w count as one direction, in the energies.
+    potential: of the energies.
     excess_before: relative excess in the base.
     excess_after: and in the checkpoint.
     excess_change: the difference.
@@ -122,6 +126,7 @@ class ComparisonRow:
   n: int
   d: int
   half_space: bool
+  potential: str
   excess_before: float
   excess_after: float
   excess_change: float
@@ -145,14 +150,26 @@ class Options:
   """What the numbers depend on besides the weights.
 
   Attributes:
-    potential: of the energies.
+    potential: of the energies; ``RECOMMENDED`` is ``Riesz(2.0)``, and less in fewer
+      than four dimensions.
     half_space: of hidden layers.
     exact_up_to: the most neurons of which all pairs are looked at.
   """
 
-  potential: Potential
+  potential: Potential | RecommendedExcess
   half_space: bool
   exact_up_to: int
+
+  @property
+  def usual(self) -> Potential:
+    """The potential of all layers but those of few dimensions."""
+    return self.potential_in(4)
+
+  def potential_in(self, d: int) -> Potential:
+    """The potential of layers in d dimensions."""
+    if isinstance(self.potential, RecommendedExcess):
+      return self.potential.potential_in(d)
+    return self.potential
 
 
 def redundancy_row(
@@ -160,15 +177,16 @@ def redundancy_row(
 ) -> RedundancyRow:
   """Measures a layer, one set at a time."""
   half_space = options.half_space and layer.part.role == "hidden"
+  sets, n, d = layer.shape
+  potential = options.potential_in(d)
   energies, geometries = [], []
   for w in map(as_computed, layer.part.matrices(tensor)):
     exact_up_to = options.exact_up_to
     energies.append(
-      energy_of(w, options.potential, half_space=half_space, exact_up_to=exact_up_to)
+      energy_of(w, potential, half_space=half_space, exact_up_to=exact_up_to)
     )
     geometries.append(geometry_of(w, half_space=half_space, exact_up_to=exact_up_to))
   energy = _mean_energy(energies)
-  sets, n, d = layer.shape
   angles = np.array([g.smallest_angle for g in geometries])
   closest = None
   if not np.isnan(angles).all():
@@ -177,7 +195,7 @@ def redundancy_row(
     closest = pair if sets == 1 or pair is None else (at, *pair)
   # By chance, that of the neurons that have an excess: the living of each set.
   alive = [n - g.zero_neurons for g in geometries if n - g.zero_neurons > 1]
-  spreads = [excess_spread(options.potential, k, d, half_space) for k in alive]
+  spreads = [excess_spread(potential, k, d, half_space) for k in alive]
   spread = _root_sum(spreads) / len(spreads) if spreads else math.nan
   return RedundancyRow(
     **_about(layer, half_space, options),
@@ -213,7 +231,7 @@ def comparison_row(
       energies.append(
         energy_of(
           as_computed(x),
-          options.potential,
+          options.potential_in(layer.shape[-1]),
           half_space=half_space,
           exact_up_to=options.exact_up_to,
         )
@@ -246,6 +264,7 @@ def _about(layer, half_space, options) -> dict[str, Any]:
     "n": n,
     "d": d,
     "half_space": half_space,
+    "potential": str(options.potential_in(d)),
     "is_sampled": n > options.exact_up_to,
   }
 

@@ -35,7 +35,7 @@ class Scales:
   announced: Any
 
   @classmethod
-  def of(cls, checkpoint) -> "Scales":
+  def read(cls, checkpoint) -> "Scales":
     """Of all tensors that are called so, or hold powers of two."""
     shapes: dict[str, list[tuple[int, ...]]] = {}
     for tensor in checkpoint.tensors:

@@ -53,7 +53,7 @@ class Stored:
   writer: str = ""
 
   @classmethod
-  def of(
+  def read(
     cls, shapes: dict[str, Shape], config: dict[str, Any], writer: str = ""
   ) -> "Stored":
     """Of shapes by name as stored, with slashes or else dots between its keys."""
@@ -90,7 +90,7 @@ class Stored:
     return None
 
   @functools.cached_property
-  def by_scope(self) -> dict[str, list[str]]:
+  def names_below(self) -> dict[str, list[str]]:
     """Names in ``shapes`` below every prefix that ends in a dot; below "", all."""
     below = collections.defaultdict(list)
     for name in self.shapes:
@@ -110,13 +110,13 @@ def _axes_of_flax(shapes):
   for name in shapes:
     if _FLAX.fullmatch(dotted(name)):
       path = tuple(name.removesuffix(":0").split("/" if "/" in name else "."))
-      paths[dotted(name)] = _without_value(path)
+      paths[dotted(name)] = _strip_value(path)
   if not paths:
     return {}
   by_path = {}
   for name, shape in shapes.items():
     path = tuple(name.removesuffix(":0").split("/" if "/" in name else "."))
-    by_path[_without_value(path)] = shape
+    by_path[_strip_value(path)] = shape
   axes = {}
   for name, path in paths.items():
     try:
@@ -126,7 +126,7 @@ def _axes_of_flax(shapes):
   return axes
 
 
-def _without_value(path):
+def _strip_value(path):
   """Checkpoints of nnx have arrays below an attribute ``value``."""
   return path[:-1] if path[-1] == "value" and path[-2:-1] != () else path
 

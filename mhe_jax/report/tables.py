@@ -85,7 +85,7 @@ def from_plain(row_class: type, content: dict[str, Any]) -> Any:
 
 def number(x: float, digits: int = 3) -> str:
   """A number for people, and a dash for NaN."""
-  return "-" if math.isnan(x) else f"{x:.{digits}f}"
+  return "-" if math.isnan(x) else f"{x:z.{digits}f}"
 
 
 def _cell(x):

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mhe_jax.potentials.base import Potential
-
 _QUERIES_AND_KEYS = re.compile(
   r"(^|[./_])(q|k|query|key|[qk]_proj|w[qk]|to_[qk]|[qk]_lin)[./]weight$|\[[qk]\]$"
 )
@@ -54,10 +52,14 @@ def kind_of(row: Any) -> str:
   return "widening" if row.n > row.d else "narrowing" if row.n < row.d else "square"
 
 
-def typical(kind: str, potential: Potential, half_space: bool) -> Typical | None:
-  """Of published layers; None if there are fewer than five, or of other energies."""
-  space = "half" if half_space else "full"
-  excess = _published().get(f"{potential} {space}", {}).get(kind, [])
+def typical(row: Any) -> Typical | None:
+  """Of published layers of the kind of a row, with its energies, if there are five.
+
+  Args:
+    row: as of :func:`kind_of`, with ``potential`` and ``half_space``.
+  """
+  space = "half" if row.half_space else "full"
+  excess = _published().get(f"{row.potential} {space}", {}).get(kind_of(row), [])
   if len(excess) < 5:
     return None
   low, high = np.quantile(excess, [0.1, 0.9])

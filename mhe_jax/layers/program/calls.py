@@ -69,7 +69,7 @@ def _scan(uses, params, values, eqn):
   first = len(values) - num_layers
   consts, carry = values[: first - num_carry], values[first - num_carry : first]
   layers = [
-    _of_one(value, shape_of(var))
+    _slice_of_scan(value, shape_of(var))
     for value, var in zip(values[first:], body.invars[first:])
   ]
   carry, outs = _loop(
@@ -86,7 +86,7 @@ def _is_whole(inside, outside) -> bool:
   return len(shape_of(inside)) == len(shape_of(outside))
 
 
-def _of_one(value: Value, shape) -> Value:
+def _slice_of_scan(value: Value, shape) -> Value:
   """One of those that a scan runs along: the first axis of a parameter is a stack."""
   places = {a + 1: a for a in range(len(shape))}
   views = tuple(
@@ -165,13 +165,13 @@ def _resized(value: Value, old, new) -> Value:
   if tuple(old) == tuple(new) or len(old) != len(new):
     return value
   views = tuple(
-    dataclasses.replace(view, axes=tuple(map(_on_a_device, view.axes, old, new)))
+    dataclasses.replace(view, axes=tuple(map(_divide, view.axes, old, new)))
     for view in value.views
   )
   return value.replace(views=views)
 
 
-def _on_a_device(axis: Axis, old: int, new: int) -> Axis:
+def _divide(axis: Axis, old: int, new: int) -> Axis:
   """Parts of what a device holds are parts in turns, device by device."""
   if old == new:
     return axis

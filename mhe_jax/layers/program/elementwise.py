@@ -9,8 +9,8 @@ from mhe_jax.layers.program.uses import ADDED, PRODUCT, Use
 from mhe_jax.layers.program.values import (
   Value,
   View,
-  above_one,
   distinct,
+  long_axes,
   shape_of,
   union,
 )
@@ -47,7 +47,7 @@ def _stretched(value: Value, old: Sequence[int], new: Sequence[int]) -> Value:
       sources=value.sources,
       stopped=value.stopped,
       last=value.last,
-      constant=above_one(new),
+      constant=long_axes(new),
     )
   axes = frozenset(a for a in range(len(new)) if old[a] != new[a])
   views = tuple(
@@ -66,7 +66,7 @@ def elementwise(uses, eqn, values) -> Value:
   values = [
     _stretched(v, shape_of(x), shape) for v, x in zip(values, eqn.invars, strict=True)
   ]
-  values = _of_parameters(uses, name, values, shape)
+  values = _settle_products(uses, name, values, shape)
   data = any(v.data for v in values)
   constant = frozenset.intersection(*(v.constant for v in values))
   if not data:
@@ -93,7 +93,7 @@ def elementwise(uses, eqn, values) -> Value:
         linear = linear and not any(_varies_with(view, v) for v in others)
       added = view.added or (adds and not view.product)
       views.append(dataclasses.replace(view, free=now, linear=linear, added=added))
-  last = _last(name, values, shape)
+  last = _last(name, values)
   one_hot = _one_hot(name, values)
   return Value(
     data=True, views=distinct(views), last=last, constant=constant, one_hot=one_hot
@@ -111,7 +111,7 @@ def _varies_with(view: View, value: Value) -> bool:
   return any(v.product and all(v.axes[a].own for a in axes) for v in value.views)
 
 
-def _of_parameters(uses, name, values, shape) -> list[Value]:
+def _settle_products(uses, name, values, shape) -> list[Value]:
   """Operands, of which products of parameters may turn out to be activations."""
   if not any(v.is_composite for v in values):
     return values
@@ -124,7 +124,7 @@ def _of_parameters(uses, name, values, shape) -> list[Value]:
   is_scaled = name in SCALING and all(v.is_constant for v in others)
   if name in PASSING or is_scaled:
     return values
-  axes = [a for a in above_one(shape) if any(a not in v.constant for v in others)]
+  axes = [a for a in long_axes(shape) if any(a not in v.constant for v in others)]
   return [commit(uses, v, axes) for v in values]
 
 
@@ -157,12 +157,19 @@ def _weights(uses, views) -> tuple[tuple[View, ...], frozenset[int]]:
   return kept, scales
 
 
-def _last(name, values, shape):
+def _last(name, values):
   """Matrices that a sum, or another function of values, came through last."""
-  if not shape and name in ADDING:  # Terms of a loss: outputs of their own.
+  if name in ADDING and not any(map(_has_neurons, values)):
+    # Terms of a loss, of each sample or of all: outputs of their own.
     return frozenset(s for v in values for s in v.last)
   shifts = [v for v in values if name in ADDING and _is_shift(v, values)]
-  return union(v.last for v in values if v not in shifts)
+  found = [v.last for v in values if v.last and v not in shifts]
+  return found[0] if len(found) == 1 else union(found)
+
+
+def _has_neurons(value: Value) -> bool:
+  """Whether an axis is that of the neurons of a matrix that a value came through."""
+  return any(x.own for view in value.views if view.product for x in view.axes)
 
 
 def _is_shift(value: Value, values) -> bool:

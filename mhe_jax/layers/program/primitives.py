@@ -20,8 +20,8 @@ from mhe_jax.layers.program.uses import DEPTH, Use, Uses
 from mhe_jax.layers.program.values import (
   Value,
   View,
-  above_one,
   distinct,
+  long_axes,
   shape_of,
   union,
 )
@@ -35,7 +35,7 @@ _IN_PLACE = set(
 )
 # What gives its operands as they are.
 _PASSING = set(
-  "optimization_barrier copy copy_p device_put stop_gradient relayout preduced "  # noqa: SIM905
+  "optimization_barrier copy copy_p device_put relayout preduced "  # noqa: SIM905
   "with_memory_space_constraint reduced_vary_cast reduced_vary_cast_p "
   "vary_unreduced_cast vary_unreduced_cast_p".split()
 )
@@ -208,11 +208,17 @@ def _passed(uses, eqn, values):
   return values
 
 
+def _stop_gradient(uses, eqn, values):
+  """What is not trained by it is no output, as the advantage of an actor is none."""
+  del uses, eqn
+  return [value.replace(last=frozenset()) for value in values]
+
+
 def _made(uses, eqn, values):
   """Of iota: constant along all axes but its own."""
   del uses, values
   shape = shape_of(eqn.outvars[0])
-  axes = above_one(shape) - {eqn.params["dimension"]}
+  axes = long_axes(shape) - {eqn.params["dimension"]}
   return [Value(constant=axes)]
 
 
@@ -248,6 +254,7 @@ RULES: dict[str, Rule] = {
   "pad": shapes.pad,
   **dict.fromkeys(_IN_PLACE, _same),
   **dict.fromkeys(_PASSING, _passed),
+  "stop_gradient": _stop_gradient,
   "iota": _made,
   "dot_general": _dot_general,
   "conv_general_dilated": _convolution,

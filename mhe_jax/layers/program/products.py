@@ -14,7 +14,7 @@ from mhe_jax.layers.program.uses import (
   Use,
   Uses,
 )
-from mhe_jax.layers.program.values import Value, View, above_one, distinct, union
+from mhe_jax.layers.program.values import Value, View, distinct, long_axes, union
 
 
 class Side(NamedTuple):
@@ -45,7 +45,7 @@ def product(uses: Uses, left: Side, right: Side, shape: Sequence[int]) -> Value:
   if all(v.is_constant for v in values):
     return Value(constant=constant)
   if all(v.sources and not v.data for v in values):
-    return _of_parameters(uses, left, right, shape)
+    return _multiply_parameters(uses, left, right, shape)
   has_weights = any(v.sources and not v.data for v in values)
   views: list[View] = []
   for side, other in ((left, right), (right, left)):
@@ -129,7 +129,7 @@ def placed(value: Value, places: dict[int, int], shape) -> Value:
   """A value whose axes go elsewhere, or nowhere; new ones are constant."""
   views = tuple(move(view, places, shape) for view in value.views)
   constant = {places[a] for a in value.constant if a in places}
-  constant |= above_one(shape) - set(places.values())
+  constant |= long_axes(shape) - set(places.values())
   hot = places.get(value.one_hot) if value.one_hot is not None else None
   return value.replace(views=views, constant=frozenset(constant), one_hot=hot)
 
@@ -241,7 +241,7 @@ def _constant(left: Side, right: Side) -> frozenset[int]:
   return frozenset(kept | (batches[0] & batches[1]))
 
 
-def _of_parameters(uses, left, right, shape) -> Value:
+def _multiply_parameters(uses, left, right, shape) -> Value:
   """A product of parameters: part of a low-rank sum, or a table as if it were data."""
   values = left.value, right.value
   sources = values[0].sources | values[1].sources

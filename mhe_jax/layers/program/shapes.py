@@ -11,8 +11,8 @@ from mhe_jax.layers.program.uses import Uses
 from mhe_jax.layers.program.values import (
   Value,
   View,
-  above_one,
   distinct,
+  long_axes,
   shape_of,
   union,
 )
@@ -205,7 +205,7 @@ def joined(
     sources=frozenset().union(*(v.sources for v in values)),
     stopped=next((v.stopped for v in values if v.stopped), ""),
     last=frozenset(s for v in values for s in v.last),  # As several outputs.
-    constant=constant & above_one(shape),
+    constant=constant & long_axes(shape),
   )
 
 

@@ -144,6 +144,6 @@ def shape_of(variable: Any) -> tuple[int, ...]:
   return tuple(getattr(variable.aval, "shape", ()))
 
 
-def above_one(shape: Sequence[int]) -> frozenset[int]:
+def long_axes(shape: Sequence[int]) -> frozenset[int]:
   """Axes of more than one entry, along which a value can be constant."""
   return frozenset(a for a, size in enumerate(shape) if size != 1)

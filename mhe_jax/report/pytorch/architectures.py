@@ -31,7 +31,7 @@ from mhe_jax.report.parts import (
 )
 from mhe_jax.report.pytorch import fused
 from mhe_jax.report.pytorch.convolutions import convolution
-from mhe_jax.report.pytorch.families import of_a_branch
+from mhe_jax.report.pytorch.families import read_branch
 from mhe_jax.report.pytorch.state_space import STATE_SPACE, state_space
 from mhe_jax.report.states import STATE, is_of_optimizer
 from mhe_jax.report.stored import EMBEDDING, EXPERTS, Stored, dotted, last_module
@@ -75,7 +75,7 @@ def _flax(name, stored) -> Reading:
   """A kernel of several axes, or of a stack, which PyTorch has no notation for."""
   axes = stored.axes[name]
   if isinstance(axes, UnreadableError):
-    choices = " or ".join(dict.fromkeys(map(_as_text, axes.candidates)))
+    choices = " or ".join(dict.fromkeys(map(_format_axes, axes.candidates)))
     rule = f"; a rule says which ({choices})" if choices else "; a rule says which"
     return Unknown(f"{axes}: its neurons could be on several axes{rule}")
   if isinstance(axes, str):
@@ -85,7 +85,7 @@ def _flax(name, stored) -> Reading:
   return (Part(axes, "as Flax stores it", evidence=known),)
 
 
-def _as_text(axes: NeuronAxes) -> str:
+def _format_axes(axes: NeuronAxes) -> str:
   """Axes as the command's rules have them."""
   neurons, batch = (cast(tuple, a) for a in (axes.neurons, axes.batch))
   groups = [f"groups:{axes.groups}"] if axes.groups > 1 else []
@@ -104,7 +104,7 @@ def _weight(name, stored) -> Reading:
   if len(shape) == 3 and EXPERTS.search(name):
     return _experts(name, shape)
   if len(shape) > 2:
-    reading = of_a_branch(name, stored) or convolution(name, stored)
+    reading = read_branch(name, stored) or convolution(name, stored)
     if isinstance(reading, tuple) and _is_output(name, stored):
       known = dict(role="output", evidence=BY_NAME)
       return tuple(dataclasses.replace(part, **known) for part in reading)
@@ -121,7 +121,7 @@ def _weight(name, stored) -> Reading:
   if known := _is_of_the_vocabulary(name, stored):
     what = "as many rows as tokens: the output layer"
     return (Part(_ROWS, what, role="output", evidence=known),)
-  if parts := of_a_branch(name, stored):
+  if parts := read_branch(name, stored):
     return parts
   return (Part(_ROWS, "(out, in), rows", evidence=evidence(name, stored)),)
 
@@ -241,13 +241,16 @@ _TABLE: tuple[tuple[re.Pattern, Callable[[str, Stored], Reading]], ...] = (
   (fused.GPT2, fused.gpt2),
   (re.compile(r"(.*\.)?(query_key_value|wqkv)\.weight"), fused.interleaved),
   (re.compile(r"(.*\.)?(qkv_proj|Wqkv)\.weight"), fused.contiguous),
-  (re.compile(r"(.*\.)?attn_(block|grid|window)\.attn\.qkv\.weight"), fused.of_maxvit),
+  (
+    re.compile(r"(.*\.)?attn_(block|grid|window)\.attn\.qkv\.weight"),
+    fused.read_maxvit,
+  ),
   (re.compile(r"(.*\.)?(attn\.qkv|W_pack|to_qkv)\.weight"), fused.thirds),
   (re.compile(r"(.*\.)?in_proj_weight"), fused.thirds),
   (re.compile(r"(.*\.)?[qkv]_proj_weight"), _weight),
   (re.compile(r"(.*\.)?(kv_a_proj_with_mqa|kv_b_proj)\.weight"), fused.latent),
   (re.compile(r"(.*\.)?in_proj_qkvz\.weight"), _weight),
-  (_FUSED, fused.of_an_unknown_order),
+  (_FUSED, fused.refuse_unknown_order),
   (re.compile(r"(.*\.)?gate_up_proj\.weight"), fused.gate_up),
   (STATE_SPACE, _maybe_state_space),
   (re.compile(r"(.*\.)?experts\.(gate_up|gate|up|down)_proj"), fused.experts),

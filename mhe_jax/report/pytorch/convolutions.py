@@ -72,14 +72,14 @@ def convolution(name: str, stored: Stored) -> Reading:
     return NotNeurons(DEPTHWISE)
   known = _evidence(name, stored)
   plain = (Part(NeuronAxes(0), "convolution, (out, in, window)", evidence=known),)
-  if reading := _in_groups(name, stored, plain):
+  if reading := _read_groups(name, stored, plain):
     return reading
   if _is_never_transposed(name, stored):  # Or as others there.
     return plain
   what = "transposed convolution, (in, out, window)"
   transposed = (Part(NeuronAxes(1), what, evidence=BY_NAME),)
   # The bias, or the norm that follows in a Sequential, has an entry for each output.
-  entries = stored.shapes.get(f"{module}.bias") or _of_the_next(module, stored)
+  entries = stored.shapes.get(f"{module}.bias") or _following_norm(module, stored)
   outputs = entries[0] if entries else None
   if _has_one_channel(shape) and sum(map(_has_one_channel, stored.shapes.values())) > 1:
     return Unknown(
@@ -107,7 +107,7 @@ def convolution(name: str, stored: Stored) -> Reading:
   )
 
 
-def _in_groups(name, stored, plain) -> Reading:
+def _read_groups(name, stored, plain) -> Reading:
   """Of a convolution of which something says how many inputs arrive; or nothing."""
   shape = stored.shapes[name]
   for pattern, setting in _GROUPS_OF:
@@ -185,7 +185,7 @@ def _has_one_channel(shape):
   return len(shape) > 2 and shape[1] == 1 < shape[0]
 
 
-def _of_the_next(module, stored):
+def _following_norm(module, stored):
   """Shape of the norm that follows a module of a Sequential, if there is one."""
   prefix, _, number = module.rpartition(".")
   if not number.isdigit():

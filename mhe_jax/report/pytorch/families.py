@@ -16,7 +16,7 @@ from mhe_jax.report.parts import (
   Reading,
   Unknown,
 )
-from mhe_jax.report.pytorch.fused import by_head, contiguous_parts
+from mhe_jax.report.pytorch.fused import contiguous_parts, parts_by_head
 from mhe_jax.report.stored import Stored
 
 # Two halves, one after the other, that are multiplied.
@@ -27,7 +27,7 @@ _HALVES = re.compile(
 )
 
 
-def of_a_branch(name: str, stored: Stored) -> Reading:
+def read_branch(name: str, stored: Stored) -> Reading:
   """Parts of a weight of which the layer after it takes a part; nothing of others."""
   for pattern, read in _FAMILIES:
     if pattern.fullmatch(name) and (reading := read(name, stored)):
@@ -48,7 +48,7 @@ def of_a_branch(name: str, stored: Stored) -> Reading:
   )
 
 
-def _of_lfm2(name, stored) -> Reading:
+def _read_lfm2(name, stored) -> Reading:
   rows, size = stored.shapes[name][:2]
   if rows != 3 * size:
     return ()
@@ -56,7 +56,7 @@ def _of_lfm2(name, stored) -> Reading:
   return contiguous_parts(("B", "C", "x"), (size,) * 3, 0, "rows, B C x", evidence)
 
 
-def _of_deberta(name, stored) -> Reading:
+def _read_deberta(name, stored) -> Reading:
   shape = stored.shapes[name]
   heads = stored.number("num_attention_heads")
   if shape[0] != 3 * shape[1]:
@@ -66,10 +66,10 @@ def _of_deberta(name, stored) -> Reading:
       "query, key and value of each head in turn; num_attention_heads of config.json "
       "says of how many, a rule too (0,groups:3,turns:HEADS)"
     )
-  return by_head(shape, (heads, 3), (0, 1, 2), "deberta")
+  return parts_by_head(shape, (heads, 3), (0, 1, 2), "deberta")
 
 
-def _of_qwen(name, stored) -> Reading:
+def _read_qwen(name, stored) -> Reading:
   """Query and gate of each head: of Qwen3-Next, and what came after it."""
   shape, heads = stored.shapes[name], stored.number("num_attention_heads")
   if not stored.model_type.startswith(("qwen3_next", "qwen3_5")) or heads is None:
@@ -77,10 +77,10 @@ def _of_qwen(name, stored) -> Reading:
   size = stored.number("head_dim") or shape[0] // (2 * heads)
   if shape[0] != 2 * heads * size:
     return ()
-  return by_head(shape, (heads, 2), (0, 1), "qwen3_next", ("q", "gate"))
+  return parts_by_head(shape, (heads, 2), (0, 1), "qwen3_next", ("q", "gate"))
 
 
-def _of_linear_attention(name, stored) -> Reading:
+def _read_linear_attention(name, stored) -> Reading:
   """What steers, or enters, a gated delta net: a piece for each head of the keys."""
   shape = stored.shapes[name]
   keys = stored.number("linear_num_key_heads")
@@ -115,7 +115,7 @@ def _of_linear_attention(name, stored) -> Reading:
   return tuple(parts)
 
 
-def _of_phi3_small(name, stored) -> Reading:
+def _read_phi3_small(name, stored) -> Reading:
   rows = stored.shapes[name][0]
   if stored.model_type != "phi3small" or rows % 2:
     return ()
@@ -131,7 +131,7 @@ def _of_phi3_small(name, stored) -> Reading:
   )
 
 
-def _of_focal_net(name, stored) -> Reading:
+def _read_focal_net(name, stored) -> Reading:
   """Query, context, and a gate for each level."""
   rows, size = stored.shapes[name][:2]
   if not 2 <= rows - 2 * size <= 16:
@@ -143,11 +143,11 @@ def _of_focal_net(name, stored) -> Reading:
 _FAMILIES = tuple(
   (re.compile(rf"(.*\.)?{pattern}\.weight"), read)
   for pattern, read in (
-    (r"conv\.in_proj", _of_lfm2),
-    (r"attention\.self\.in_proj", _of_deberta),
-    (r"q_proj", _of_qwen),
-    (r"in_proj_(ba|qkvz)", _of_linear_attention),
-    (r"up_proj", _of_phi3_small),
-    (r"(projection_in|modulation\.f)", _of_focal_net),
+    (r"conv\.in_proj", _read_lfm2),
+    (r"attention\.self\.in_proj", _read_deberta),
+    (r"q_proj", _read_qwen),
+    (r"in_proj_(ba|qkvz)", _read_linear_attention),
+    (r"up_proj", _read_phi3_small),
+    (r"(projection_in|modulation\.f)", _read_focal_net),
   )
 )

@@ -95,7 +95,7 @@ def interleaved(name: str, stored: Stored) -> Reading:
   per_head = (0, 1, 2)
   is_falcon = kind in ("falcon", "RefinedWeb", "RefinedWebModel")
   if kind in ("gpt_neox", "gpt_neox_japanese", "bloom", "persimmon"):
-    return by_head(shape, (heads, 3), per_head, kind)
+    return parts_by_head(shape, (heads, 3), per_head, kind)
   is_grouped = is_falcon and stored.config.get(
     "new_decoder_architecture", kind == "RefinedWeb"
   )
@@ -105,12 +105,14 @@ def interleaved(name: str, stored: Stored) -> Reading:
       return Unknown(f"{heads} heads that are no multiple of {sharing} keys of {kind}")
     size = heads // sharing + 2  # Queries that share a key and a value, and these.
     chosen = (slice(0, size - 2), size - 2, size - 1)
-    return by_head(shape, (sharing, size), chosen, f"{kind}, grouped queries")
+    return parts_by_head(shape, (sharing, size), chosen, f"{kind}, grouped queries")
   if is_falcon and stored.config.get("multi_query", True):
     chosen = (slice(0, heads), heads, heads + 1)
-    return by_head(shape, (1, heads + 2), chosen, "falcon, one key for all queries")
+    return parts_by_head(
+      shape, (1, heads + 2), chosen, "falcon, one key for all queries"
+    )
   if is_falcon:
-    return by_head(shape, (heads, 3), per_head, kind)
+    return parts_by_head(shape, (heads, 3), per_head, kind)
   return Unknown(
     f"query, key and value in one, in an order that is not known for {kind or 'it'}"
   )
@@ -121,7 +123,7 @@ def _heads(name, stored, *settings):
   return None if re.search(r"vis(ion|ual)", name) else stored.number(*settings)
 
 
-def by_head(shape, sizes, chosen, kind, labels=_QKV) -> Reading:
+def parts_by_head(shape, sizes, chosen, kind, labels=_QKV) -> Reading:
   """Rows that are (*sizes, head_dim): q, k and v are chosen of the second."""
   if shape[0] % (sizes[0] * sizes[1]):
     return Unknown(f"{shape[0]} rows are not {sizes[0]} x {sizes[1]} heads of {kind}")
@@ -162,14 +164,14 @@ def thirds(name: str, stored: Stored) -> Reading:
   return contiguous_parts(_QKV, (shape[1],) * 3, 0, "rows, q k v")
 
 
-def of_maxvit(name: str, stored: Stored) -> Reading:
+def read_maxvit(name: str, stored: Stored) -> Reading:
   """Of timm's MaxViT and CoAtNet: as TensorFlow's by thirds, its own head by head."""
   architecture = str(stored.config.get("architecture", ""))
   if "_tf" in architecture:
     return thirds(name, stored)
   shape = stored.shapes[name]
   if "_rw" in architecture and shape[0] == 3 * shape[1] and shape[1] % 32 == 0:
-    return by_head(shape, (shape[1] // 32, 3), (0, 1, 2), architecture)
+    return parts_by_head(shape, (shape[1] // 32, 3), (0, 1, 2), architecture)
   return Unknown(
     "query, key and value in one, in thirds or head by head: architecture of "
     "config.json says which, a rule too (0,groups:3 or 0,groups:3,turns:HEADS)"
@@ -190,7 +192,7 @@ def latent(name: str, stored: Stored) -> Reading:
       return contiguous_parts(("kv", "k_rope"), sizes, 0, what, BY_CONFIG)
   elif heads and plain and value and shape[0] == heads * (plain + value):
     chosen, sizes = (slice(0, plain), slice(plain, None)), (heads, plain + value)
-    return by_head(shape, sizes, chosen, "latent attention", ("k", "v"))
+    return parts_by_head(shape, sizes, chosen, "latent attention", ("k", "v"))
   return Unknown(
     "key and value in one; their sizes are in config.json (kv_lora_rank, "
     "qk_rope_head_dim, qk_nope_head_dim, v_head_dim, num_attention_heads), which has "
@@ -198,7 +200,7 @@ def latent(name: str, stored: Stored) -> Reading:
   )
 
 
-def of_an_unknown_order(name: str, stored: Stored) -> Reading:
+def refuse_unknown_order(name: str, stored: Stored) -> Reading:
   """A projection by its name, of an architecture, or in a wrapper, not known here."""
   return Unknown(
     "query, key and value in one, or a matrix of GPT-2's names, in an order that is "

@@ -57,7 +57,7 @@ def read_index(index: pathlib.Path) -> Contents:
   try:
     weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     shards = sorted({*weight_map.values()})
-    paths = {shard: _beside(index, shard) for shard in shards}
+    paths = {shard: _path_beside(index, shard) for shard in shards}
     missing = [shard for shard, path in paths.items() if not path.is_file()]
   except InputError:
     raise
@@ -87,7 +87,7 @@ def read_index(index: pathlib.Path) -> Contents:
   return Contents(tuple(tensors), (index, *paths.values()), writer)
 
 
-def _beside(index, shard) -> pathlib.Path:
+def _path_beside(index, shard) -> pathlib.Path:
   """A file of the index's folder; an index from a stranger may not name others."""
   parts = pathlib.PurePosixPath(shard).parts
   # Backslashes and drives are separators elsewhere.
