@@ -22,7 +22,7 @@ from experiments.faces import report as faces_report
 from experiments.faces.plan import sweeps_of as faces_sweeps
 from experiments.gan import report as gan_report
 from experiments.gan.plan import sweeps_of as gan_sweeps
-from experiments.numerics import accuracy_tables
+from experiments.numerics import accuracy_tables, precision
 from experiments.report.answers import answered
 from experiments.report.cells import difference, mean_and_spread
 from experiments.report.columns import Column, columns_of
@@ -235,7 +235,8 @@ def result_of(experiment):
 def test_numerics_states_the_committed_measurements():
   result = result_of("accuracy")
   tables, claims = accuracy_tables.tables(result), accuracy_tables.claims(result)
-  check_page("numerics.md", tables, claims)
+  products = precision.table(result_of("precision"))
+  check_page("numerics.md", [products, *tables], claims)
 
 
 def test_many_neurons_states_the_committed_measurements():
