@@ -24,12 +24,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Of the core, the objectives and the report.
 NUMERICAL = {
-  "test_closest_pair", "test_describe", "test_energy", "test_engines", "test_masks",
+  "test_alive", "test_describe", "test_energy", "test_engines", "test_masks",
   "test_minimize", "test_neighbors", "test_network", "test_neuron_energies",
-  "test_numerics", "test_objective_truths", "test_objectives",
-  "test_objectives_in_use", "test_potentials", "test_relative_training",
-  "test_report_changes", "test_report_formats", "test_report_numbers", "test_sampled",
-  "test_sharded", "test_sharded_samples", "test_theory", "test_tiled",
+  "test_numerics", "test_objective_family", "test_objective_truths",
+  "test_objectives", "test_objectives_in_use", "test_potentials", "test_product",
+  "test_relative_training", "test_report_changes", "test_report_formats",
+  "test_report_numbers", "test_sampled", "test_sharded", "test_sharded_samples",
+  "test_smallest_angle", "test_theory", "test_tiled",
 }  # fmt: skip
 
 
