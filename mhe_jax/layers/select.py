@@ -276,6 +276,8 @@ class _Reader:
       return reading
     if path and path[-1] in NOT_NEURONS:
       return f"a {path[-1]}, not neurons"
+    if path[-2:-1] == ("scales",):  # As nnx.WeightNorm has them, by what they scale.
+      return "a scale, not neurons"
     if rule is not None and (not path or path[-1] not in WEIGHTS):
       return NeuronAxes() if len(self.shapes[path]) >= 2 else "fewer than two axes"
     return layout_from_names(path, self.shapes, self.masked)
