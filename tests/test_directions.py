@@ -88,8 +88,8 @@ def test_a_translation_is_integrated_without_error(form, rng):
   points = np.stack([rng.standard_normal((50, 3)), np.zeros((50, 3))])
   points[1] = points[0] + np.array([1.0, -2.0, 2.0])
   true = np.sqrt(np.array([9.0 / 3.0]))
-  assert wasserstein.errors(points, directions(form, 12, 3, 0), true) < 1e-4
-  assert wasserstein.errors(points, directions("independent", 12, 3, 0), true) > 1.0
+  assert wasserstein.error_of(points, directions(form, 12, 3, 0), true) < 1e-4
+  assert wasserstein.error_of(points, directions("independent", 12, 3, 0), true) > 1.0
 
 
 def test_the_product_rule_integrates_even_polynomials():
@@ -107,7 +107,8 @@ def test_both_truths_agree():
   points = wasserstein.clouds(wasserstein.COLORS, 3, 40)
   rule = wasserstein.truth(wasserstein.COLORS, 3, 40, 4000)
   blocks = orthogonal_blocks(12_000, 3, np.random.default_rng(1))
-  assert wasserstein.errors(points, blocks, rule) < 0.3  # Percent: chance, of these.
+  assert wasserstein.error_of(points, blocks, rule) < 0.3  # Percent: chance, of these.
+  assert wasserstein.error(1.01 * rule, rule) == pytest.approx(1.0)
 
 
 def test_principal_components_are_those_of_a_singular_value_decomposition(rng):

@@ -7,6 +7,7 @@ import numpy as np
 from experiments.directions.sets import ENERGY, RIVALS
 from experiments.report.cells import difference, mean_and_spread
 from experiments.report.markdown import markdown
+from experiments.report.pages import wrapped
 
 
 def blocks(results: dict[str, Any]) -> dict[str, str]:
@@ -53,11 +54,14 @@ def _wasserstein(result):
     (f"{data}, d = {d}, n = {n}", values)
     for (data, d, n), values in zip(settings["cases"], result["errors"])
   ]
-  seeds, points = len(settings["seeds"]), settings["points"]
-  return (
-    f"{_table('error, %', cases, 3)}\n\n{seeds} seeds; clouds of {points} points, all "
-    "pairs of clouds."
+  precision = {d: p for (_, d, _), p in zip(settings["cases"], result["precision"])}
+  changes = ", ".join(f"{p:.1g}% (d = {d})" for d, p in precision.items())
+  told = wrapped(
+    f"{len(settings['seeds'])} seeds; clouds of {settings['points']} points, all pairs "
+    "of clouds. With half as many directions what is taken for the truth changes by "
+    f"{changes}."
   )
+  return f"{_table('error, %', cases, 3)}\n\n{told}"
 
 
 def _harmonics(result):

@@ -115,10 +115,14 @@ def product_rule(many: int) -> tuple[np.ndarray, np.ndarray]:
   return np.stack(nodes, -1).reshape(-1, 3), weights
 
 
-def errors(points: np.ndarray, units: np.ndarray, true: np.ndarray) -> float:
-  """Root mean square of the relative errors of the distances, in percent."""
-  found = np.sqrt(squared_distances(points, units))
+def error(found: np.ndarray, true: np.ndarray) -> float:
+  """Root mean square of the relative errors of distances ``[pairs]``, in percent."""
   return float(100.0 * np.sqrt(np.mean((found / true - 1.0) ** 2)))
+
+
+def error_of(points: np.ndarray, units: np.ndarray, true: np.ndarray) -> float:
+  """That of the distances from a set of directions."""
+  return error(np.sqrt(squared_distances(points, units)), true)
 
 
 def compute(
@@ -133,17 +137,20 @@ def compute(
     seeds: of the directions.
 
   Returns:
-    ``"errors"``: of each case ``{form: [seeds]}``.
+    ``"errors"``: of each case ``{form: [seeds]}``; ``"precision"``: of each case by how
+    much the truth changes, in percent, with half as many directions.
   """
-  found = []
+  found, precision = [], []
   for data, d, n in cases:
+    half, whole = (truth(data, d, points, count) for count in (many // 2, many))
+    precision.append(round(error(half, whole), 6))
     of_case = {}
     for form in forms_of(d):
       if form == "tight frame" and n < d:
         continue
       of_case[form] = [
         round(
-          errors(
+          error_of(
             clouds(data, d, points),
             directions(form, n, d, seed),
             truth(data, d, points, many),
@@ -153,4 +160,4 @@ def compute(
         for seed in seeds
       ]
     found.append(of_case)
-  return {"errors": found}
+  return {"errors": found, "precision": precision}
