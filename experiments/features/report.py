@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from experiments.features.forms import FORMS
 from experiments.report.answers import probability
 from experiments.report.cells import difference, mean_and_spread
@@ -76,20 +74,23 @@ def _against(results):
 
 def _tuning(results):
   """What was tried, what was chosen, and whether that lies at an edge."""
-  rows, edges = [], []
+  settings = [result["settings"] for result in results]
+  told, edges = [], []
   for form in FORMS[1:]:
-    tried = results[0]["settings"]["weights"][form]
-    cells = []
-    for result in results:
-      found = result["forms"][form]
-      chosen = found["weight"]
-      cells.append(f"{chosen:g}, {np.mean(found['tuning'], 1).max():.1f}")
-      if chosen in (min(tried), max(tried)):
-        edges.append(f"{form} at d = {result['settings']['d']}")
-    rows.append([TITLES.get(form, form), ", ".join(f"{x:g}" for x in tried), *cells])
-  table = markdown(["form", "tried", *_titled(results)], *rows)
-  told = f"{', '.join(edges)}" if edges else "none"
-  return f"{table}\n\n{wrapped(f'Chosen at an edge of what was tried: {told}.')}"
+    tried = settings[0]["weights"][form]
+    chosen = [result["forms"][form]["weight"] for result in results]
+    listed, of = (", ".join(f"{x:g}" for x in xs) for xs in (chosen, tried))
+    told.append(f"{form} {listed} (of {of})")
+    edges += [
+      f"{form} at d = {of_d['d']}"
+      for of_d, x in zip(settings, chosen)
+      if x in (min(tried), max(tried))
+    ]
+  dimensions = ", ".join(str(of_d["d"]) for of_d in settings)
+  return wrapped(
+    f"Chosen at d = {dimensions}: {'; '.join(told)}. At an edge of what was tried: "
+    f"{', '.join(edges) or 'none'}."
+  )
 
 
 def _settings(settings):
