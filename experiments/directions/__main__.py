@@ -6,7 +6,7 @@
 Sliced Wasserstein distances, even spherical harmonics, and sign bits, each with
 directions of least energy, independent ones, orthogonal blocks, tight frames and
 Fibonacci's spirals. What is computed is kept in JSON and not computed again with the
-same settings: two minutes the first time, seconds afterwards. Of a page that is there
+same settings: minutes the first time, seconds afterwards. Of a page that is there
 already, only what stands between "<!-- NAME -->" and "<!-- end of NAME -->" is
 replaced.
 """

@@ -7,7 +7,7 @@ Encoders of handwritten digits bring two views of an image together, and somethi
 keeps all features from becoming one: nothing, orthonormality, decorrelation, VICReg,
 KoLeo, InfoNCE, uniformity, or the energy. As many values of what is tuned are tried for
 each, on seeds of their own. What is computed is kept in JSON and not computed again
-with the same settings: two minutes the first time, seconds afterwards. Of a page that
+with the same settings: minutes the first time, seconds afterwards. Of a page that
 is there already, only what stands between "<!-- NAME -->" and "<!-- end of NAME -->" is
 replaced.
 """
