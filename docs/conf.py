@@ -4,6 +4,9 @@ import os
 import pathlib
 import re
 
+import jax
+from sphinx.util.typing import stringify_annotation
+
 import mhe_jax
 
 project = "mhe_jax"
@@ -23,6 +26,8 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build", "_templates"]
 html_theme = "furo"
 html_title = f"mhe_jax {release}"
+html_static_path = ["_static"]
+html_css_files = ["pictures.css"]
 # Versions of a site that has several: .ci/documentation.
 templates_path = ["_templates"]
 html_context = {
@@ -41,7 +46,7 @@ html_sidebars = {
 }
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
+autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -61,5 +66,19 @@ def check_every_public_name_is_documented(app):
       raise RuntimeError(f"mhe_jax.{name} has no docstring.")
 
 
+# Python writes out what an alias stands for before Sphinx can see its name, and
+# autodoc_type_aliases has no effect without annotations that are strings.
+ARRAY_LIKE = stringify_annotation(jax.typing.ArrayLike, "smart")
+
+
+def name_aliases(app, what, name, obj, options, signature, return_annotation):
+  """Writes ``ArrayLike`` for its eight types; those that are left are an error."""
+  short = (signature or "").replace(ARRAY_LIKE, "ArrayLike")
+  if "complex" in short:
+    raise RuntimeError(f"The signature of {name} has an alias written out: {short}")
+  return short or signature, return_annotation
+
+
 def setup(app):
+  app.connect("autodoc-process-signature", name_aliases)
   app.connect("builder-inited", check_every_public_name_is_documented)

@@ -20,12 +20,17 @@ from mhe_jax.muon import muon_dimension_numbers
 from mhe_jax.network import layer_energies, layer_excess, network_energy
 from mhe_jax.neurons import batch_energy, nearest_neurons, neuron_energies
 from mhe_jax.objectives.base import Objective
+from mhe_jax.objectives.fitted import Adversarial, AnglePreserving
 from mhe_jax.objectives.gram import LogDet, Orthonormality
+from mhe_jax.objectives.grouped import Grouped
 from mhe_jax.objectives.log_mean import LogMean
+from mhe_jax.objectives.mean_direction import MeanDirection
 from mhe_jax.objectives.nearest import KoLeo, Separation
+from mhe_jax.objectives.poles import Covering, Polarization
 from mhe_jax.objectives.projected import Projected
 from mhe_jax.objectives.relative import RECOMMENDED, RelativeExcess
 from mhe_jax.objectives.sampled import Sampled
+from mhe_jax.objectives.sliced import SlicedUniformity
 from mhe_jax.optimizers import (
   with_decoupled_hyperspherical_energy,
   with_hyperspherical_energy,
@@ -41,16 +46,22 @@ __version__ = _version("mhe_jax")
 
 __all__ = [
   "RECOMMENDED",
+  "Adversarial",
+  "AnglePreserving",
+  "Covering",
   "Gaussian",
+  "Grouped",
   "HypersphericalEnergyState",
   "KoLeo",
   "LayerReport",
   "LayerRule",
   "LogDet",
   "LogMean",
+  "MeanDirection",
   "NeuronAxes",
   "Objective",
   "Orthonormality",
+  "Polarization",
   "Potential",
   "Projected",
   "RelativeExcess",
@@ -58,6 +69,7 @@ __all__ = [
   "Riesz",
   "Sampled",
   "Separation",
+  "SlicedUniformity",
   "SpreadState",
   "add_hyperspherical_energy",
   "batch_energy",

@@ -1,4 +1,4 @@
-"""Matrices of neurons made by hand, to compare with what is read by class."""
+"""Matrices of neurons made by hand, to compare with what is read."""
 
 import jax
 import numpy as np

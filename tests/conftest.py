@@ -73,3 +73,14 @@ def optimized():
   yield
   jax.config.update("jax_disable_most_optimizations", before)
   jax.clear_caches()
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+  """Many tiles for hundreds of rows, and one row at a time to compare."""
+  from mhe_jax.pair_sum import nearest_rows
+
+  monkeypatch.setattr(nearest_rows, "default_block_size", lambda: 32)
+  jax.clear_caches()  # Of what was traced with others.
+  yield
+  jax.clear_caches()

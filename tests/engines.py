@@ -27,6 +27,17 @@ def mesh_of(axis_type=AxisType.Auto):
   return jax.make_mesh((NUM_DEVICES,), ("x",), (axis_type,))
 
 
+def assert_close(actual, expected, rtol=1e-11):
+  """Equal up to rtol of the largest number of each array, whatever the devices."""
+
+  def check(x, y):
+    assert x.shape == y.shape and x.dtype == y.dtype
+    scale = np.abs(y).max(initial=1e-300)
+    np.testing.assert_allclose(jax.device_get(x), y, rtol=0, atol=rtol * scale)
+
+  jax.tree.map(check, actual, expected)
+
+
 def ring(w):
   """Of rows that are divided among all devices."""
   spec = P(*[None] * (w.ndim - 2), "x")

@@ -5,16 +5,23 @@ import jax.numpy as jnp
 import pytest
 
 from mhe_jax import (
+  Adversarial,
+  AnglePreserving,
+  Covering,
   Gaussian,
+  Grouped,
   KoLeo,
   LogDet,
   LogMean,
+  MeanDirection,
   Orthonormality,
+  Polarization,
   Projected,
   RelativeExcess,
   Riesz,
   Sampled,
   Separation,
+  SlicedUniformity,
 )
 from mhe_jax.objectives.pair_energy import PairEnergy
 
@@ -31,18 +38,29 @@ SAMPLED = {
   "sampled": Sampled(Riesz(2.0), 2, exact=2),  # Its gradient is not that of its value.
   "sampled pairs": Sampled(Riesz(0.0), 3, "minibatch", exact=3),
 }
+# What they seek within is a constant to their derivatives.
+SEEKING = {
+  "angle-preserving": AnglePreserving(Riesz(0.0), dim=2, num_projections=2),
+  "adversarial": Adversarial(Gaussian(1.0), dim=3),
+  "polarization": Polarization(Riesz(2.0), num_starts=3),
+  "covering": Covering(num_starts=3),
+}
 RANDOM = {
   **SAMPLED,
+  **SEEKING,
   "projected": Projected(Riesz(0.0), dim=3, num_projections=2),
   "projected excess": Projected(RelativeExcess(Gaussian(1.0)), dim=2),
+  "sliced uniformity": SlicedUniformity(3),
 }
 OBJECTIVES = {
   **ENERGIES,
   **NEAREST,
   **RANDOM,
   "relative excess": RelativeExcess(Riesz(0.5)),
-  "soft separation": Separation("min", temperature=0.1),
   "log-determinant": LogDet(),
+  "log-determinant, 1e-6": LogDet(ridge=1e-6),
+  "grouped": Grouped(Riesz(1.0), 2),
+  "mean direction": MeanDirection(),
   "orthonormality": Orthonormality(),
   "uniformity": LogMean(Gaussian(2.0)),
   "log-mean": LogMean(Riesz(2.0)),

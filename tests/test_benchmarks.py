@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 import rich.progress
 
-from experiments.benchmarks import peers, reading, train_step
+from experiments.benchmarks import (
+  accelerator,
+  gpt_step,
+  peers,
+  reading,
+  sampled_tables,
+  train_step,
+)
 from experiments.benchmarks.energy import neurons, ours
 from experiments.benchmarks.timing import ratio, time_in_turns
 from experiments.models import CNN, ResNet
-from mhe_jax import neuron_matrices
+from experiments.numerics.precision import ALGORITHMS
+from mhe_jax import hyperspherical_energy, neuron_matrices
+from mhe_jax.pair_sum import product
 
 
 def run_smoke(benchmark, output):
@@ -40,6 +49,35 @@ def test_energy_benchmark(tmp_path):
   assert all(len(times) == rounds and min(times) > 0 for times in large.values())
   (huge,) = result["huge"]
   assert 0 < huge["temporary_mib"] < huge["peak_mib"]
+
+
+def test_sampled_gradients_at_low_dimension(tmp_path):
+  result = run_smoke("sampled_low", tmp_path)
+  assert "| field |" in sampled_tables.errors(result["errors"])
+
+
+def test_accelerator_benchmark(tmp_path):
+  """What it measures on any device; which way to multiply, it tells."""
+  result = run_smoke("accelerator", tmp_path)
+  assert result["backend"] == "cpu" and result["left_out"] == []
+  measured = result["64 x 8"]
+  assert {"naive JAX", "two products, float32"} <= set(measured["seconds"])
+  for name in ("float32", "bfloat16 x 6"):
+    assert measured["mib"][name] > 0 or name in measured["refused"]
+  lines = accelerator.summarize(result)
+  assert any("of naive JAX" in line for line in lines)
+  assert len(lines) == 2 + 2 + len(gpt_step.ARMS) + 1
+  late = accelerator.run(accelerator.PRESETS["smoke"], 0.0, lambda _: None, None)
+  assert late["left_out"] == ["accuracy", "64 x 8", "tiles", "step"]
+
+
+@pytest.mark.parametrize("name", ("float32", "bfloat16 x 6"))
+def test_the_accelerator_benchmark_chooses_how_to_multiply(name):
+  with accelerator.multiplied_by(ALGORITHMS[name]):
+    w = jnp.ones((8, 4), jnp.float32)
+    text = jax.jit(hyperspherical_energy).lower(w).as_text()
+  assert ("num_primitive_operations = 6" in text) == (name != "float32")
+  assert product.of_float32() == jax.lax.Precision.HIGHEST
 
 
 def test_sampled_benchmark(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import shlex
@@ -15,16 +16,17 @@ import mhe_jax
 from experiments.benchmarks import sampled_tables, train_step
 from experiments.benchmarks import tables as benchmark_tables
 from experiments.classification import report
+from experiments.classification.plan import sweeps_of as classification_sweeps
 from experiments.classification.presets import Config
 from experiments.faces import report as faces_report
 from experiments.faces.plan import sweeps_of as faces_sweeps
 from experiments.gan import report as gan_report
 from experiments.gan.plan import sweeps_of as gan_sweeps
-from experiments.numerics import accuracy_tables
+from experiments.numerics import accuracy_tables, precision
 from experiments.report.answers import answered
 from experiments.report.cells import difference, mean_and_spread
-from experiments.report.columns import columns_of
-from experiments.report.pages import fill
+from experiments.report.columns import Column, columns_of
+from experiments.report.pages import fill, fill_pages
 from experiments.report.statistics import paired_difference
 from experiments.runs.results import Results
 
@@ -32,6 +34,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
   "README.md",
   "docs/alternatives.md",
+  "docs/combining.md",
   "docs/concepts.md",
   "docs/directions.md",
   "docs/features.md",
@@ -120,41 +123,101 @@ def test_public_docstrings_are_complete(name):
     assert ">>> " in doc
 
 
-def test_results_state_the_committed_result():
+def test_results_state_the_committed_quickstart():
   page = " ".join((ROOT / "docs" / "results.md").read_text().split())
   result, pilot = map(result_of, ("quickstart", "quickstart_pilot"))
   config, (setting,) = result["config"], result["settings"]
   assert (
     f"A CNN of {config['depth']} convolutions with {config['width']} channels on "
     f"{config['images_per_class']} handwritten digits per class, "
-    f"{len(config['seeds'])} seeds, weight {config['weight']:g} in relative units;"
+    f"{len(config['seeds'])} seeds, weight {config['weight']:g} in relative units:"
   ) in page
-  errors = errors_by_arm(setting)
-  told = f"Learning rate {setting['learning_rate']:g}: "
-  told += f"{mean_and_spread(errors['without'])}% without."
-  assert told in page
-  others = errors_by_arm(
-    next(s for s in pilot["settings"] if s["learning_rate"] == setting["learning_rate"])
-  )
-  pairs = len(errors["without"]) + len(others["without"])
-  assert f"With {len(others['without'])} other seeds" in page
-  pooled = []
-  for arm, name, verdict, said in (
-    ("energy", "with energy", "not told apart", "not told apart from zero"),
-    ("orthonormal", "orthonormality", "better", "fewer errors"),
+  first, rate = errors_by_arm(setting), setting["learning_rate"]
+  told = {arm: f"{mean_and_spread(errors)}%" for arm, errors in first.items()}
+  assert (
+    f"{told['without']} without, {told['energy']} with energy, {told['orthonormal']} "
+    "with orthonormality"
+  ) in page
+  (second,) = [s for s in pilot["settings"] if s["learning_rate"] == rate]
+  third = {
+    arm: result_of(f"alternatives/training_{arm}")["test_error"] for arm in first
+  }
+  draws = [first, errors_by_arm(second), third]
+  counts = [len(draw["without"]) for draw in draws]
+  assert (
+    f"all {sum(counts)} committed pairs ({counts[0]} of these seeds, {counts[1]} of a "
+    f"first run, {counts[2]} of"
+  ) in page
+  pooled = {arm: [x for draw in draws for x in draw[arm]] for arm in first}
+  energy = paired_difference(pooled["without"], pooled["energy"])
+  rival = paired_difference(pooled["without"], pooled["orthonormal"])
+  between = paired_difference(pooled["orthonormal"], pooled["energy"])
+  for paired, words in (
+    (energy, "with energy {}"),
+    (rival, "with orthonormality {}"),
+    (between, f"energy minus orthonormality {{}}, P {between.p_value:.2f} if"),
   ):
-    paired = paired_difference(errors["without"], errors[arm])
-    assert paired.verdict == verdict
-    assert (
-      f"{name.capitalize()}: {mean_and_spread(errors[arm])}%, {paired.difference:+.2f} "
-      f"points ({paired.low:+.2f} to {paired.high:+.2f}), {said}."
-    ) in page
-    paired = paired_difference(
-      errors["without"] + others["without"], errors[arm] + others[arm]
-    )
-    interval = f"{paired.low:+.2f} to {paired.high:+.2f}"
-    pooled.append(f"{name} {paired.difference:+.2f} ({interval})")
-  assert f"all {pairs} pairs: {', '.join(pooled)}" in page
+    interval = f"({paired.low:+.2f} to {paired.high:+.2f})"
+    assert words.format(f"{paired.difference:+.2f} {interval}") in page
+  # Of the mean of as many new pairs: their own scatter, and that of the estimate.
+  wider = math.sqrt(1.0 + energy.num_pairs / counts[0])
+  half = wider * (energy.high - energy.difference)
+  low, high = energy.difference - half, energy.difference + half
+  assert f"between {low:.1f} and {high:+.1f} points with the energy" in page
+
+
+def test_the_five_rows_say_what_the_tables_have():
+  page = (ROOT / "docs" / "results.md").read_text()
+  rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| ")]
+  answers, cells = [row for row in rows if len(row) == 3][2:], {}
+  assert len(answers) == 5
+  for name, _, without, *energies, rival in (row for row in rows if len(row) == 7):
+    found = [re.search(r"([+-]\d+\.\d+)\*{0,2} \(", cell) for cell in energies]
+    change = [float(x[1]) if x else math.nan for x in found]
+    orthonormal = re.search(r"([+-]\d+\.\d+)", rival)
+    cells[name.split(";")[0].strip()] = (
+      without.split()[0], change, orthonormal and float(orthonormal[1])
+    )  # fmt: skip
+  hard = [cells["deep and narrow, at the better of two rates"]]
+  hard += [cells["less deep, with a warm-up"]]
+  gains = [-x for _, change, _ in hard for x in change if not math.isnan(x)]
+  levels = sorted(float(without) for without, _, _ in hard)
+  assert (
+    f"{min(gains):.1f} to {max(gains):.1f} points fewer errors, of {levels[0]:.0f} to "
+    f"{levels[1]:.0f}%"
+  ) in answers[0][1]
+  rivals = sorted(-rival for _, _, rival in hard)
+  assert f"{rivals[0]:.1f} to {rivals[1]:.1f} points" in answers[0][2]
+  few = [-change[0] for name, (_, change, _) in cells.items() if "few images" in name]
+  assert (
+    f"{min(few):.1f} to {max(few):.1f} points with the paper's MHE" in answers[1][1]
+  )
+  _, rare, rival = cells["imbalanced CIFAR-10, errors of two rare classes"]
+  assert f"{-max(rare):.0f} to {-min(rare):.0f} of 100 errors" in answers[1][1]
+  assert f"{-rival:.0f} of 100 on rare classes" in answers[1][2]
+  table = (ROOT / "docs" / "spread.md").read_text().split("<!-- language, confirmed")[1]
+  adamw, spread, muon, both = re.findall(r"\| ([\d.]+) ± .*\| (.*) \|", table)
+  assert spread[1].startswith(f"**-{float(adamw[0]) - float(spread[0]):.3f}**")
+  assert (
+    f"{-float(spread[1][2:8]):.2f} nats a byte of {float(adamw[0]):.2f}"
+    in answers[2][1]
+  )
+  assert f"Muon: {float(adamw[0]) - float(muon[0]):.2f} nats" in answers[2][2]
+  assert "**" not in both[1]
+  (case,) = [
+    case
+    for case in result_of("alternatives/minima")["cases"]
+    if (case["n"], case["start"], case["space"]) == (32, "random", "half")
+  ]
+  closest = {
+    name: math.degrees(-np.mean(ends["smallest angle"]))
+    for name, ends in case["ends"].items()
+  }
+  assert (
+    f"{case['n']} directions in {case['d']} dimensions: the closest two lines are "
+    f"{closest['energy, s = 2']:.0f} degrees apart, after `Orthonormality()` "
+    f"{closest['orthonormality']:.0f} "
+  ) in answers[4][1]
 
 
 def errors_by_arm(setting):
@@ -179,12 +242,15 @@ def result_of(experiment):
 def test_numerics_states_the_committed_measurements():
   result = result_of("accuracy")
   tables, claims = accuracy_tables.tables(result), accuracy_tables.claims(result)
-  check_page("numerics.md", tables, claims)
+  products = precision.table(result_of("precision"))
+  check_page("numerics.md", [products, *tables], claims)
 
 
 def test_many_neurons_states_the_committed_measurements():
   page = (ROOT / "docs" / "many.md").read_text()
-  assert fill(page, sampled_tables.tables(result_of("benchmark_sampled"))) == page
+  low = sampled_tables.errors(result_of("benchmark_sampled_low")["errors"])
+  texts = sampled_tables.tables(result_of("benchmark_sampled"))
+  assert fill(page, texts | {"sampled-errors-low": low}) == page
 
 
 def test_benchmarks_states_the_committed_measurements():
@@ -196,18 +262,46 @@ def test_benchmarks_states_the_committed_measurements():
   check_page("benchmarks.md", benchmark_tables.tables(result), claims)
 
 
-def check_generated(name, texts):
-  """A page is what a report makes of its results."""
-  page = (ROOT / f"docs/{name}.md").read_text()
-  assert fill(page, texts) == page
-  assert page.count("<!-- end of ") == len(texts)
+def check_generated(texts, *names):
+  """Pages are what a report makes of its results."""
+  pages = {path: path.read_text() for path in (ROOT / f"docs/{n}.md" for n in names)}
+  assert fill_pages(pages, texts) == pages
+  assert "".join(pages.values()).count("<!-- end of ") == len(texts)
 
 
 def test_classification_is_what_the_report_generates():
   texts = report.blocks("cpu", Results(report.RESULTS, Config))
-  check_generated("classification", texts)
+  check_generated(texts, *report.PAGES)
   results = (ROOT / "docs" / "results.md").read_text()
   assert fill(results, {"summary": texts["summary"]}) == results
+
+
+def test_the_rivals_differences_that_are_told_are_in_the_results():
+  results, sweeps = Results(report.RESULTS, Config), classification_sweeps("cpu")
+  page = " ".join((ROOT / "docs/classification.md").read_text().split())
+  relative = "half-space MHE, s = 2, relative"
+  for name, title, rival, energy in (
+    (
+      "confirm",
+      "CNN-15, 500 steps of warm-up",
+      "orthonormal, relative, weight 0.1, rate 0.1",
+      f"{relative}, weight 0.1, rate 0.1",
+    ),
+    (
+      "warm",
+      "CNN-9, 500 steps of warm-up",
+      "orthonormal, weight 10",
+      "half-space MHE, s = 2, weight 10",
+    ),
+    ("imbalance", "multiple, errors of the classes", "orthonormal", relative),
+  ):
+    arms = {arm.row: arm for arm in sweeps[name].arms if arm.column == title}
+    column = Column(results, [arms[rival], arms[energy]], sweeps[name].seeds)
+    errors = {row: column.values(row) for row in column.arms}
+    paired = paired_difference(errors[rival], errors[energy])
+    interval = f"{paired.low:+.2f} to {paired.high:+.2f}; P {paired.p_value:.2f}"
+    assert f"{paired.difference:+.2f} ({interval})" in page
+    assert paired.verdict == "no significant difference"
 
 
 def test_what_the_page_says_of_the_order_is_in_its_results():
@@ -228,7 +322,7 @@ def test_what_the_page_says_of_the_order_is_in_its_results():
 
 def test_faces_is_what_the_report_generates():
   results = Results(faces_report.RESULTS, faces_report.Config)
-  check_generated("faces", faces_report.blocks("cpu", results))
+  check_generated(faces_report.blocks("cpu", results), "faces")
 
 
 def test_what_is_said_of_faces_in_words_is_in_their_results():
@@ -264,13 +358,39 @@ def test_what_is_said_of_faces_in_words_is_in_their_results():
   ) in page
 
 
+def test_what_is_said_of_third_seeds_of_faces_is_in_their_results():
+  results = Results(faces_report.RESULTS, faces_report.Config)
+  sweep, found = faces_sweeps("cpu")["weights"], {}
+  baselines = {arm.column: arm for arm in reversed(sweep.arms)}
+  others = [arm for arm in sweep.arms if arm is not baselines[arm.column]]
+  for arm in others:
+    pair = Column(results, [baselines[arm.column], arm], sweep.seeds)
+    if len(pair.seeds) == 3:
+      found[arm.column, arm.row] = difference(*(pair.values(row) for row in pair.arms))
+  small = [
+    float(x.strip("*").split()[0].strip("*"))
+    for (_, row), x in found.items()
+    if float(row) <= 1
+  ]
+  better = {key: x.replace("**", "") for key, x in found.items() if "**-" in x}
+  assert set(better) == {("MHE", "10"), ("mini-batch MHE", "1")}
+  words = " ".join((ROOT / "docs" / "faces.md").read_text().split())
+  assert (
+    f"In {len(found)} of its {len(others)} cells with an energy a third is finished; "
+    f"with it the differences of weights up to 1 are {min(small):+.2f} to "
+    f"{max(small):+.2f}, and two intervals below zero exclude it, uncorrected: MHE at "
+    f"10, {better['MHE', '10']}, and mini-batch MHE at 1, "
+    f"{better['mini-batch MHE', '1']}."
+  ) in words
+
+
 def test_gan_is_what_the_report_generates():
   results = Results(gan_report.RESULTS, gan_report.Config)
   drawn = {
     path.stem.removeprefix("gan_") for path in (ROOT / "docs/images").glob("gan_*.png")
   }
   texts = gan_report.blocks("cpu", results) | gan_report.pictures(drawn)
-  check_generated("gan", texts)
+  check_generated(texts, "gan")
 
 
 def test_what_is_said_of_gans_in_words_is_in_their_results():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engines import ENGINES, NUM_DEVICES, mesh_of
+from engines import ENGINES, NUM_DEVICES, assert_close, mesh_of
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from sets import normal
@@ -26,17 +26,6 @@ def without(*names):
 def value_and_gradient(function, w):
   value, pullback = jax.vjp(function, w)
   return value, *pullback(jnp.ones_like(value))
-
-
-def assert_close(actual, expected, rtol=1e-11):
-  """Equal up to rtol of the largest number of each array."""
-
-  def check(x, y):
-    assert x.shape == y.shape and x.dtype == y.dtype
-    scale = np.abs(y).max(initial=1e-300)
-    np.testing.assert_allclose(jax.device_get(x), y, rtol=0, atol=rtol * scale)
-
-  jax.tree.map(check, actual, expected)
 
 
 # --- Shapes.

@@ -229,7 +229,7 @@ def test_runs_are_reported(tmp_path, as_users):
   results = Results(tmp_path / "runs", Config)
   texts = blocks("smoke", results)
   assert texts["rivals"] == "Not run yet."
-  assert "asked beforehand" in texts["best"]
+  assert "pre-registered" in texts["best"]
   assert "SphereFace+, mini-batch MHE" in texts["summary"]
   assert "TAR at FAR 1e-2" in texts["details of best"]
   assert "TAR at FAR 1e-3" not in texts["details of best"]  # 900 pairs are too few.

@@ -12,7 +12,7 @@ import scipy.integrate
 import scipy.special
 
 from experiments.gallery import __main__ as command
-from experiments.gallery import angles, limits, plane, sphere
+from experiments.gallery import angles, excess, limits, plane, sphere
 from experiments.kept import kept
 from mhe_jax import Riesz, hyperspherical_energy
 
@@ -86,6 +86,18 @@ def test_in_the_plane_half_space_spreads_lines():
   np.testing.assert_allclose(degrees["full"], [0, 90, 180, 270], atol=0.1)
   lines = np.sort((np.asarray(degrees["half"]) + 1.0) % 180.0) - 1.0
   np.testing.assert_allclose(lines, [0, 45, 90, 135], atol=0.1)
+
+
+def test_the_excess_of_the_best_is_0_and_of_random_directions_1():
+  result = excess.compute(**excess.SETTINGS["smoke"])
+  cosines = [
+    np.asarray(x["points"]) @ np.transpose(x["points"]) for x in result.values()
+  ]
+  tetrahedron = cosines[0][np.triu_indices(4, 1)]
+  np.testing.assert_allclose(tetrahedron, -1.0 / 3.0, atol=1e-3)
+  best, random, alike = (x["excess"] for x in result.values())
+  assert best == pytest.approx(0.0, abs=1e-4) and random == pytest.approx(1.0, abs=0.2)
+  assert alike > 1.5
 
 
 def test_everything_is_drawn_and_computed_once(tmp_path, as_users):

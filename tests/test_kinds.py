@@ -120,11 +120,14 @@ def test_a_stack(library, name, axis, request):
 
 @kinds("nnx")
 @pytest.mark.parametrize("axis", [0, 1])
-def test_a_stack_of_nnx_by_class(library, name, axis):
+def test_a_stack_of_nnx_by_class(library, name, axis, request):
   make, _, layers = KINDS[library][name]
   axes = nnx.StateAxes({nnx.Param: axis, ...: 0})
   stack = nnx.vmap(lambda rngs: make(rngs=rngs), out_axes=axes)
   module = nnx_init(nnx.split_rngs(splits=NUM)(stack))
+  if name == "WeightNorm" and "scales" in nnx.state(module, nnx.Param):
+    reason = "newer versions of Flax call its scales a kernel: they are read as one"
+    request.applymarker(pytest.mark.xfail(reason=reason))
   check_stack(module, of_nnx(module), layers, axis)
 
 

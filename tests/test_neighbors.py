@@ -53,15 +53,6 @@ def check(w, half_space, k, atol=1e-12, exact_indices=True):
     np.testing.assert_array_equal(indices, numbers)
 
 
-@pytest.fixture
-def small_tiles(monkeypatch):
-  """Many tiles for hundreds of rows, and one row at a time to compare."""
-  monkeypatch.setattr(nearest_rows, "default_block_size", lambda: 32)
-  jax.clear_caches()  # Of what was traced with others.
-  yield
-  jax.clear_caches()
-
-
 # --- numbers ---------------------------------------------------------------
 
 

@@ -24,15 +24,21 @@ from two_layers import (
 )
 
 from mhe_jax import (
+  Adversarial,
+  AnglePreserving,
+  Covering,
+  Grouped,
   KoLeo,
   LogDet,
   LogMean,
   Objective,
   Orthonormality,
+  Polarization,
   Projected,
   RelativeExcess,
   Riesz,
   Separation,
+  SlicedUniformity,
   add_hyperspherical_energy,
   describe,
   layer_energies,
@@ -87,7 +93,7 @@ def test_equal_layers_of_a_network_are_one_batch_and_one_draw():
 
 def test_excess_of_the_layers():
   params = make_params()
-  for objective in (KoLeo(), OBJECTIVES["soft separation"], Orthonormality()):
+  for objective in (KoLeo(), OBJECTIVES["uniformity"], Orthonormality()):
     excess = layer_excess(params, objective, rules=OPTIONS["rules"])
     expected = values_by_hand(RelativeExcess(objective), params, KEY)
     assert_close([*excess.values()], [*expected.values()], 1e-10)
@@ -245,10 +251,16 @@ def test_a_key_is_asked_for_by_name():
     (lambda: Projected(KoLeo(), 2.5), ValueError, "dim .* got 2.5"),
     (lambda: Projected(KoLeo(), 3, 0), ValueError, "num_projections .* got 0"),
     (lambda: Separation("max"), ValueError, "reduction .* got 'max'"),
-    (lambda: Separation("mean", 0.1), ValueError, r"temperature .* got 0\.1"),
-    (lambda: Separation("min", 0.0), ValueError, r"temperature .* got 0\.0"),
-    (lambda: Separation("min", np.inf), ValueError, "temperature .* got inf"),
-    (lambda: Separation("min", "low"), TypeError, "temperature .* got 'low'"),
+    (lambda: Polarization(KoLeo()), TypeError, "potential .* got KoLeo"),
+    (lambda: Polarization(Riesz(0.0), num_starts=0), ValueError, "num_starts .* got 0"),
+    (lambda: Covering(0.0), ValueError, r"gamma .* got 0\.0"),
+    (lambda: Covering("sharp"), TypeError, "gamma .* got 'sharp'"),
+    (lambda: Covering(num_steps=1.5), ValueError, "num_steps .* got 1.5"),
+    (lambda: Adversarial(KoLeo, 3), TypeError, "potential .*KoLeo"),
+    (lambda: AnglePreserving(KoLeo(), 0), ValueError, "dim .* got 0"),
+    (lambda: Grouped(KoLeo(), 0), ValueError, "num_groups .* got 0"),
+    (lambda: SlicedUniformity(0), ValueError, "num_slices .* got 0"),
+    (lambda: SlicedUniformity()(np.eye(3)), ValueError, "key must be a PRNG key"),
     (lambda: LogDet(0.0), ValueError, r"\bt must .* got 0\.0"),
     (lambda: LogDet(ridge=0.0), ValueError, r"ridge .* got 0\.0"),
     (lambda: LogDet(ridge=np.nan), ValueError, "ridge .* got nan"),
@@ -266,7 +278,7 @@ def test_bad_arguments_are_named(make, error, match):
 
 
 def test_objectives_compare_and_hash_by_value():
-  assert Separation("min", 1) == Separation("min", np.float32(1.0))
+  assert Covering(10) == Covering(np.float32(10.0))
   assert hash(LogDet(1)) == hash(LogDet(1.0))
   assert Projected(Riesz(1), np.int64(3)) == Projected(Riesz(1.0), 3)
   assert len({*OBJECTIVES.values(), *OBJECTIVES.values()}) == len(OBJECTIVES)

@@ -23,7 +23,7 @@ from experiments.classification.summary import summary, variants
 from experiments.errors import InputError
 from experiments.report.answers import answers, table_and_answers
 from experiments.report.columns import columns_of
-from experiments.report.pages import fill, filled
+from experiments.report.pages import fill, filled, filled_pages
 from experiments.report.tables import table
 from experiments.runs.plan import Arm, Sweep
 from experiments.runs.results import Results
@@ -70,8 +70,8 @@ def test_tables_have_mean_spread_and_paired_interval(tmp_path):
   ], range(10))  # fmt: skip
   text = table(sweep, Results(tmp_path, Config))
   header, _, plain, ours, _, seeds = text.splitlines()
-  left_out = "Not shown: seeds that are not finished in all rows of their column."
-  assert seeds == f"Runs of a cell: 3. {left_out}"
+  left_out = "1 runs of seeds that are not finished in all rows of their column."
+  assert seeds == f"Runs of a cell: 3. Not shown: {left_out}"
   assert header == "| kind | c | against plain | paper |"
   assert plain == "| plain | 11.00 ± 1.00 |  | 8.00 |"
   first, second = [10.0, 12.0, 11.0], [9.0, 11.5, 10.0]  # Without seed 7.
@@ -246,3 +246,20 @@ def test_a_page_that_is_not_there_is_made(tmp_path):
   assert text.startswith("# Title\n") and "<!-- b -->\ntwo\n<!-- end of b -->" in text
   path.write_text(text)
   assert filled(path, "Title", {"a": "three"}) == text.replace("one", "three")
+
+
+def test_a_block_is_on_the_one_of_several_pages_that_has_its_marks(tmp_path):
+  first, second, none = (tmp_path / f"{name}.md" for name in "abc")
+  first.write_text("# A\n<!-- x -->\nold\n<!-- end of x -->\n")
+  second.write_text("# B\n<!-- y -->\nold\n<!-- end of y -->\n")
+  pages = filled_pages([first, second, none], "Title", {"x": "one", "y": "two"})
+  assert pages[first] == first.read_text().replace("old", "one")
+  assert pages[second] == second.read_text().replace("old", "two")
+  assert set(pages) == {first, second}
+  with pytest.raises(InputError, match=r"a\.md or \S*b\.md must have <!-- z -->"):
+    filled_pages([first, second], "Title", {"z": "three"})
+  second.write_text(first.read_text())
+  with pytest.raises(InputError, match=r"must have <!-- x --> .* once"):
+    filled_pages([first, second], "Title", {"x": "one"})
+  (page,) = filled_pages([none, tmp_path / "d.md"], "Title", {"x": "one"}).items()
+  assert page == (none, filled(none, "Title", {"x": "one"}))

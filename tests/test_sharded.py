@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+import engines
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,15 +45,7 @@ def put(x, mesh, spec):
   return jax.device_put(x, NamedSharding(mesh, spec))
 
 
-def assert_close(actual, expected, rtol=1e-9):
-  """Equal up to rtol of the largest number of each array, whatever the devices."""
-
-  def check(x, y):
-    assert x.shape == y.shape and x.dtype == y.dtype
-    scale = np.abs(y).max(initial=1e-300)
-    np.testing.assert_allclose(jax.device_get(x), y, rtol=0, atol=rtol * scale)
-
-  jax.tree.map(check, actual, expected)
+assert_close = functools.partial(engines.assert_close, rtol=1e-9)
 
 
 # --- inside shard_map ---------------------------------------------------------------
@@ -217,7 +210,7 @@ def test_sharded_arrays_are_not_gathered(axis_type, spec):
     sharded = put(w, mesh, spec)
     program = jax.jit(jax.value_and_grad(energy)).lower(sharded).compile()
     actual = program(sharded)
-  assert_close(actual, expected, 2e-5)
+  assert_close(actual, expected, rtol=2e-5)
   assert actual[1].sharding.is_equivalent_to(sharded.sharding, w.ndim)
   text = program.as_text()
   assert " all-gather(" not in text
@@ -231,7 +224,7 @@ def test_outside_of_jit(axis_type):
   w = normal(1024, 4, dtype=jnp.float32)
   where = np.random.default_rng(0).random(1024) < 0.5
   actual = hyperspherical_energy(put(w, mesh, P("x")), where=where)
-  assert_close(actual, hyperspherical_energy(w, where=where), 1e-6)
+  assert_close(actual, hyperspherical_energy(w, where=where), rtol=1e-6)
 
 
 @every_type
@@ -282,7 +275,7 @@ def test_layers_of_a_network_are_not_gathered(axis_type, objective):
   program = jax.jit(jax.value_and_grad(energy)).lower(sharded).compile()
   assert " all-gather(" not in program.as_text()
   actual = program(sharded)
-  assert_close(actual, jax.value_and_grad(energy)(params), 1e-5)
+  assert_close(actual, jax.value_and_grad(energy)(params), rtol=1e-5)
   same = jax.tree.map(
     lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), actual[1], sharded
   )
@@ -302,7 +295,7 @@ def test_derivatives_and_batches_of_what_the_compiler_divides():
 
   for function in (energy, jax.value_and_grad(energy), hessian_vector):
     batched = jax.jit(jax.vmap(function))
-    assert_close(batched(sharded), batched(w), 1e-10)
+    assert_close(batched(sharded), batched(w), rtol=1e-10)
   twice = jax.jit(jax.vmap(jax.vmap(energy)))
   assert_close(twice(sharded[None]), energy(w)[None])
 

@@ -10,7 +10,6 @@ import pytest
 from sets import every_space, normal
 
 from mhe_jax import LayerRule, NeuronAxes, describe
-from mhe_jax.pair_sum import nearest_rows
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -54,14 +53,6 @@ def row_of(w, half_space):
   rules = [LayerRule("kernel", NeuronAxes(0))]
   (row,) = describe({"kernel": w}, half_space=half_space, rules=rules)
   return row
-
-
-@pytest.fixture
-def small_tiles(monkeypatch):
-  monkeypatch.setattr(nearest_rows, "default_block_size", lambda: 32)
-  jax.clear_caches()  # Of what was traced with others.
-  yield
-  jax.clear_caches()
 
 
 @every_space

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from engines import assert_close
 from objectives import FEW_POTENTIALS
 from sets import changed, every_space, normal
 
@@ -24,16 +25,6 @@ def engines(potential=Riesz(2.0), half_space=False, block_size=16):
     functools.partial(energy, implementation="dense"),
     functools.partial(energy, implementation="tiled", block_size=block_size),
   )
-
-
-def assert_close(actual, expected, rtol):
-  """Equal up to rtol of the largest number of each array."""
-
-  def check(x, y):
-    assert x.shape == y.shape and x.dtype == y.dtype
-    np.testing.assert_allclose(x, y, rtol=0, atol=rtol * np.abs(y).max(initial=1e-300))
-
-  jax.tree.map(check, actual, expected)
 
 
 # --- equal to the definition ----------------------------------------------------

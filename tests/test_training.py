@@ -22,19 +22,13 @@ from mhe_jax import (
 )
 
 # Flax and optax mix dtypes in their own arithmetic.
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = pytest.mark.usefixtures("as_users")
 
 NUM_CLASSES, NUM_FEATURES, NUM_STEPS, RATE = 3, 8, 40, 0.01
 OPTIONS = {
   "potential": Riesz(2.0),
   "rules": (LayerRule("head/kernel", role="output"),),
 }
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-  with jax.numpy_dtype_promotion("standard"):
-    yield
 
 
 @functools.cache

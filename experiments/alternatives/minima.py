@@ -14,6 +14,7 @@ from mhe_jax import (
   Gaussian,
   KoLeo,
   LogDet,
+  LogMean,
   Objective,
   Orthonormality,
   Riesz,
@@ -53,7 +54,7 @@ OBJECTIVES = {
   "KoLeo": KoLeo(),
   "mean angle to nearest": Separation(),
   # Of lines this is mutual coherence; smoothed, so that a step moves more than a pair.
-  "smallest angle": Separation("min", temperature=0.05),
+  "smallest angle": LogMean(Gaussian(20.0)),
   "LogDet": LogDet(),
 }
 MEASURES = {

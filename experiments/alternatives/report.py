@@ -139,9 +139,9 @@ def trained(runs: dict[str, Any], cost: dict[str, Any]) -> str:
   table = markdown(header, *lines)
   sure = [NAMES[arm] for arm in rivals if p_values[arm] < 0.05]
   told = (
-    f"After the correction these are told apart from nothing: {', '.join(sure)}."
+    f"After the correction these differ significantly from nothing: {', '.join(sure)}."
     if sure
-    else "After the correction no method is told apart from nothing."
+    else "After the correction no method differs significantly from nothing."
   )
   return f"{table}\n\n{told} Muon and energy against Muon alone: {muon}."
 

@@ -89,12 +89,12 @@ def sampled(
   return jax.jit(jax.value_and_grad(energy))
 
 
-def measure_errors(config, progress) -> list[dict]:
+def measure_errors(config, shape, num_samples, progress) -> list[dict]:
   """Of the gradient, relative to its norm, root mean square over draws."""
   results = []
   task = progress.add_task("errors", total=len(SETS) * len(config.slopes))
   for name, make in SETS.items():
-    w = make(*config.sets)
+    w = make(*shape)
     for s in config.slopes:
       progress.advance(task)
       if w is None:
@@ -103,7 +103,7 @@ def measure_errors(config, progress) -> list[dict]:
       exact = jax.grad(functools.partial(hyperspherical_energy, potential=Riesz(s)))(x)
       errors = {}
       for method in _METHODS:
-        function = sampled(config.num_samples, s, method)
+        function = sampled(num_samples, s, method)
         draws = [function(x, key)[1] for key in _keys(config.draws)]
         squares = [jnp.sum((draw - exact) ** 2) for draw in draws]
         errors[method] = float(jnp.sqrt(jnp.mean(jnp.stack(squares))))
@@ -274,7 +274,7 @@ def main(
       "ring": in_process(progress, "ring", *config.ring),
       "growth": measure_growth(config, progress),
       "rivals": measure_rivals(config, progress),
-      "errors": measure_errors(config, progress),
+      "errors": measure_errors(config, config.sets, config.num_samples, progress),
       "means": measure_means(config, progress),
     }
   write_json(output / "benchmark_sampled.json", result)

@@ -17,7 +17,7 @@ from experiments.report.pages import fill
 def tables(result: dict) -> dict[str, str]:
   """Tables and sentences by name, in Markdown."""
   return {
-    "sampled-errors": _errors(result["errors"]),
+    "sampled-errors": errors(result["errors"]),
     "sampled-means": _means(result["means"], result["config"]["mean_draws"]),
     "sampled-million": _million(result["million"]),
     "sampled-rivals": _rivals(result["rivals"]),
@@ -25,7 +25,8 @@ def tables(result: dict) -> dict[str, str]:
   }
 
 
-def _errors(results):
+def errors(results: list[dict]) -> str:
+  """Of the gradient, by set and estimate."""
   sets = dict.fromkeys(entry["set"] for entry in results)
   slopes = " / ".join(f"{s:g}" for s in dict.fromkeys(e["s"] for e in results))
   header = ["estimate", *(f"{name}, s = {slopes}" for name in sets)]
@@ -66,12 +67,13 @@ def _means(results, draws):
 def _million(result):
   n, d = result["shape"]
   times = ratio(result["seconds"], "sampled", "products")
-  seconds = np.median(result["seconds"]["sampled"])
+  seconds = result["seconds"]["sampled"]
   return (
-    f"{n:,} x {d}: {seconds:.2f} s, {times:.1f} times the matrix products that it "
-    f"contains; {result['temporary_mib']:,.0f} MiB besides input and gradient, "
-    f"{result['peak_mib'] / 1024:.1f} GiB at the peak of the process, Python, JAX and "
-    "both among them."
+    f"{n:,} x {d}: {np.median(seconds):.2f} s ({min(seconds):.1f} to "
+    f"{max(seconds):.1f} in {len(seconds)} runs), {times:.1f} times the matrix "
+    f"products that it contains; {result['temporary_mib']:,.0f} MiB besides input and "
+    f"gradient, {result['peak_mib'] / 1024:.1f} GiB at the peak of the process, "
+    "Python, JAX and both among them."
   )
 
 
@@ -83,11 +85,17 @@ def _rivals(results):
         [
           "{:,} x {}".format(*result["shape"]),
           name,
-          f"{1e3 * np.median(seconds):.1f}",
+          _milliseconds(seconds),
           f"{ratio(result['seconds'], name, 'field'):.1f}",
         ]
       )
-  return markdown(["neurons", "value and gradient", "ms", "times as long"], *rows)
+  header = ["neurons", "value and gradient", "ms: median (range)", "times as long"]
+  return markdown(header, *rows)
+
+
+def _milliseconds(seconds):
+  least, median, most = 1e3 * np.quantile(seconds, [0.0, 0.5, 1.0])
+  return f"{median:.1f} ({least:.1f} to {most:.1f})"
 
 
 def _ring(result):
@@ -144,7 +152,9 @@ def main(
     docs: folder of the page.
   """
   result, page = json.loads(results.read_text()), docs / "many.md"
-  page.write_text(fill(page.read_text(), tables(result), str(page)))
+  low = json.loads(results.with_stem(f"{results.stem}_low").read_text())
+  texts = tables(result) | {"sampled-errors-low": errors(low["errors"])}
+  page.write_text(fill(page.read_text(), texts, str(page)))
   plot(result, docs / "images" / "benchmark_sampled.png")
 
 

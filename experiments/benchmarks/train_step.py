@@ -110,7 +110,7 @@ def summarize(result: dict) -> list[str]:
 def costs(result: dict) -> str:
   """What the energy adds to a step of each network, in words."""
   costs = ", ".join(
-    f"{_percent(network['seconds'])} (CNN-{3 * config['depth']}, widths "
+    f"about {100 * _share(network['seconds']):.0f}% (CNN-{3 * config['depth']}, widths "
     f"{'/'.join(map(str, config['widths']))}, {config['batch_size']} images of "
     f"{config['image_size']} x {config['image_size']} pixels)"
     for network in result["networks"]
@@ -120,7 +120,12 @@ def costs(result: dict) -> str:
 
 
 def _percent(seconds):
-  return f"{100 * (ratio(seconds, 'with', 'without') - 1):+.1f}%"
+  return f"{100 * _share(seconds):+.1f}%"
+
+
+def _share(seconds):
+  """What the energy adds to a step: rounds differ by more than a percent."""
+  return ratio(seconds, "with", "without") - 1
 
 
 def _sentences(network):

@@ -3,9 +3,9 @@
   python -m experiments.classification.report --output docs --readme docs/results.md
   python -m experiments.classification.report --preset smoke --results FOLDER
 
-Writes OUTPUT/classification.md and OUTPUT/images/classification_*.png. Of a page that
-is there already, only what stands between "<!-- NAME -->" and "<!-- end of NAME -->" is
-replaced, NAME being a sweep or "summary".
+Writes OUTPUT/classification.md and OUTPUT/images/classification_*.png. Of those pages
+that are there already (PAGES), only what stands between "<!-- NAME -->" and
+"<!-- end of NAME -->" is replaced, NAME being a sweep or "summary".
 """
 
 import pathlib
@@ -25,6 +25,7 @@ from experiments.report.command import write_report
 from experiments.runs.results import Results
 from experiments.runs.task import Preset
 
+PAGES = ("classification", "classification-tables", "classification-few")
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "classification"
 
 
@@ -74,8 +75,7 @@ def main(
   Args:
     preset: whose runs.
     results: folder of their JSON files.
-    output: folder of classification.md and images; "docs" for those of the
-      documentation.
+    output: folder of the pages and images; "docs" for those of the documentation.
     readme: a page whose summary is replaced, too.
   """
   write_report(
@@ -88,6 +88,7 @@ def main(
     readme,
     draw=draw_all,
     blocks=blocks,
+    others=PAGES[1:],
     in_readme={"summary": summary},
   )
 

@@ -114,10 +114,9 @@ def _sure(sweeps, results):
   within = sum(answer.p_value < 0.05 for answer in found)
   of_all = holm([paired_difference(x.first, x.second).p_value for x in found])
   return (
-    f"Bold is of one comparison. Of {len(found)} that were asked beforehand, and whose "
-    f"runs converge, {within} have P < 0.05 when it is corrected for the number of "
-    "those of their table (Holm), "
-    f"{sum(p < 0.05 for p in of_all)} when for all of them."
+    f"Bold counts one comparison. Of {len(found)} pre-registered comparisons whose "
+    f"runs converge, {within} have P < 0.05 after the correction for the number in "
+    f"their table (Holm), {sum(p < 0.05 for p in of_all)} after that for all of them."
   )
 
 

@@ -16,11 +16,14 @@ import tyro
 from rich.console import Console
 
 from experiments.errors import make_folder, told_in_a_line
-from experiments.gallery import angles, limits, plane, sphere
+from experiments.gallery import angles, excess, limits, plane, sphere
 from experiments.kept import kept
 from experiments.report.figures import save_all
 
-SUBJECTS = {"sphere": sphere, "plane": plane, "angles": angles, "limits": limits}
+SUBJECTS = {
+  "sphere": sphere, "plane": plane, "excess": excess, "angles": angles,
+  "limits": limits,
+}  # fmt: skip
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "gallery"
 
 

@@ -97,7 +97,7 @@ def draw(result: dict[str, Any]):
     middle = int(np.argmin(abs(energies - lowest - 0.1 * (energies[0] - lowest))))
     places = {"start": 0, "on the way": middle, "end": -1}
     for panel, (name, moment) in zip(column, places.items()):
-      _draw_points(panel, np.asarray(points["points"][moment]), name == "end")
+      draw_points(panel, np.asarray(points["points"][moment]), name == "end")
       panel.set_title(f"energy {_number(energies[moment])}", fontsize=9)
       if count == counts[0]:
         panel.text(-1.25, 0, name, rotation=90, va="center", ha="center", fontsize=10)
@@ -140,7 +140,7 @@ def animate(result: dict[str, Any], path: pathlib.Path) -> None:
     for panel, count, points in zip(row, counts, sets):
       panel.clear()
       moment = min(frame, last)
-      _draw_points(panel, np.asarray(points["points"][moment]), moment == last)
+      draw_points(panel, np.asarray(points["points"][moment]), moment == last)
       energy = points["energies"][moment]
       digits = 2 if energy < 1000 else 0
       panel.set_title(f"N = {count}\nenergy {energy:,.{digits}f}", fontsize=9)
@@ -150,7 +150,7 @@ def animate(result: dict[str, Any], path: pathlib.Path) -> None:
   plt.close(figure)
 
 
-def _draw_points(panel, points, with_edges):
+def draw_points(panel, points, with_edges):
   """The sphere from the front: near points are large and dark, far ones pale."""
   from matplotlib.collections import LineCollection  # noqa: PLC0415
   from matplotlib.patches import Circle  # noqa: PLC0415

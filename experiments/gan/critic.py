@@ -205,7 +205,7 @@ def _trained(settings, data):
   variables = _initial(model, data)
   params, stats = variables["params"], variables["batch_stats"]
   state = training.State(params, stats, tx.init(params), jnp.zeros(()))
-  update = training.make_update(model, 1, tx, label_smoothing=0.0)
+  update = training.make_update(model, 1, tx, label_smoothing=0.0, floor=0.0)
   rows = np.setdiff1d(np.arange(len(data.train)), held_out(data))
   for images, labels in training_batches(
     data.train, rows, settings.batch_size, 0, steps=(0, settings.steps),

@@ -106,7 +106,7 @@ def blocks(preset: Preset, results: Results[Config]) -> dict[str, str]:
 
 _CAPTIONS = {
   "four": {
-    "samples": "64 samples of every arm at the end: one seed, the same latents",
+    "samples": "64 samples of every setting at the end: one seed, the same latents",
     "curves": "Frechet distance and redundancy of the discriminator over the updates",
     "regions": "Precision and recall of every run, with standard errors",
   },

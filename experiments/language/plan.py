@@ -76,10 +76,14 @@ _HIGH: dict[Optimizer, tuple[float, ...]] = {
 
 def tuning() -> list[Run]:
   """Forms and rates, on the first half of the text."""
-  grid = [(form, RATES) for form in ASKED] + [(form, _HIGH) for form in OTHERS]
+  parts: list[tuple[tuple[Form, ...], dict[Optimizer, tuple[float, ...]]]] = [
+    (ASKED, RATES),
+    (OTHERS, _HIGH),
+  ]
   return [
     Run(0, 300, optimizer, form, rate, 0)
-    for form, rates in grid
+    for forms, rates in parts
+    for form in forms
     for optimizer in rates
     for rate in rates[optimizer]
   ]
@@ -118,8 +122,12 @@ def confirming() -> list[Run]:
 
 def longer() -> list[Run]:
   """Whether it lasts: four times the steps, and half the rates beside the best."""
-  arms = [*BEST[:2], ("adamw", "without", 0.002), ("adamw", "spread 1", 0.008)]
-  return [Run(0, 1200, *arm, 0) for arm in (*arms, *BEST[2:])]
+  halved: list[tuple[Optimizer, Form, float]] = [
+    (optimizer, form, rate / 2)
+    for optimizer, form, rate in BEST
+    if optimizer == "adamw"
+  ]
+  return [Run(0, 1200, *arm, 0) for arm in (*BEST, *halved)]
 
 
 PLANS = {

@@ -104,7 +104,7 @@ def _against_random(pairs):
   ]
   p_values = holm([paired_difference(*errors).p_value for errors in compared])
   cells = {
-    row: f"{difference(*errors)}, P {p:.1g}"
+    row: f"{difference(*errors)}, P {p:.3g}"
     for row, errors, p in zip(rows, compared, p_values)
   }
   lines = [
@@ -134,13 +134,22 @@ def _errors(pairs, statistics):
 def _with_and_without(pairs):
   """Errors with energy minus those without: the whole network, and up to a quarter."""
   whole = [pairs.errors(arm, "kept", "random")[:, 0].tolist() for arm in ARMS]
+  rows = [
+    (criterion, statistics) for criterion in CRITERIA for statistics in STATISTICS
+  ]
+  compared = [
+    [pairs.means(arm, statistics, criterion) for arm in ARMS]
+    for criterion, statistics in rows
+  ]
+  p_values = holm([paired_difference(*errors).p_value for errors in compared])
+  cells = {
+    row: f"{difference(*errors)}, P {p:.3g}"
+    for row, errors, p in zip(rows, compared, p_values)
+  }
   lines = [["none", difference(*whole), difference(*whole)]]
   for criterion in CRITERIA:
-    cells = [
-      difference(*(pairs.means(arm, statistics, criterion) for arm in ARMS))
-      for statistics in STATISTICS
-    ]
-    lines.append([_NAMES[criterion], *cells])
+    own = [cells[criterion, statistics] for statistics in STATISTICS]
+    lines.append([_NAMES[criterion], *own])
   return markdown(["removed first", *_STATISTICS.values()], *lines)
 
 

@@ -61,7 +61,7 @@ def answers(sweep: Sweep[S], results: Results[S]) -> str:
     ]
     for x in answered(sweep, results)
   ]
-  header = ["asked beforehand", "of", "pairs", "difference", "P, corrected"]
+  header = ["pre-registered", "of", "pairs", "difference", "P, corrected"]
   return markdown(header, *lines) if lines else ""
 
 

@@ -39,7 +39,8 @@ def difference(first: list[float], second: list[float], digits: int = 2) -> str:
     return f"{np.mean(np.subtract(second, first)):+z.{digits}f} ({pairs})"
   paired = paired_difference(first, second)
   text = f"{paired.difference:+z.{digits}f}"
-  text = text if paired.verdict == "not told apart" else f"**{text}**"
+  if paired.verdict != "no significant difference":
+    text = f"**{text}**"
   return f"{text} ({paired.low:+z.{digits}f} to {paired.high:+z.{digits}f})"
 
 

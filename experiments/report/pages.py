@@ -2,11 +2,12 @@
 
 import pathlib
 import textwrap
+from collections.abc import Mapping, Sequence
 
 from experiments.errors import InputError
 
 
-def fill(page: str, texts: dict[str, str], name_of_page: str = "the page") -> str:
+def fill(page: str, texts: Mapping[str, str], name_of_page: str = "the page") -> str:
   """The page, with new text between the marks of each name.
 
   Args:
@@ -21,13 +22,39 @@ def fill(page: str, texts: dict[str, str], name_of_page: str = "the page") -> st
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     once = page.count(start) == page.count(end) == 1
     if not once or page.index(end) < page.index(start):
-      raise InputError(
-        f"{name_of_page} must have {start} and then {end} once; if it is of another "
-        "preset, name another output."
-      )
+      raise _no_place(name, name_of_page)
     before, rest = page.split(start)
     page = f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}"
   return page
+
+
+def _no_place(name, pages):
+  return InputError(
+    f"{pages} must have <!-- {name} --> and then <!-- end of {name} --> once; if it is "
+    "of another preset, name another output."
+  )
+
+
+def fill_pages(
+  pages: Mapping[pathlib.Path, str], texts: Mapping[str, str]
+) -> dict[pathlib.Path, str]:
+  """Pages, with each text on the one that has its marks.
+
+  Args:
+    pages: their texts.
+    texts: ``{name: text}``.
+
+  Raises:
+    InputError: a name has no place in any page, or one in several.
+  """
+  pages = dict(pages)
+  for name, text in texts.items():
+    found = [path for path, page in pages.items() if f"<!-- {name} -->" in page]
+    if len(found) == 1:
+      pages[found[0]] = fill(pages[found[0]], {name: text}, str(found[0]))
+    else:
+      raise _no_place(name, " or ".join(map(str, pages)))
+  return pages
 
 
 def fill_file(path: pathlib.Path, texts: dict[str, str]) -> None:
@@ -82,18 +109,24 @@ def bullet(text: str) -> str:
   return wrapped(f"- {text}", indent="  ")
 
 
-def new_page(title: str, texts: dict[str, str]) -> str:
+def new_page(title: str, texts: Mapping[str, str]) -> str:
   """A page of nothing but what is generated."""
   parts = [f"## {name}\n\n<!-- {name} -->\n<!-- end of {name} -->\n" for name in texts]
   return fill("\n".join([f"# {title}\n", *parts]), texts)
 
 
-def filled(path: pathlib.Path, title: str, texts: dict[str, str]) -> str:
-  """The page of a file, filled; a new page if there is none.
+def filled_pages(
+  paths: Sequence[pathlib.Path], title: str, texts: Mapping[str, str]
+) -> dict[pathlib.Path, str]:
+  """The pages of files, filled; if there is none of them, the first, a new page.
 
   Raises:
-    InputError: a name has no place in the page.
+    InputError: a name has no place in any page, or one in several.
   """
-  if not path.exists():
-    return new_page(title, texts)
-  return fill(read(path), texts, str(path))
+  pages = {path: read(path) for path in paths if path.exists()}
+  return fill_pages(pages, texts) if pages else {paths[0]: new_page(title, texts)}
+
+
+def filled(path: pathlib.Path, title: str, texts: Mapping[str, str]) -> str:
+  """:func:`filled_pages` of one page."""
+  return filled_pages([path], title, texts)[path]

@@ -30,7 +30,7 @@ class Paired(NamedTuple):
     """What may be said of the first arm's rival, if smaller is better."""
     if self.high < 0:
       return "better"
-    return "worse" if self.low > 0 else "not told apart"
+    return "worse" if self.low > 0 else "no significant difference"
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired:

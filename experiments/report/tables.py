@@ -44,8 +44,11 @@ def table(sweep: Sweep[S], results: Results[S]) -> str:
 def _seeds(columns):
   counts = sorted({len(column.seeds) for column in columns})
   text = f"Runs of a cell: {' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))}."
-  if any(column.left_out for column in columns):
-    text += " Not shown: seeds that are not finished in all rows of their column."
+  if left_out := sum(column.left_out for column in columns):
+    text += (
+      f" Not shown: {left_out} runs of seeds that are not finished in all rows of "
+      "their column."
+    )
   return "\n\n".join([text, *filter(None, map(_devices, columns))])
 
 

@@ -46,7 +46,7 @@ def results_of(
       raise InputError(f"{path} is not the result of a run: {error!r}.") from error
     for other in found.values():
       if shared != {k: v for k, v in other["config"].items() if k != experiment.arm}:
-        raise InputError(f"{path} must have the settings of the arms beside it.")
+        raise InputError(f"{path} must have the settings of the results beside it.")
     found[arm] = result
   return found
 

@@ -12,7 +12,7 @@ from mhe_jax.objectives.base import Objective, damage
 from mhe_jax.objectives.pair_energy import PairEnergy
 from mhe_jax.pair_sum.layout import default_block_size, map_sets
 from mhe_jax.pair_sum.mean import pair_energy
-from mhe_jax.pair_sum.tiles import product
+from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential, check_potential
 from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
@@ -27,8 +27,10 @@ class LogMean(Objective):
 
   With ``Gaussian(t)`` it is the uniformity loss of contrastive learning. Its gradient
   is that of the mean divided by the mean: neurons that nearly coincide, where a mean is
-  large, pull less, and ones that are far apart more. One neuron, which has no pair, has
-  the value 0.
+  large, pull less, and ones that are far apart more. For large t, minus the value is t
+  times the smallest squared distance: a smooth maximum of separation, by which all
+  pairs move, those within about 1 / t of the closest most. One neuron, which has no
+  pair, has the value 0.
 
   The mean of ``Riesz`` and ``Gaussian`` energies may be beyond floats, for any s and t:
   where it could be (in float32, where t > 13 or s > 7, or fewer than 2 t neurons have

@@ -10,11 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from mhe_jax.checks import check_number
 from mhe_jax.objectives.base import Objective, damage
-from mhe_jax.objectives.log_mean import LogMean, widest
+from mhe_jax.objectives.log_mean import widest
 from mhe_jax.pair_sum import nearest_rows
-from mhe_jax.potentials.gaussian import Gaussian
 from mhe_jax.potentials.riesz import Riesz
 
 
@@ -29,21 +27,15 @@ class Separation(Objective):
   Its optima with ``"min"`` are the best packings: the simplex, orthogonal lines, and on
   the sphere in three dimensions those of the Tammes problem. Only nearest neighbors
   feel each other, so that each step moves few pairs (one, with ``"min"``); a potential
-  moves all. Exact, in O(n d) memory.
+  moves all. A soft minimum of the squared distance of all pairs is minus
+  ``LogMean(Gaussian(t))``, divided by t. Exact, in O(n d) memory.
 
   Args:
     reduction: ``"mean"``, the mean over neurons of the angle to the nearest one (MMA),
       or ``"min"``, the smallest angle of all (MHS).
-    temperature: ``None``, or that of a smooth minimum of all pairs: then the value is
-      minus a soft minimum of the squared distance,
-      :math:`T \log \operatorname{mean}_{i<j} \exp(-d_{ij}^2 / T)`, which tends to minus
-      the smallest squared distance for small temperatures. It moves all pairs, those
-      within about the temperature of the closest most.
 
   Raises:
-    TypeError: the temperature is not a number.
-    ValueError: an unknown reduction, or a temperature that is not finite and positive,
-      or that is given with ``"mean"``.
+    ValueError: an unknown reduction.
 
   Example:
     >>> import jax.numpy as jnp
@@ -59,32 +51,13 @@ class Separation(Objective):
   """
 
   reduction: Literal["mean", "min"] = "mean"
-  temperature: float | None = None
 
   def __post_init__(self):
     if self.reduction not in ("mean", "min"):
       raise ValueError(f"reduction must be 'mean' or 'min', got {self.reduction!r}.")
-    if self.temperature is None:
-      return
-    temperature = check_number("temperature", self.temperature)
-    object.__setattr__(self, "temperature", temperature)
-    if not (math.isfinite(temperature) and temperature > 0):
-      raise ValueError(
-        f"temperature must be a finite positive number or None, got {temperature}."
-      )
-    if self.reduction != "min":
-      raise ValueError(
-        "temperature must be None unless reduction is 'min': it smooths the minimum of "
-        f"all pairs, got {temperature}."
-      )
 
   def evaluate(self, units, *, half_space, key):
-    if self.temperature is not None:
-      # Colder is no different, and its inverse no float32.
-      temperature = max(self.temperature, 1e-30)
-      log_mean = LogMean(Gaussian(1.0 / temperature))
-      value = log_mean.evaluate(units, half_space=half_space, key=key)
-      return temperature * value
+    del key
     theta = _angles_to_nearest(units, half_space)
     if theta is None:
       return damage(units)
@@ -99,10 +72,6 @@ class Separation(Objective):
 
   def scale(self, n: int, d: int, *, half_space: bool = False) -> tuple[float, float]:
     r = widest(n, d, half_space=half_space)
-    if self.temperature is not None:
-      log_mean = LogMean(Gaussian(1.0 / self.temperature))
-      best, random = log_mean.scale(n, d, half_space=half_space)
-      return self.temperature * best, self.temperature * random
     # Pairs are independent of each other: of n (n - 1) / 2 the least is, nearly.
     others = n - 1 if self.reduction == "mean" else n * (n - 1) / 2
     random = mean_over_nearest(lambda theta: theta, others, d, half_space)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from mhe_jax.checks import check_count
 from mhe_jax.objectives.base import Objective
 from mhe_jax.objectives.pair_energy import as_objective
+from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential
 from mhe_jax.sphere import normalize
 
@@ -28,9 +29,8 @@ class Projected(Objective):
   A scale from random to best neurons is not known; for an energy in relative units of
   the projected space, project that: ``Projected(RelativeExcess(Riesz(2.0)), dim=40)``.
 
-  The paper's other projections, the angle-preserving and the adversarial one, are
-  minimizers of objectives of their own with a state of their own, and no function of
-  the neurons: they are not here.
+  The paper's other projections are :class:`AnglePreserving`, :class:`Adversarial` and
+  :class:`Grouped`. Its first and last layers are not projected: see the guide.
 
   Args:
     potential: what is evaluated after the projection: a potential or an objective.
@@ -77,9 +77,7 @@ class Projected(Objective):
     shape = self.num_projections, units.shape[-1], self.dim
     own, inner = jax.random.split(key)
     projections = jax.random.normal(own, shape, units.dtype)
-    projected = jnp.einsum(
-      "...nd,cdk->...cnk", units, projections, precision=jax.lax.Precision.HIGHEST
-    )
+    projected = product(units[..., None, :, :], projections)
     values = self._inner.evaluate(
       normalize(projected), half_space=half_space, key=inner
     )

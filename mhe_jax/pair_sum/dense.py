@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum.mask import Mask, keep
+from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential
 
 
@@ -30,11 +31,7 @@ def dense_sum(
   Returns:
     The sums ``[*batch]``.
   """
-  # HIGHEST: 2 - 2 cos cancels, and the TF32 or bfloat16 passes that accelerators
-  # use by default are wrong below 3e-2 rad (the result can even be negative).
-  cosines = jnp.einsum(
-    "...id,...jd->...ij", units, units, precision=jax.lax.Precision.HIGHEST
-  )
+  cosines = product(units, jnp.swapaxes(units, -1, -2))
   pairs = mask.pairs(mask, among=~jnp.eye(units.shape[-2], dtype=bool))
   # where() before the potential: a diagonal of r = 0, or two rows of one label, would
   # put the singularity into the gradient, as 0 * inf.

@@ -29,6 +29,7 @@ import numpy as np
 from mhe_jax.pair_sum import partitioned, ring, tiles
 from mhe_jax.pair_sum.layout import default_block_size, map_sets
 from mhe_jax.pair_sum.mask import Mask
+from mhe_jax.pair_sum.product import product
 from mhe_jax.pair_sum.some_rows import pull
 from mhe_jax.potentials.base import Potential
 
@@ -172,7 +173,7 @@ def _sample(energy, num_samples, axis_name, key, with_gradient, units):
   psum = functools.partial(ring.psum, axis_name=axis_name)
   for_fit, for_order, for_sample = jax.random.split(key, 3)
   # The quadratic and the order are constants: the estimate is unbiased at any.
-  moments = psum(tiles.product(units.T, units))
+  moments = psum(product(units.T, units))
   fixed = jax.lax.stop_gradient((units, moments))
   rest = _remainder(energy, for_fit, fixed[0], axis_name)
   order = _order(for_order, *fixed, energy.half_space)
@@ -201,7 +202,7 @@ def _remainder(energy, key, units, axis_name):
   rows = jax.random.randint(_own(key, axis_name), (2, count), 0, n)
   sets = ring.gather(units[rows], axis_name, axis=1)
   rows = ring.gather(ring.numbers(rows, n, axis_name), axis_name, axis=1)
-  cosines = tiles.product(sets[0], sets[1].T)
+  cosines = product(sets[0], sets[1].T)
   if energy.half_space:  # Even: neither here nor below do signs count.
     cosines = jnp.abs(cosines)
   low, high = jnp.quantile(cosines, jnp.array([0.005, 0.995], cosines.dtype))
@@ -226,9 +227,9 @@ def _order(key, units, moments, half_space):
   """Rows in order along about the largest eigenvector of U^T U: their numbers."""
   direction = jax.random.normal(key, units.shape[-1:], units.dtype)
   for _ in range(_POWER_STEPS):
-    direction = tiles.product(moments, direction)
+    direction = product(moments, direction)
     direction = direction / jnp.maximum(jnp.linalg.norm(direction), 1e-30)
-  along = tiles.product(units, direction)
+  along = product(units, direction)
   return jnp.argsort(jnp.abs(along) if half_space else along)
 
 
@@ -241,7 +242,7 @@ def _quadratic(rest, units, moments, with_gradient, psum):
   value = rest.linear * cosines + rest.square * squared_cosines
   if not with_gradient:
     return value, None
-  turn = tiles.product(units, moments) - squares * units
+  turn = product(units, moments) - squares * units
   return value, rest.linear * (total[None] - units) + 2.0 * rest.square * turn
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from mhe_jax.pair_sum.mask import Mask, keep
+from mhe_jax.pair_sum.product import product
 from mhe_jax.potentials.base import Potential
 
 
@@ -323,12 +324,6 @@ def best(
   num = min(num, values.shape[-1])
   _, chosen = jax.lax.scan(step, values, length=num, unroll=min(num, 4))
   return jax.tree.map(lambda x: x.squeeze(-1).T, chosen)
-
-
-def product(x: jax.Array, y: jax.Array) -> jax.Array:
-  """The matrix product, as accurate as its dtype."""
-  # HIGHEST: see pair_sum/dense.py.
-  return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 def _cosines_within(u, mask):
