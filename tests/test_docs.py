@@ -36,6 +36,8 @@ PAGES = [
   "docs/alternatives.md",
   "docs/combining.md",
   "docs/concepts.md",
+  "docs/directions.md",
+  "docs/features.md",
   "docs/frameworks.md",
   "docs/layers.md",
   "docs/many.md",
@@ -47,7 +49,12 @@ PAGES = [
   "docs/spread.md",
   "docs/start.md",
 ]
-NO_TABLE = {"docs/concepts.md": "best", "docs/optimizers.md": "energy"}
+NO_TABLE = {
+  "docs/concepts.md": "best",
+  "docs/directions.md": "distance",
+  "docs/features.md": "loss",
+  "docs/optimizers.md": "energy",
+}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,0 +1,1 @@
+"""Sets of directions, where there are more of them than dimensions."""

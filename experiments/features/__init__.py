@@ -1,0 +1,1 @@
+"""Features that are learned without labels, and what keeps them apart."""
