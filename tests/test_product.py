@@ -49,15 +49,15 @@ def is_highest(line):
 
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if name != "ring"])
-def test_products_of_float32_are_six_on_cuda(name, presets):
+def test_products_of_float32_are_those_of_the_preset(name, presets):
   """And those of float64 are not; on others: test_engines.py."""
-  presets("cuda")
+  presets("cuda", cuda=X6)
   lines, doubles = (lowered(name, dtype, "cuda") for dtype in ("float32", "float64"))
   assert lines and all(map(is_six_products, lines))
   assert len(doubles) == len(lines) and all(map(is_highest, doubles))
 
 
-@pytest.mark.parametrize("backend", ("cpu", "rocm", "tpu"))
+@pytest.mark.parametrize("backend", ("cpu", "cuda", "rocm", "tpu"))
 def test_products_elsewhere_are_of_the_highest_precision(backend, presets):
   presets(backend)
   lines = lowered("default", "float32", backend)
@@ -65,7 +65,7 @@ def test_products_elsewhere_are_of_the_highest_precision(backend, presets):
 
 
 def test_a_program_traced_for_cuda_can_be_placed_elsewhere(presets):
-  presets("cuda")
+  presets("cuda", cuda=X6)
   x = jnp.asarray(normal(64, 32, dtype=np.float32))
   found = jax.jit(products.product)(x, x.T)
   for platform in ("rocm", "tpu"):

@@ -6,7 +6,7 @@ default are wrong below 3e-2 rad; a distance may even be negative.
 
 ``Precision.HIGHEST`` is that accurate everywhere. On a TPU it is six bfloat16 passes.
 On an NVIDIA GPU it is the float32 units, a seventh or less of what tensor cores do in
-TF32: there a preset adds up products of parts of the numbers, on tensor cores. Three
+TF32: there a preset can add up products of parts of the numbers, on tensor cores. Three
 bfloat16 parts hold the 24 bits of a float32, and the six largest of their nine products
 are as accurate (docs/numerics.md has the table). A CPU takes that preset, too, and
 computes in float32; so it can be chosen by the backend, when a program is traced, and
@@ -20,7 +20,10 @@ import jax
 import jax.numpy as jnp
 
 HIGHEST = jax.lax.Precision.HIGHEST
-PRESETS = {"cuda": jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6}
+# The candidate is {"cuda": DotAlgorithmPreset.BF16_BF16_F32_X6}. It stays out until
+# experiments.benchmarks.accelerator has measured it: six products of narrow tiles write
+# six times as much, which may cost more than tensor cores gain.
+PRESETS: dict[str, jax.lax.DotAlgorithmPreset] = {}
 """Of float32 products, by backend; others, and float64, are at HIGHEST precision."""
 
 
