@@ -1,5 +1,6 @@
 """Files that people have: each is read, or told for what it is and what to run."""
 
+import collections
 import json
 import shlex
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import linen, nnx, serialization
-from sets import normal32
+from sets import normal32, normals
 
 from mhe_jax import LayerRule, NeuronAxes
 from mhe_jax.report import InputError, compare, redundancy
@@ -231,6 +232,22 @@ def test_modules():
   assert report["up/kernel"].evidence == "class"
   report = redundancy(eqx.nn.Linear(5, 8, key=jax.random.key(0)))
   assert (report["weight"].n, report["weight"].evidence) == (8, "class")
+
+
+def test_a_module_of_pytorch_is_its_state(tmp_path):
+  """As a file of the same tensors; PyTorch itself is not needed."""
+  shapes = {"up.weight": (24, 6), "down.weight": (6, 24), "norm.weight": (6,)}
+  tensors = normals(shapes)
+
+  class Module:
+    def state_dict(self):
+      return collections.OrderedDict(tensors)
+
+  np.savez(tmp_path / "m.npz", **tensors)
+  report = redundancy(Module())
+  assert report.to_dicts() == redundancy(tmp_path / "m.npz").to_dicts()
+  assert (report["up.weight"].n, report["up.weight"].d) == (24, 6)
+  assert compare(Module(), tmp_path / "m.npz").summary == "0 of 2 layers changed."
 
 
 def test_rows_as_dicts():
