@@ -1,5 +1,6 @@
 """One number for each layer, as one array that reads like a dictionary."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ class ByLayer(Mapping[str, jax.Array]):
 
   def __init__(self, array: Any, paths: tuple[str, ...]):
     self.array, self.paths = array, paths
+    _register_with_flax()
 
   def __getitem__(self, path: str) -> jax.Array:
     try:
@@ -43,3 +45,30 @@ class ByLayer(Mapping[str, jax.Array]):
   def tree_unflatten(cls, paths, children):
     (array,) = children
     return cls(array, paths)
+
+
+_registered = False
+
+
+def _register_with_flax():
+  """``flax.serialization`` saves what it knows; it is there if the user imported it."""
+  global _registered  # noqa: PLW0603 (once)
+  serialization = sys.modules.get("flax.serialization")
+  if _registered or not hasattr(serialization, "register_serialization_state"):
+    return
+  _registered = True
+  serialization.register_serialization_state(ByLayer, _to_state_dict, _restore)
+
+
+def _to_state_dict(by_layer):
+  return {"array": by_layer.array}
+
+
+def _restore(by_layer, state):
+  array = state["array"]
+  if jax.numpy.shape(array) != jax.numpy.shape(by_layer.array):
+    raise ValueError(
+      f"state must have numbers for the layers {list(by_layer.paths)}, got an array "
+      f"of shape {jax.numpy.shape(array)}."
+    )
+  return ByLayer(array, by_layer.paths)

@@ -170,7 +170,7 @@ def spread(
   _check_optimizer(optimizer)
   if not callable(share):
     check_weight("share", share)
-  objective = as_objective(objective)
+  objective = as_objective(objective, "objective")
   if isinstance(objective, RelativeExcess):
     objective = RelativeExcess(objective.potential)  # Not its logarithm.
   objective.check_key(key)
@@ -197,11 +197,18 @@ def spread(
 
   def update_fn(updates, state, params=None, **extra_args):
     check_params(params, "spread")
+    if not isinstance(state, SpreadState):
+      raise TypeError(
+        f"state must be a SpreadState, as spread's init gives it, got {type(state)}. "
+        "To go on from one of the optimizer alone: init(params)._replace(inner=state)."
+      )
     updates, inner = optimizer.update(updates, state.inner, params, **extra_args)
     selection = select(params, rules)
     warn_of_unread(selection)
     leaves, treedef = updates_of(selection, updates)
-    groups = _groups(_counted(selection), leaves, half_space)
+    layers = _counted(selection)
+    _check_layers(state.excess.paths, tuple(layer.path for layer in layers))
+    groups = _groups(layers, leaves, half_space)
     strength = weight_at(share, state.count, "share")
     own = [group.optimizer_turn() for group in groups]
     owed = own
@@ -391,12 +398,16 @@ def _root_mean_square(turns):
 def _join(groups, parts):
   """What groups have, ``[layers, ...]``, as one array in the order of the tree."""
   dtype = compute_dtype(*(part.dtype for part in parts))
+  if not parts:  # Rules leave out all layers.
+    return jnp.zeros(0, dtype)
   array = jnp.concatenate([part.ravel().astype(dtype) for part in parts])
   return array[_order(groups, [part.size for part in parts])]
 
 
 def _split(groups, array):
   """What :func:`_join` made of ``[layers, sets]``."""
+  if not groups:
+    return []
   shapes = [(len(group.kind.layers), group.num_sets) for group in groups]
   sizes = [layers * sets for layers, sets in shapes]
   array = array[np.argsort(_order(groups, sizes))]
@@ -422,6 +433,15 @@ def _check_optimizer(optimizer):
     raise TypeError(
       "optimizer must be an optax transformation, such as optax.adam(1e-3), got "
       f"{optimizer!r}."
+    )
+
+
+def _check_layers(of_state, of_rules):
+  """Raises where numbers would be logged under names of other layers."""
+  if of_state != of_rules:
+    raise ValueError(
+      f"state must be of the layers that params and rules have, {list(of_rules)}, got "
+      f"one of {list(of_state)}. Give the rules that it was made with, or make it anew."
     )
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import nnx, serialization
 from optax.contrib import schedule_free
 from test_spread import GIVEN, PATHS, RULES, own, tree
 
@@ -469,3 +469,58 @@ def test_a_branch_that_starts_at_zero_is_trained(optimizer):
   turned, excess = jax.jit(lambda: trained(spread(optimizer)))()
   assert float(turned) < 1.05 * float(plain)
   assert float(excess) < float(plain_excess)
+
+
+# --- States of others, and saved ones.
+
+
+def test_flax_saves_a_state():
+  params, tx = tree(), turning(every=2)
+  _, state = steps(tx, params, 3)
+  saved = serialization.to_bytes(state)
+  restored = serialization.from_bytes(tx.init(params), saved)
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  jax.tree.map(np.testing.assert_array_equal, restored, state)
+  with pytest.raises(ValueError, match=r"numbers for the layers \['head/kernel'\]"):
+    serialization.from_bytes(only("head/kernel").init(params), saved)
+
+
+def only(path):
+  """Turns one layer."""
+  return spread(SGD, rules=[LayerRule(f"(?!{path}$).*", role="skip"), *RULES])
+
+
+def test_a_state_of_other_layers_is_refused():
+  params = tree()
+  for made, used in (
+    (only("head/kernel"), turning()),
+    (turning(), only("head/kernel")),
+  ):
+    with pytest.raises(ValueError, match=r"state must be of the layers .*head/kernel"):
+      used.update(gradient(params), made.init(params), params)
+
+
+def test_going_on_from_a_state_of_the_optimizer_alone():
+  params, alone = tree(), optax.sgd(0.1, momentum=0.9)
+  tx = spread(alone, rules=RULES)
+  _, before = step(alone, params, alone.init(params))
+  with pytest.raises(TypeError, match="state must be a SpreadState"):
+    tx.update(gradient(params), before, params)
+  _, state = step(tx, params, tx.init(params)._replace(inner=before))
+  assert_close(state.inner, step(alone, params, before)[1])
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_rules_that_leave_out_all_layers(every):
+  params = tree()
+  tx = spread(SGD, rules=[LayerRule(".*", weight=0.0)], every=every)
+  found, state = steps(tx, params)
+  jax.tree.map(np.testing.assert_array_equal, found, steps(SGD, params)[0])
+  assert dict(own(state).excess) == {}
+
+
+def test_the_objective_is_named():
+  with pytest.raises(
+    TypeError, match=r"objective must be .*class Orthonormality: call"
+  ):
+    spread(SGD, 0.5, Orthonormality)

@@ -30,17 +30,22 @@ class PairEnergy(Objective):
     return bound, self.potential.random_mean(d, half_space=half_space, n=n)
 
 
-def as_objective(x: Any) -> Objective:
-  """An argument ``potential`` as an objective: a potential is that of its mean energy.
+def as_objective(x: Any, name: str = "potential") -> Objective:
+  """An argument as an objective: a potential is that of its mean energy.
+
+  Args:
+    x: the argument.
+    name: of it, for the error.
 
   Raises:
     TypeError: it is neither, or has no hash.
   """
   objective = PairEnergy(x) if isinstance(x, Potential) else x
   if not isinstance(objective, Objective):
+    is_class = isinstance(x, type) and issubclass(x, (Objective, Potential))
     raise TypeError(
-      "potential must be a Potential such as Riesz(1.0) or Gaussian(2.0), or another "
-      f"Objective, got {x!r}."
+      f"{name} must be a Potential such as Riesz(1.0) or Gaussian(2.0), or another "
+      f"Objective, got {f'the class {x.__name__}: call it' if is_class else repr(x)}."
     )
   check_hashable(objective)
   return objective
