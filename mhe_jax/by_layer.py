@@ -54,10 +54,11 @@ def _register_with_flax():
   """``flax.serialization`` saves what it knows; it is there if the user imported it."""
   global _registered  # noqa: PLW0603 (once)
   serialization = sys.modules.get("flax.serialization")
-  if _registered or not hasattr(serialization, "register_serialization_state"):
+  register = getattr(serialization, "register_serialization_state", None)
+  if _registered or register is None:  # While it is imported, it has none yet.
     return
   _registered = True
-  serialization.register_serialization_state(ByLayer, _to_state_dict, _restore)
+  register(ByLayer, _to_state_dict, _restore)
 
 
 def _to_state_dict(by_layer):
