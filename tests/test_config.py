@@ -42,6 +42,7 @@ def test_bad_settings_are_named():
     ("warmup", -3, "warmup must be at least 0"),
     ("weight_decay", -1.0, "weight_decay must be at least 0"),
     ("label_smoothing", 5.0, "label_smoothing must be 0 to 1, got 5"),
+    ("floor", 1.0, "floor must be 0 or more and below 1, got 1"),
     ("learning_rate", 0.0, "learning_rate must be positive"),
     ("decay_at", (0.5, 1.5), "decay_at must be shares from 0 to 1"),
     ("dropped", ((1, 0.5), (1, 0.9)), "dropped must name each class once"),

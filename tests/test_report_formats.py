@@ -20,11 +20,12 @@ from flax import nnx
 from safetensors.numpy import save_file
 from sets import normal
 
-from mhe_jax import NeuronAxes, relative_excess
+from mhe_jax import NeuronAxes, Riesz, relative_excess
 from mhe_jax.arrays import compute_dtype
 from mhe_jax.layers.rules import LayerRule
 from mhe_jax.report import InputError, redundancy
 
+REPORTED = Riesz(2.0)  # The potential of a report, of neurons of four weights or more.
 weights = functools.partial(normal, dtype=np.float32)
 TENSORS = {
   "body.0.weight": weights(12, 7),
@@ -47,8 +48,9 @@ def excess_of(stored):
   """Of neurons as they are stored: in float64, up to what their computation rounds."""
   w = np.asarray(stored, np.float64)
   dtype = compute_dtype(stored.dtype)
-  atol = tolerances.of_excess(w, half_space=True, dtype=dtype)
-  return pytest.approx(float(relative_excess(w, half_space=True)), rel=0, abs=atol)
+  atol = tolerances.of_excess(w, REPORTED, half_space=True, dtype=dtype)
+  excess = float(relative_excess(w, REPORTED, half_space=True))
+  return pytest.approx(excess, rel=0, abs=atol)
 
 
 # --- formats ---------------------------------------------------------------------
@@ -497,8 +499,10 @@ def test_rules(tmp_path):
   row = report["b/w"]
   assert (row.sets, row.n, row.d, len(row.closest)) == (3, 4, 5, 3)
   stack = weights(3, 5, 4).transpose(0, 2, 1).astype(float)
-  expected = relative_excess(stack, half_space=True).mean()
-  atol = max(tolerances.of_excess(w, half_space=True, dtype=np.float32) for w in stack)
+  expected = relative_excess(stack, REPORTED, half_space=True).mean()
+  atol = max(
+    tolerances.of_excess(w, REPORTED, half_space=True, dtype=np.float32) for w in stack
+  )
   np.testing.assert_allclose(row.relative_excess, expected, rtol=0, atol=atol)
   # Without axes the last is taken, as by all rules.
   report = redundancy(tmp_path / "m.npz", rules=[LayerRule("a/w", role="output")])

@@ -75,7 +75,7 @@ class Config(RunSettings):
     super().__post_init__()
     self.check_least(
       shrink=1, width=1, batch_size=1, curve_images=1, images_per_class=0, warmup=0,
-      weight_decay=0, rounding=0, floor=0,
+      weight_decay=0, rounding=0,
     )  # fmt: skip
     # Whatever their order, runs are the same.
     for name in ("dropped", "decay_at"):
@@ -83,6 +83,8 @@ class Config(RunSettings):
     models.build(self.model, width=self.width, num_classes=1)  # Or it is named.
     if not 0 <= self.label_smoothing <= 1:
       raise InputError(f"label_smoothing must be 0 to 1, got {self.label_smoothing}.")
+    if not 0 <= self.floor < 1:
+      raise InputError(f"floor must be 0 or more and below 1, got {self.floor}.")
     if self.learning_rate <= 0:
       raise InputError(f"learning_rate must be positive, got {self.learning_rate}.")
     if not all(0 <= share <= 1 for share in self.decay_at):
