@@ -298,3 +298,23 @@ def test_keyword_arguments_of_init():
   assert rule.matches("params/Dense_0/kernel")
   with pytest.raises(TypeError, match="unexpected keyword argument 'train'"):
     layer_rules(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), normal32(1, 3), train=False)
+
+
+def test_calls_that_the_function_does_not_take():
+  """Told before anything is traced."""
+
+  def loss(params, batch, scale=1.0):
+    return scale * (batch @ params["w"]).sum()
+
+  params, batch = {"w": normal32(3, 4)}, normal32(2, 3)
+  with pytest.raises(TypeError, match=r"inputs must be .*'loss'.* got 0, .*'batch'"):
+    layer_rules(loss, params)
+  with pytest.raises(TypeError, match=r"inputs must be .* got 3, too many"):
+    layer_rules(loss, params, batch, 1.0, 2.0)
+  with pytest.raises(TypeError, match=r"inputs must be .* got 1, .*'size'"):
+    layer_rules(loss, params, batch, size=1)
+  with pytest.raises(TypeError, match=r"params must be a tree .* got None"):
+    layer_rules(loss, None, batch)
+  with pytest.raises(TypeError, match="got the class Dense: call it"):
+    layer_rules(nn.Dense, batch)
+  assert layer_rules(loss, params, batch, scale=2.0)

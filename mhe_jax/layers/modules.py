@@ -74,8 +74,8 @@ def program_of(model: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Pr
   if not callable(model) or isinstance(model, type) or is_module:
     raise TypeError(
       "model must be a function of parameters, a linen, nnx or Equinox module, or the "
-      f"result of hk.transform, got {type(model).__name__}; for a tree of parameters "
-      "write LayerRules."
+      f"result of hk.transform, got {_named(model)}; for a tree of parameters write "
+      "LayerRules."
     )
   if not inputs:
     raise TypeError(
@@ -89,7 +89,31 @@ def program_of(model: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Pr
       f"{tuple(inputs[0].shape)}: layer_rules(function, params, *inputs), or "
       "layer_rules(module, *inputs)."
     )
+  if inputs[0] is None:
+    raise TypeError("params must be a tree of parameters, such as a dict, got None.")
+  _check_call(model, inputs, options)
   return _function_program(model, inputs[0], inputs[1:], options)
+
+
+def _named(model):
+  is_class = isinstance(model, type)
+  return f"the class {model.__name__}: call it" if is_class else type(model).__name__
+
+
+def _check_call(function, arguments, options):
+  """Raises where a function cannot be called so."""
+  try:
+    signature = inspect.signature(function)
+  except (TypeError, ValueError):  # Of what is not written in Python.
+    return
+  try:
+    signature.bind(*arguments, **options)
+  except TypeError as error:
+    name = getattr(function, "__name__", function)
+    raise TypeError(
+      f"inputs must be all that {name!r} takes after its parameters, in "
+      f"layer_rules(function, params, *inputs): got {len(arguments) - 1}, {error}."
+    ) from None
 
 
 def _function_program(function, params, inputs, options) -> Program:
