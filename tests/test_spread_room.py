@@ -276,6 +276,9 @@ def test_gpt_benchmark(tmp_path, as_users):
   assert gpt_step.table(result).count("\n") == 1 + len(gpt_step.ARMS)
 
 
+COST = ROOT / "experiments/results/benchmark_gpt_step.json"
+
+
 def results_of(folder):
   files = sorted((ROOT / "experiments/results" / folder).glob("*.json"))
   return [json.loads(file.read_text()) for file in files]
@@ -293,13 +296,15 @@ def test_the_page_is_what_the_reports_generate():
   texts = {
     **report.texts("cpu", cells),
     **language_report.texts(results_of("language")),
+    **gpt_step.texts(json.loads(COST.read_text())),
   }
   assert fill(page, texts) == page
   assert page.count("<!-- end of ") == len(texts)
 
 
 def test_results_are_of_revisions_that_are_known():
-  for result in (*results_of("spread"), *results_of("language")):
+  cost = json.loads(COST.read_text())
+  for result in (*results_of("spread"), *results_of("language"), cost):
     assert result["versions"]["clean"] and len(result["versions"]["revision"]) == 40
 
 
