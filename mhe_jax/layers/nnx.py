@@ -17,7 +17,6 @@ from mhe_jax.layers.classes import (
 )
 from mhe_jax.layers.trees import keys_of
 
-_SCALE = "a scale, not neurons"
 _GATES = ((nnx.OptimizedLSTMCell, 4), (nnx.GRUCell, 3))
 
 
@@ -65,11 +64,6 @@ def _parameters_of(module, path):
   elif isinstance(module, nnx.Embed):
     shape = (module.num_embeddings, module.features)
     yield embedding((*path, "embedding"), shape)
-  elif isinstance(module, nnx.WeightNorm):
-    # By the path of what they scale, which is their key.
-    for key, scale in dict(getattr(module, "scales", {})).items():
-      keys = key if isinstance(key, tuple) else (key,)
-      yield Known((*path, "scales", *map(str, keys)), scale.shape, _SCALE)
   elif isinstance(module, nnx.LoRA):
     # Two dense layers, of which the first has as many neurons as the rank.
     for rank in _ranks(module):
