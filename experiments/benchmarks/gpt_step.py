@@ -10,7 +10,6 @@ The run writes OUTPUT/benchmark_gpt_step.json and prints the summary.
 """
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from rich.console import Console
 import mhe_jax
 from experiments.benchmarks.timing import ratio
 from experiments.environment import environment
+from experiments.kept import write_json
 from experiments.models.transformer import LanguageModel
 from experiments.report.markdown import markdown
 from experiments.report.pages import wrapped
@@ -169,7 +169,7 @@ def main(
     measured = run(PRESETS[preset], progress)
   command = "python -m experiments.benchmarks.gpt_step"
   result = {"command": command, **environment(), **measured}
-  (output / "benchmark_gpt_step.json").write_text(json.dumps(result) + "\n")
+  write_json(output / "benchmark_gpt_step.json", result)
   console.print(f"{in_words(result)}\n{table(result)}", highlight=False)
   console.print(f"Wrote {output}/benchmark_gpt_step.json.")
 

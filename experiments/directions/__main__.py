@@ -52,10 +52,11 @@ def main(
   with told_in_a_line(console):
     make_folder(output / "images")
     make_folder(results)
+    found = {}
     for name, task in TASKS.items():
       with console.status(name):
-        kept(results / f"{name}.json", task.SETTINGS[preset], task.compute)
-    found = read(results)
+        file = results / f"{name}.json"
+        found[name] = kept(file, task.SETTINGS[preset], task.compute)
     texts = report.blocks(found)
     write(path, filled(path, "Directions", texts))
   save_all([(output / "images" / "directions.png", figures.draw(found))])

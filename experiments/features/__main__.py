@@ -54,10 +54,11 @@ def main(
   with told_in_a_line(console):
     make_folder(output / "images")
     make_folder(results)
+    found = []
     for d in dimensions:
       with console.status(f"{d} features"):
-        kept(results / f"features_{d}.json", {"d": d, **settings}, training.compute)
-    found = read(results, dimensions)
+        file = results / f"features_{d}.json"
+        found.append(kept(file, {"d": d, **settings}, training.compute))
     texts = report.blocks(found)
     write(path, filled(path, "Features", texts))
   save_all([(output / "images" / "features.png", figures.draw(found))])
